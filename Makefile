@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all of their own set-up, in $(VENV); the system's Python is never
+# touched. The set-up is .ci/environment.py, which stamps the environment with what it was installed
+# for, and repairs one that is missing, half made, broken, moved or out of date.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+unexport PYTHONHOME PYTHONPATH
+RUN := "$(VENV)/bin/python" -m
+PYTEST := $(RUN) pytest -n auto --maxprocesses 2
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-slow check bench setup-train setup-dev clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
+
+demo: setup-train ## compare the methods on a small task; the report goes into ./runs/
+	"$(VENV)/bin/tsam-jax" compare
+
+test: check ## formatting, lint, types, doctests, the README's examples, all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: setup-dev ## the tests that take minutes
+	$(PYTEST) -m slow
+
+check: setup-dev ## formatting, lint and types
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+bench: setup-train ## what a step costs, per model and strategy (benchmarks/README.md)
+	"$(VENV)/bin/python" benchmarks/step.py
+
+setup-train setup-dev: setup-%:
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed"; exit 1; }
+	@"$(PYTHON)" .ci/environment.py "$(VENV)" $*
+
+clean: ## remove what was made here; ./runs/ stays
+	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
