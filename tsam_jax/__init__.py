@@ -1,0 +1,32 @@
+"""Tilted Sharpness-Aware Minimization (TSAM) and its family, for JAX and optax.
+
+`tsam(base, t, rho, s)` is an optax optimizer; `methods` has every method as a gradient
+estimator, `estimate_gradient` turns one into an optax transformation and `value_and_grad`
+into a function like `jax.value_and_grad`.
+"""
+
+from tsam_jax import methods, noise, tilting
+from tsam_jax.estimator import (
+    Cost,
+    Evaluation,
+    GradientEstimator,
+    Oracle,
+    make_oracle,
+    value_and_grad,
+)
+from tsam_jax.transform import EstimateGradientState, estimate_gradient, tsam
+
+__all__ = [
+    "Cost",
+    "EstimateGradientState",
+    "Evaluation",
+    "GradientEstimator",
+    "Oracle",
+    "estimate_gradient",
+    "make_oracle",
+    "methods",
+    "noise",
+    "tilting",
+    "tsam",
+    "value_and_grad",
+]

@@ -1,0 +1,56 @@
+"""Checks of user input: each names the argument, the rule, and what was given.
+
+Only what is known before tracing is checked; tracers and schedules pass.
+"""
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+
+def is_static_number(x: Any) -> bool:
+    """Says whether `x` is a Python or NumPy number, known before tracing."""
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def is_static_zero(x: Any) -> bool:
+    """Says whether `x` is a zero that is known before tracing."""
+    return is_static_number(x) and x == 0
+
+
+def check_nonnegative(owner: str, /, *, finite: bool = True, **arguments: Any) -> None:
+    """Refuses negative, NaN and (unless `finite` is False) infinite numbers."""
+    for name, x in arguments.items():
+        if isinstance(x, (str, bool)) or x is None:
+            msg = f"`{owner}({name}=...)` must be a number or a schedule, got {x!r}."
+            raise TypeError(msg)
+        if not is_static_number(x):
+            continue
+        if math.isnan(x) or x < 0 or (finite and math.isinf(x)):
+            rule = "a finite number >= 0" if finite else "a number >= 0 (infinity included)"
+            msg = f"`{owner}({name}=...)` must be {rule}, got {x!r}."
+            raise ValueError(msg)
+
+
+def check_positive_int(owner: str, **arguments: Any) -> None:
+    """Refuses anything but Python integers of at least 1."""
+    for name, x in arguments.items():
+        if not isinstance(x, numbers.Integral) or isinstance(x, bool):
+            msg = (
+                f"`{owner}({name}=...)` must be an integer that is known before tracing, got {x!r}."
+                f" Under `optax.inject_hyperparams` name it in `static_args`."
+            )
+            raise TypeError(msg)
+        if x < 1:
+            msg = f"`{owner}({name}=...)` must be a positive integer, got {x!r}."
+            raise ValueError(msg)
+
+
+def check_choice(owner: str, choices: Collection[str], **arguments: Any) -> None:
+    """Refuses values outside `choices`."""
+    for name, x in arguments.items():
+        if x not in choices:
+            allowed = ", ".join(repr(choice) for choice in choices)
+            msg = f"`{owner}({name}=...)` must be one of {allowed}, got {x!r}."
+            raise ValueError(msg)

@@ -1,0 +1,76 @@
+"""The pytree algebra that `optax.tree` lacks.
+
+Norms and scales are computed in float32 at least, whatever the leaves are; results
+come back in the dtypes of the leaves.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax._types import Mask, Params, PyTree, Scalar
+
+_TINY_NORM = 1e-12  # added to norms in denominators, as the authors' codes do
+
+
+def accumulator_dtype(*trees: PyTree) -> jnp.dtype:
+    """The dtype for norms, losses and weights: float32, or wider if a leaf is wider."""
+    dtypes = [jnp.result_type(x) for x in jax.tree.leaves(trees)]
+    real = [jnp.finfo(dtype).dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    return jnp.result_type(jnp.float32, *real)
+
+
+def size(tree: PyTree) -> int:
+    """The number of coordinates of `tree`."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm over all leaves together, in float32 at least."""
+    dtype = accumulator_dtype(tree)
+    squares = [jnp.sum(jnp.square(jnp.abs(x).astype(dtype))) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, start=jnp.zeros((), dtype)))
+
+
+def scale(tree: PyTree, factor: Scalar) -> PyTree:
+    """Multiplies in float32 at least, and returns the dtypes of `tree`."""
+
+    def scaled(x: jax.Array) -> jax.Array:
+        wide = accumulator_dtype(x)
+        return (jnp.asarray(factor, wide) * x.astype(jnp.result_type(wide, x))).astype(x.dtype)
+
+    return jax.tree.map(scaled, tree)
+
+
+def unit(tree: PyTree) -> PyTree:
+    """The tree over its norm; zero, and not NaN, where the tree is zero."""
+    length = norm(tree)
+    return scale(tree, jnp.where(length > 0, 1 / (length + _TINY_NORM), jnp.zeros_like(length)))
+
+
+def select(tree: PyTree, mask: Mask | None) -> PyTree:
+    """Keeps the leaves that `mask` names and puts None, an empty subtree, elsewhere."""
+    if mask is None:
+        return tree
+    flags = jax.tree.broadcast(mask(tree) if callable(mask) else mask, tree)
+    return jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
+
+
+def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
+    """Returns tree + factor * direction; where `direction` has None, `tree` is untouched."""
+
+    def moved(d: Any, x: jax.Array) -> Any:
+        if d is None:
+            return x
+        wide = jnp.result_type(accumulator_dtype(x), x)
+        step = jnp.asarray(factor, accumulator_dtype(x)) * d.astype(wide)
+        return (x.astype(wide) + step).astype(x.dtype)
+
+    return jax.tree.map(moved, direction, tree, is_leaf=lambda d: d is None)
+
+
+def all_finite(*trees: PyTree) -> jax.Array:
+    """Says whether every entry of every leaf is finite; shape (), bool."""
+    flags = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trees)]
+    return jnp.all(jnp.stack(flags)) if flags else jnp.asarray(True)  # noqa: FBT003 - jnp's own

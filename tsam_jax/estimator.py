@@ -1,0 +1,150 @@
+"""The one abstraction: a gradient estimator, and its adapter to `jax.value_and_grad`.
+
+What sharpness-aware methods share is this: given an oracle theta' -> (value, aux, grad),
+produce one (value, aux, grad) at theta, updating a small state.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree
+from tsam_jax._types import Params, PyTree
+
+__all__ = ["Cost", "Evaluation", "GradientEstimator", "Oracle", "make_oracle", "value_and_grad"]
+
+
+class Evaluation(NamedTuple):
+    """What an oracle, or an estimator, says of the loss at a point.
+
+    Attributes:
+      value: the loss; shape (), float32 at least.
+      aux: auxiliary output of the loss function; any pytree, None if it has none.
+      grad: the gradient; structure, shapes and dtypes of the parameters.
+    """
+
+    value: jax.Array
+    aux: PyTree
+    grad: Params
+
+
+class Oracle(NamedTuple):
+    """The loss of one step, as methods see it.
+
+    Attributes:
+      evaluate: params -> `Evaluation`: one gradient evaluation.
+      value: params -> (value, aux): one loss evaluation, a forward pass only.
+    """
+
+    evaluate: Callable[[Params], Evaluation]
+    value: Callable[[Params], tuple[jax.Array, PyTree]]
+
+
+class Cost(NamedTuple):
+    """What one step of an estimator costs.
+
+    Attributes:
+      gradients: gradient evaluations a step.
+      values: further loss evaluations (forward passes) a step.
+    """
+
+    gradients: float
+    values: float = 0.0
+
+
+class _Estimate(Protocol):
+    def __call__(
+        self, oracle: Oracle, params: Params, state: PyTree, /
+    ) -> tuple[Evaluation, PyTree]: ...
+
+
+class GradientEstimator(NamedTuple):
+    """A sharpness-aware method: a pair of pure functions, as in optax, and their cost.
+
+    Attributes:
+      init: params -> state.
+      estimate: (oracle, params, state) -> (`Evaluation`, state). It calls the oracle at points
+        of its choice near `params` and combines what it says.
+      cost: gradient and loss evaluations of one `estimate`.
+    """
+
+    init: Callable[[Params], PyTree]
+    estimate: _Estimate
+    cost: Cost
+
+
+def make_oracle(fun: Callable[..., Any], *, has_aux: bool = False) -> Oracle:
+    """Makes the oracle that estimators call.
+
+    Args:
+      fun: params -> loss of shape (), or (loss, aux) if `has_aux`.
+      has_aux: whether `fun` returns a pair.
+
+    Returns:
+      An `Oracle`; its values are in float32 at least.
+
+    Cost: one gradient, or one loss evaluation, a call.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> make_oracle(lambda x: x**2).evaluate(jnp.float32(3.0)).grad.item()
+      6.0
+    """
+
+    def with_aux(params: Params) -> tuple[jax.Array, PyTree]:
+        loss, aux = fun(params) if has_aux else (fun(params), None)
+        return loss, jax.tree.map(jnp.asarray, aux)
+
+    def wide(value: jax.Array) -> jax.Array:
+        return jnp.asarray(value).astype(_tree.accumulator_dtype(value))
+
+    def evaluate(params: Params) -> Evaluation:
+        (value, aux), grad = jax.value_and_grad(with_aux, has_aux=True)(params)
+        return Evaluation(wide(value), aux, grad)
+
+    def value(params: Params) -> tuple[jax.Array, PyTree]:
+        loss, aux = with_aux(params)
+        return wide(loss), aux
+
+    return Oracle(evaluate, value)
+
+
+def value_and_grad(
+    fun: Callable[..., Any], estimator: GradientEstimator, *, has_aux: bool = False
+) -> Callable[..., tuple[Any, PyTree]]:
+    """`jax.value_and_grad` with an estimator in place of the plain gradient.
+
+    Args:
+      fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. It is
+        differentiated in its first argument. All probes of a step get the same other arguments:
+        the same batch, and the same key for dropout.
+      estimator: a method of `tsam_jax.methods`, or your own.
+      has_aux: whether `fun` returns a pair; which probe's aux comes back is the estimator's
+        `aux` policy.
+
+    Returns:
+      A function `(params, state, *args, **kwargs) -> ((value, grads), state)`, or
+      `(((value, aux), grads), state)` if `has_aux`. `state` starts as `estimator.init(params)`.
+      `value` is what the estimator's gradient is the gradient of, in float32 at least.
+
+    Cost: `estimator.cost` a call.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax import methods
+      >>> loss = lambda w, x: jnp.sum((w * x) ** 2)
+      >>> sam = methods.sam(rho=0.1)
+      >>> w, x = jnp.array([3.0, 0.0]), jnp.array([1.0, 1.0])
+      >>> (value, grads), state = value_and_grad(loss, sam)(w, sam.init(w), x)
+      >>> [round(g, 4) for g in grads.tolist()]  # 2 (w + 0.1 w / |w|)
+      [6.2, 0.0]
+    """
+
+    def estimate(params: Params, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
+        oracle = make_oracle(lambda p: fun(p, *args, **kwargs), has_aux=has_aux)
+        (value, aux, grad), state = estimator.estimate(oracle, params, state)
+        return (((value, aux) if has_aux else value), grad), state
+
+    return estimate

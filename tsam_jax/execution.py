@@ -1,0 +1,171 @@
+"""How the s samples of a step are evaluated and combined.
+
+The strategies give the same numbers to rounding and differ in speed and memory:
+
+* "vectorized": one vmap over the samples. Memory grows with s. Poor for convolutions, whose
+  kernels then differ by sample, which makes them grouped convolutions.
+* "unrolled": a Python loop while tracing. Fastest on XLA:CPU; compile time grows with s.
+* "streamed": a `lax.scan` that folds one sample after the other into a partial result
+  (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
+  gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868).
+* "auto": chosen from what `benchmarks/step.py` measured: see `choose_strategy`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree, tilting
+from tsam_jax._types import AuxPolicy, PyTree, Scalar, Strategy
+from tsam_jax.estimator import Evaluation
+from tsam_jax.tilting import TiltedMean
+
+STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
+
+# Above this many samples the compile time of the unrolled form outweighs its speed.
+_UNROLLED_UP_TO = 8
+
+
+class Combined(NamedTuple):
+    """The samples of one step, combined.
+
+    Attributes:
+      evaluation: tilted loss, aux by policy, tilted gradient.
+      losses: shape (s,), float32 at least; NaN for a sample that is not finite.
+      weights: shape (s,), float32 at least, summing to 1; NaN if no sample is finite.
+    """
+
+    evaluation: Evaluation
+    losses: jax.Array
+    weights: jax.Array
+
+
+def choose_strategy(strategy: Strategy, s: int) -> Strategy:
+    """Resolves "auto": unrolled for few samples, streamed for many.
+
+    Args:
+      strategy: what the user asked for.
+      s: number of samples.
+
+    Returns:
+      One of "vectorized", "unrolled", "streamed".
+
+    Cost: none.
+
+    Example:
+      >>> choose_strategy("auto", 3), choose_strategy("auto", 64)
+      ('unrolled', 'streamed')
+    """
+    if strategy != "auto":
+        return strategy
+    return "unrolled" if s <= _UNROLLED_UP_TO else "streamed"
+
+
+def combine_samples(
+    sample: Callable[[jax.Array], Evaluation],
+    keys: jax.Array,
+    tilt: Scalar,
+    *,
+    strategy: Strategy,
+    aux: AuxPolicy,
+) -> Combined:
+    """Evaluates one sample for each key and combines them by tilt weights.
+
+    A sample with a non-finite loss or gradient gets weight 0, and its aux is not used; if all
+    are non-finite, so is the result.
+
+    Args:
+      sample: key -> `Evaluation` of that sample.
+      keys: shape (s,), PRNG keys.
+      tilt: tilt of the weights, >= 0, also infinity; shape (), may be traced.
+      strategy: see the module's docstring.
+      aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
+
+    Returns:
+      A `Combined`.
+
+    Cost: s times that of `sample`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> sample = lambda key: Evaluation(jnp.float32(2.0), None, jnp.ones(2))
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> combined = combine_samples(sample, keys, 1.0, strategy="streamed", aux="first")
+      >>> combined.evaluation.grad.tolist(), combined.evaluation.value.item()
+      ([1.0, 1.0], 2.0)
+    """
+    run = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
+    grad, losses, auxes = run[choose_strategy(strategy, keys.shape[0])](sample, keys, tilt)
+    value = tilting.tilted_loss(losses, tilt)
+    chosen = _combine_aux(auxes, jnp.isfinite(losses), aux)
+    return Combined(Evaluation(value, chosen, grad), losses, tilting.tilt_weights(losses, tilt))
+
+
+# Each strategy returns the tilted gradient, the losses (s,) with NaN for a sample that is
+# not finite, and the auxes of all samples, stacked.
+_Result: TypeAlias = tuple[PyTree, jax.Array, PyTree]
+_Sample: TypeAlias = Callable[[jax.Array], Evaluation]
+
+
+def _vectorized(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
+    samples = jax.vmap(sample)(keys)
+    losses = jax.vmap(_masked_loss)(samples)
+    grad = tilting.weighted_mean(samples.grad, tilting.tilt_weights(losses, tilt))
+    return grad, losses, samples.aux
+
+
+def _unrolled(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
+    first, *others = keys
+    samples = [sample(first)]
+    part = tilting.tilted_mean(samples[0].value, samples[0].grad)
+    for key in others:
+        samples.append(sample(key))
+        part = _fold(part, samples[-1], tilt)
+    losses = jnp.stack([_masked_loss(this) for this in samples])
+    auxes = jax.tree.map(lambda *x: jnp.stack(x), *(this.aux for this in samples))
+    return _settle(part, samples[0].grad), losses, auxes
+
+
+def _streamed(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
+    shapes = jax.eval_shape(sample, keys[0])
+    no_grad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.grad)
+    no_sample = tilting.tilted_mean(jnp.full((), jnp.nan, shapes.value.dtype), no_grad)
+
+    def body(part: TiltedMean, key: jax.Array) -> tuple[TiltedMean, tuple[jax.Array, PyTree]]:
+        this = sample(key)
+        return _fold(part, this, tilt), (_masked_loss(this), this.aux)
+
+    part, (losses, auxes) = jax.lax.scan(body, no_sample, keys)
+    return _settle(part, shapes.grad), losses, auxes
+
+
+def _fold(part: TiltedMean, this: Evaluation, tilt: Scalar) -> TiltedMean:
+    return tilting.merge(part, tilting.tilted_mean(this.value, this.grad), tilt)
+
+
+def _settle(part: TiltedMean, like: PyTree) -> PyTree:
+    """The mean in the dtypes of `like`; NaN if nothing was finite."""
+
+    def settled(mean: jax.Array, x: Any) -> jax.Array:
+        return jnp.where(part.weight > 0, mean, jnp.nan).astype(x.dtype)
+
+    return jax.tree.map(settled, part.mean, like)
+
+
+def _masked_loss(this: Evaluation) -> jax.Array:
+    return jnp.where(_tree.all_finite(this.value, this.grad), this.value, jnp.nan)
+
+
+def _combine_aux(auxes: PyTree, present: jax.Array, policy: AuxPolicy) -> PyTree:
+    """The aux of the first finite sample, or the mean over the finite ones."""
+    count = jnp.sum(present)
+    shares = jnp.where(count > 0, present / jnp.maximum(count, 1), 1 / present.size)
+
+    def combined(x: jax.Array) -> Any:
+        if policy == "mean" and jnp.issubdtype(x.dtype, jnp.inexact):
+            return tilting.weighted_mean(x, shares)
+        return x[jnp.argmax(present)]  # integers, booleans and PRNG keys have no mean
+
+    return jax.tree.map(combined, auxes)
