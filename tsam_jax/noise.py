@@ -261,8 +261,10 @@ def _sized(
     radius_over_rms: Callable[[int], float],
 ) -> NoiseLaw | ScheduledLaw:
     """Makes a law of a draw at a given radius: the one place that reads sizes."""
+    size: ScalarOrSchedule
+    factor: Callable[[int], float]
     if radius is not None and rms is None:
-        given, size, factor = "radius", radius, _one
+        given, size, factor = "radius", radius, lambda _: 1.0
     elif rms is not None and radius is None:
         given, size, factor = "rms", rms, radius_over_rms
     else:
@@ -276,11 +278,6 @@ def _sized(
         return lambda key, params: draw(key, params, size * factor(_tree.size(params)))
 
     return _scheduled(law_of, size)
-
-
-def _one(d: int) -> float:
-    del d
-    return 1.0
 
 
 def _scheduled(
