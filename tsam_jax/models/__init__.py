@@ -1,0 +1,1 @@
+"""Flax models: one architecture a file, each with `build(...)`."""
