@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "step.py"
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     output = tmp_path_factory.mktemp("benchmark") / "step.json"
-    options = "--models mlp --samples 2 --batch 2 --repeats 3 --output".split()
+    options = ["--models", "mlp", "--samples", "2", "--batch", "2", "--repeats", "3", "--output"]
     subprocess.run([sys.executable, SCRIPT, *options, output], check=True, capture_output=True)
     return json.loads(output.read_text())
 
