@@ -1,0 +1,26 @@
+"""Settings and fixtures of all tests."""
+
+import zlib
+
+import hypothesis
+import jax
+import pytest
+
+# Same examples every time, no time limit (the first example compiles), nothing on disk.
+hypothesis.settings.register_profile(
+    "tsam_jax", derandomize=True, deadline=None, database=None, max_examples=50
+)
+hypothesis.settings.load_profile("tsam_jax")
+
+
+@pytest.fixture
+def x64():
+    """Makes the test run in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key(request):
+    """A PRNG key of the test's own, from its id."""
+    return jax.random.key(zlib.crc32(request.node.nodeid.encode()))
