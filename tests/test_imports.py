@@ -33,10 +33,10 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "models": (set(), {"jax", "numpy", "flax"}),
     "data": (set(), {"jax", "numpy", "tensorflow_datasets", "sklearn"}),
     "train": (
-        CORE | {"analysis", "models", "data"},
-        ARRAYS | {"flax", "matplotlib", "orbax", "rich"},
+        CORE | {"analysis", "models", "data", "recipes"},
+        ARRAYS | {"flax", "matplotlib", "orbax", "rich", "scipy"},
     ),
-    "recipes": ({"train"}, set()),
+    "recipes": (set(), set()),
     "cli": ({"train", "analysis", "recipes"}, {"tyro", "rich"}),
     "__main__": ({"cli"}, set()),
 }

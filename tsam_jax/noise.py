@@ -12,9 +12,9 @@ method that uses the law; a schedule makes a `ScheduledLaw`. A size of 0 that is
 before tracing makes the law `none`, which methods recognise and do not pay for.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ from tsam_jax._types import NoiseLaw, Params, Scalar, ScalarOrSchedule
 __all__ = ["ScheduledLaw", "ball", "filter_scaled", "gaussian", "law_at", "none", "sphere"]
 
 
-class ScheduledLaw(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ScheduledLaw:
     """A noise law whose size follows a schedule.
 
     Attributes:
@@ -36,8 +37,18 @@ class ScheduledLaw(NamedTuple):
 
     at: Callable[[jax.Array], NoiseLaw]
 
+    def __call__(self, key: jax.Array, params: Params) -> Params:
+        """Refuses: which law it is depends on the step.
 
-def law_at(law: NoiseLaw | ScheduledLaw, step: jax.Array) -> NoiseLaw:
+        Raises:
+          TypeError: always.
+        """
+        del key, params
+        msg = "this noise law follows a schedule: `law_at(law, step)` is the law of a step."
+        raise TypeError(msg)
+
+
+def law_at(law: NoiseLaw, step: jax.Array) -> NoiseLaw:
     """The law that holds at a step.
 
     Args:
@@ -84,7 +95,7 @@ def none(key: jax.Array, params: Params) -> Params:
 
 def sphere(
     radius: ScalarOrSchedule | None = None, *, rms: ScalarOrSchedule | None = None
-) -> NoiseLaw | ScheduledLaw:
+) -> NoiseLaw:
     r"""Uniform on the sphere of the given radius.
 
     $\epsilon = r z / \lVert z \rVert$, $z \sim N(0, I)$, with one norm over all leaves. It is
@@ -121,7 +132,7 @@ def sphere(
 
 def ball(
     radius: ScalarOrSchedule | None = None, *, rms: ScalarOrSchedule | None = None
-) -> NoiseLaw | ScheduledLaw:
+) -> NoiseLaw:
     r"""Uniform in the ball of the given radius.
 
     $\epsilon = r U^{1/d} z / \lVert z \rVert$, $z \sim N(0, I)$, U uniform on (0, 1).
@@ -165,7 +176,7 @@ def gaussian(
     *,
     rms: ScalarOrSchedule | None = None,
     clip: Scalar | None = None,
-) -> NoiseLaw | ScheduledLaw:
+) -> NoiseLaw:
     r"""Isotropic Gaussian, optionally projected into a ball.
 
     $\epsilon = \sigma z$, $z \sim N(0, I)$; with `clip`, $\epsilon \min(1, c / \lVert \epsilon
@@ -207,7 +218,7 @@ def gaussian(
     return _sized("gaussian", draw, radius, rms, radius_over_rms=math.sqrt)
 
 
-def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw | ScheduledLaw:
+def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw:
     r"""Gaussian noise in proportion to the norm of each filter of the weights.
 
     $\epsilon_f = \gamma \lVert w_f \rVert z_f$, $z \sim N(0, I)$, for each filter f: a slice of
@@ -259,7 +270,7 @@ def _sized(
     rms: ScalarOrSchedule | None,
     *,
     radius_over_rms: Callable[[int], float],
-) -> NoiseLaw | ScheduledLaw:
+) -> NoiseLaw:
     """Makes a law of a draw at a given radius: the one place that reads sizes."""
     size: ScalarOrSchedule
     factor: Callable[[int], float]
@@ -280,10 +291,10 @@ def _sized(
     return _scheduled(law_of, size)
 
 
-def _scheduled(
-    law_of: Callable[[Scalar], NoiseLaw], size: ScalarOrSchedule
-) -> NoiseLaw | ScheduledLaw:
-    return ScheduledLaw(lambda step: law_of(size(step))) if callable(size) else law_of(size)
+def _scheduled(law_of: Callable[[Scalar], NoiseLaw], size: ScalarOrSchedule) -> NoiseLaw:
+    if callable(size):
+        return ScheduledLaw(lambda step: law_of(size(step)))
+    return law_of(size)
 
 
 def _normal(key: jax.Array, params: Params) -> Params:

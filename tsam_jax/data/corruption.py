@@ -38,7 +38,7 @@ def corrupt_labels(
     if not 0 <= fraction <= 1:
         msg = f"`corrupt_labels(fraction=...)` must be between 0 and 1, got {fraction!r}."
         raise ValueError(msg)
-    if num_classes < 2:  # noqa: PLR2004 - there must be another class
+    if num_classes < 2:
         msg = f"`corrupt_labels(num_classes=...)` must be at least 2, got {num_classes!r}."
         raise ValueError(msg)
     rng = np.random.default_rng(seed)

@@ -4,6 +4,9 @@ A new method is one function and its name in `METHODS`; the contract test, the c
 and the benchmark pick it up from there.
 """
 
+from collections.abc import Callable
+
+from tsam_jax.estimator import GradientEstimator
 from tsam_jax.methods._common import StepState
 from tsam_jax.methods._erm import erm
 from tsam_jax.methods._sam import sam
@@ -20,7 +23,7 @@ __all__ = [
     "tsam",
 ]
 
-METHODS = {
+METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "erm": erm,
     "sam": sam,
     "tilted_sampling": tilted_sampling,

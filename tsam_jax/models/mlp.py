@@ -1,5 +1,7 @@
 """A multilayer perceptron."""
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -8,8 +10,10 @@ class MLP(nnx.Module):
     """Dense layers with ReLU between them, and a linear output."""
 
     def __init__(self, sizes: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nnx.List([nnx.Linear(m, n, rngs=rngs) for m, n in pairs])
+        self.layers = nnx.List([
+            nnx.Linear(m, n, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+            for m, n in itertools.pairwise(sizes)
+        ])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps inputs of shape (batch, ...) to logits of shape (batch, num_outputs)."""
@@ -30,7 +34,7 @@ def build(
       num_outputs: number of logits.
       width: units of a hidden layer, >= 1.
       depth: number of hidden layers, >= 0.
-      rngs: where the initial weights come from (LeCun normal kernels, zero biases).
+      rngs: where the initial weights come from (He normal kernels, zero biases).
 
     Returns:
       An `MLP`.

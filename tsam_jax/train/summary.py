@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from tsam_jax.train.results import Comparison, MethodResult
 
@@ -73,7 +74,8 @@ def mean_and_interval(values: Any, /) -> tuple[np.ndarray, np.ndarray]:
         return mean, unknown
     with np.errstate(invalid="ignore"):  # inf - inf is a nan that is wanted
         spread = np.std(values, axis=0, ddof=1)
-    return mean, _student_quantile(count - 1) * spread / math.sqrt(count)
+    quantile = special.stdtrit(count - 1, (1 + _CONFIDENCE) / 2)
+    return mean, quantile * spread / math.sqrt(count)
 
 
 def stated_noise_rms(comparison: Comparison, /) -> float | None:
@@ -143,28 +145,3 @@ def _at_size(method: MethodResult, values: np.ndarray, rms: float | None) -> np.
     if not method.is_analysed or rms is None:
         return np.full(len(method.seeds), np.nan)
     return values[:, np.flatnonzero(method.noise_rms == rms)[0]]
-
-
-@functools.cache
-def _student_quantile(degrees: int) -> float:
-    """Returns the q with P(|T| <= q) = 95 %, by bisection of the distribution's finite sum."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _student_within(middle, degrees) < _CONFIDENCE:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _student_within(angle: float, degrees: int) -> float:
-    """Returns P(|T| <= sqrt(degrees) tan(angle)); Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    odd = degrees % 2
-    term = total = math.cos(angle) if odd else 1.0
-    for i in range(2 + odd, degrees, 2):
-        term *= math.cos(angle) ** 2 * (i - 1) / i
-        total += term
-    if not odd:
-        return math.sin(angle) * total
-    return 2 / math.pi * (angle + (math.sin(angle) * total if degrees > 1 else 0.0))

@@ -1,0 +1,65 @@
+"""The digits are real, split without overlap; label noise is what it says."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tsam_jax.data import corrupt_labels, digits
+
+
+def test_the_parts_are_all_of_the_digits_once():
+    splits = digits.load()
+    images, labels = load_digits(return_X_y=True)
+    parts = (splits.train, splits.validation, splits.test)
+    assert [len(part.labels) for part in parts] == [1000, 297, 500]
+    inputs = np.concatenate([part.inputs for part in parts])
+    pixels = (inputs - inputs.min()) / (inputs.max() - inputs.min())  # one shift, one factor
+    rows, expected = np.round(16 * pixels).astype(int), images.astype(int)
+    assert sorted(rows.tolist()) == sorted(expected.tolist())
+    counts = np.bincount(np.concatenate([part.labels for part in parts]))
+    assert counts.tolist() == np.bincount(labels).tolist()
+
+
+def test_inputs_are_standardised_by_the_training_part_alone():
+    splits = digits.load(train_size=300)
+    assert abs(splits.train.inputs.mean()) < 1e-5
+    assert abs(splits.train.inputs.std() - 1) < 1e-5
+    assert abs(splits.test.inputs.mean()) > 1e-5
+
+
+def test_the_split_is_reproducible_and_seeded():
+    first, again, other = digits.load(), digits.load(), digits.load(split_seed=1)
+    assert (first.test.labels == again.test.labels).all()
+    assert (first.test.labels != other.test.labels).any()
+
+
+@pytest.mark.parametrize("sizes", [(1500, 297), (0, 297), (1000, 0)])
+def test_sizes_that_leave_no_test_images_are_refused(sizes):
+    with pytest.raises(ValueError, match="1797"):
+        digits.load(train_size=sizes[0], validation_size=sizes[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_exactly_the_fraction_becomes_another_class(seed, fraction):
+    clean = np.random.default_rng(seed).integers(0, 10, 500)
+    before = clean.copy()
+    noisy = corrupt_labels(clean, fraction=fraction, num_classes=10, seed=seed)
+    assert (noisy != clean).sum() == round(500 * fraction)
+    assert (clean == before).all()
+    assert noisy.min() >= 0
+    assert noisy.max() <= 9
+
+
+def test_the_other_classes_are_equally_likely():
+    clean = np.zeros(90_000, int)
+    noisy = corrupt_labels(clean, fraction=1.0, num_classes=10, seed=0)
+    counts = np.bincount(noisy, minlength=10)
+    assert counts[0] == 0
+    assert abs(counts[1:] - 10_000).max() < 4 * np.sqrt(10_000 * 8 / 9)  # 4 standard errors
+
+
+@pytest.mark.parametrize(("fraction", "classes"), [(-0.1, 10), (1.1, 10), (0.4, 1)])
+def test_impossible_noise_is_refused(fraction, classes):
+    with pytest.raises(ValueError, match=r"corrupt_labels\("):
+        corrupt_labels(np.zeros(10, int), fraction=fraction, num_classes=classes, seed=0)

@@ -1,0 +1,190 @@
+"""The command line: what a user types, sees, and is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tsam_jax import cli
+from tsam_jax.train import compare as compare_module
+
+SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
+FEW = [*SMALL, "--seeds", "2", "--seeds-together", "yes"]
+
+
+def run(capsys, *arguments):
+    code = cli.main(list(arguments))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_compare_writes_a_whole_report(tmp_path, capsys):
+    out = tmp_path / "run"
+    methods = ["erm", "sam(rho=0.1)", "tsam(t=5, rho=0.1, s=3)"]
+    code, shown, _ = run(capsys, "compare", "--methods", *methods, *FEW, "--out", str(out))
+    assert code == 0
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "learning_curves.png",
+        "metrics.jsonl",
+        "report.html",
+        "report.json",
+        "sharpness.png",
+    }
+    report = json.loads((out / "report.json").read_text())
+    assert report["complete"]
+    spent = [(m["epochs"], m["gradient_evaluations"]) for m in report["methods"]]
+    assert spent == [(12, 48), (6, 48), (2, 48)]  # the same budget for each
+    for method in report["methods"]:
+        assert method["seeds"] == [0, 1]
+        assert len(method["top_eigenvalue"]) == 2
+        assert min(method["neighbourhood_variance"][0]) > 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * (12 + 6 + 2)
+    assert lines[-1]["gradient_evaluations"] == 48
+    assert "report.html" in shown
+    assert "sam(rho=0.1)" in shown
+    assert "\x1b[" not in shown  # no terminal, no control characters
+
+
+def test_ctrl_c_leaves_a_partial_report(tmp_path, capsys, monkeypatch):
+    measured = []
+
+    def interrupt_the_second(network):
+        measure = make_measure(network)
+
+        def interrupted(state, data):
+            if measured:
+                raise KeyboardInterrupt
+            measured.append(1)
+            return measure(state, data)
+
+        return interrupted
+
+    make_measure = compare_module.make_measure
+    monkeypatch.setattr(compare_module, "make_measure", interrupt_the_second)
+    out = tmp_path / "run"
+    methods = ["erm", "sam(rho=0.1)", "sam(rho=0.2)"]
+    code, shown, _ = run(capsys, "compare", "--methods", *methods, *FEW, "--out", str(out))
+    assert code == 130
+    report = json.loads((out / "report.json").read_text())
+    assert not report["complete"]
+    assert [m["label"] for m in report["methods"]] == ["erm()", "sam(rho=0.1)"]
+    assert report["methods"][0]["top_eigenvalue"][0] is not None
+    assert report["methods"][1]["top_eigenvalue"] == [None, None]  # trained, not yet measured
+    assert (out / "report.html").exists()
+    assert "Interrupted" in shown
+
+
+def test_a_real_interrupt_signal_while_training(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "tsam_jax.cli", "compare", "--methods", "erm"]
+    command += ["--out", str(out), *FEW, "--budget", "1000000", "--evaluations", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ)) as process:
+        log, deadline = out / "metrics.jsonl", time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, shown
+    report = json.loads((out / "report.json").read_text())
+    assert not report["complete"]
+    assert report["methods"][0]["epochs"] > 0
+
+
+def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys):
+    out = tmp_path / "sweep"
+    grids = ["erm(lr=[1e-6, 0.05])", "sam(rho=0.05, lr=[0.05, 1e-6])"]
+    code, shown, _ = run(capsys, "sweep", "--methods", *grids, *FEW, "--out", str(out))
+    assert code == 0
+    found = json.loads((out / "sweep.json").read_text())
+    assert found["chosen"] == {"erm": "erm(lr=0.05)", "sam": "sam(rho=0.05, lr=0.05)"}
+    assert found["settings_tried"] == {"erm": 2, "sam": 2}
+    for path in ("sweep.json", "metrics.jsonl"):
+        assert "test_" not in (out / path).read_text()
+    assert "tsam-jax compare --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
+
+
+def test_train_resumes_bit_for_bit(tmp_path, capsys):
+    method = ["train", "--method", "tsam(t=5, rho=0.1, s=2)", *SMALL, "--checkpoint-every", "1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(capsys, *method, "--epochs", "4", "--out", str(whole))[0] == 0
+    assert run(capsys, *method, "--epochs", "2", "--out", str(cut))[0] == 0
+    config = json.loads((cut / "config.json").read_text())
+    config["budget"]["epochs"] = 4  # as if the run had been stopped half-way
+    (cut / "config.json").write_text(json.dumps(config))
+    code, shown, _ = run(capsys, "train", "--resume", str(cut))
+    assert code == 0
+    assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 4
+    assert "test: accuracy" in shown
+
+
+def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
+    out = tmp_path / "run"
+    method = ["train", "--method", "erm", *SMALL, "--epochs", "3", "--out", str(out)]
+    assert run(capsys, *method)[0] == 0
+    log = out / "metrics.jsonl"
+    before = log.read_text()
+    log.write_text(before + '{"epoch": 4, "train_loss": 1}\n{"epoch": 5, "tra')
+    assert run(capsys, "train", "--resume", str(out))[0] == 0
+    assert log.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--methods", "smm"], "Perhaps you meant `sam`"),
+        (["compare", "--methods", "sam(rho=-1)"], "must be a finite number >= 0, got -1"),
+        (["compare", "--methods", "erm", "erm"], "`--methods` has erm() more than once"),
+        (["compare", "--label-noise", "1.5"], "`--label-noise` must be between 0 and 1, got 1.5"),
+        (["compare", "--seeds", "0"], "`--seeds` must be a finite number >= 1, got 0"),
+        (["compare", "--budget", "0"], "`--budget` must be a finite number > 0, got 0"),
+        (["compare", "--batch-size", "2000"], "`--batch-size` must be at most `--train-size`"),
+        (["compare", "--train-size", "5000"], "`--train-size` must be between 1 and 1499"),
+        (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
+        (["sweep", "--methods", "sam(rho=[])"], "empty list"),
+        (["train", "--method", "sam(rho=[1,2])"], "trains one setting, got 2"),
+        (["train", "--checkpoint-every", "0"], "`--checkpoint-every` must be"),
+        (["train", "--resume", "nowhere"], "is not the directory of a training run"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_written(
+    arguments, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(capsys, *arguments)
+    assert code == 2
+    assert message in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_options_are_refused_with_a_hint(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "--seedz", "3"])
+    assert stopped.value.code == 2
+    assert "--seeds" in capsys.readouterr().err
+
+
+def test_directories_that_cannot_be_used_are_refused(tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    code, _, errors = run(capsys, "compare", "--out", str(tmp_path / "full"))
+    assert code == 2
+    assert "has files in it" in errors
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+    code, _, errors = run(capsys, "compare", "--out", str(tmp_path / "full" / "file" / "below"))
+    assert code == 2
+    assert "cannot write to" in errors
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["sweep"], ["train"]])
+def test_help_everywhere(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, "--help"])
+    assert stopped.value.code == 0
+    assert "tsam-jax" in capsys.readouterr().out

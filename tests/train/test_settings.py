@@ -1,0 +1,118 @@
+"""Settings: what is written is what is built, and mistakes are named."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tsam_jax import methods, noise, value_and_grad
+from tsam_jax.recipes import noisy_digits
+from tsam_jax.train.settings import SettingError, parse
+
+
+def loss(x):
+    return jnp.sum(x**4)
+
+
+def gradient(estimator):
+    x = jnp.array([1.0, -2.0, 0.5])
+    return value_and_grad(loss, estimator)(x, estimator.init(x))[0][1].tolist()
+
+
+def test_a_setting_builds_what_its_text_says():
+    [setting] = parse("tsam(t=5, rho=0.3, s=2, noise=sphere(rms=0.2), delta='half')")
+    by_hand = methods.tsam(t=5, rho=0.3, s=2, noise=noise.sphere(rms=0.2), delta="half", key=7)
+    assert gradient(setting.build(7)) == gradient(by_hand)
+    assert gradient(setting.build(8)) != gradient(by_hand)
+
+
+def test_schedules_and_infinity_can_be_written():
+    [setting] = parse("tsam(t=inf, rho=linear_schedule(0.0, 1.0, 10), s=2, noise=none)")
+    first = setting.build()
+    assert gradient(first) == gradient(methods.erm())  # the schedule starts at 0
+
+
+def test_lists_are_a_grid_and_overrides_are_not_the_methods():
+    settings = parse("sam(rho=[0.1, 0.2], lr=[0.01, 0.03])")
+    assert [(s.arguments["rho"], s.overrides["lr"]) for s in settings] == [
+        (0.1, 0.01),
+        (0.1, 0.03),
+        (0.2, 0.01),
+        (0.2, 0.03),
+    ]
+
+
+def test_text_is_canonical_and_reads_back():
+    [setting] = parse("sam( rho = 0.1,lr=0.03 )")
+    assert setting.text == "sam(rho=0.1, lr=0.03)"
+    assert parse(setting.text) == [setting]
+
+
+def test_bare_names_stand_for_defaults():
+    assert [s.text for s in parse("sam", {"sam": "sam(rho=0.7)"})] == ["sam(rho=0.7)"]
+    assert [s.text for s in parse("erm")] == ["erm()"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smm(rho=1)", "`smm` is not a known method.*Perhaps you meant `sam`"),
+        ("sam(roh=1)", "`roh` is not a known argument of `sam`.*Perhaps you meant `rho`"),
+        (
+            "sam(rho=-1)",
+            r"in `sam\(rho=-1\)`: `sam\(rho=...\)` must be a finite number >= 0, got -1",
+        ),
+        ("sam", "missing 1 required positional argument: 'rho'"),
+        ("sam(0.1)", "arguments must be given by name"),
+        ("sam(rho=0.1", "is not a setting"),
+        ("sam(rho=[])", "empty list"),
+        ("sam(rho=x)", "`x` is not a known value"),
+        ("sam(rho=print(1))", "`print` is not a known noise law or schedule"),
+        ("sam(rho=().__class__)", "is not a number"),
+        ("__import__('os').system('true')", "is not a setting"),
+        ("sam(rho=0.1, lr=-1)", "`lr` must be a finite number >= 0, got -1"),
+        ("tsam(t=1, rho=1, s=1, key=3)", "`key` is not a setting"),
+        ("tsam(t=1, rho=1, s=1, noise=sphere())", "exactly one of `radius` and `rms`"),
+        ("tsam(t=1, rho=1, s=1.5)", "must be an integer"),
+    ],
+)
+def test_mistakes_are_named(text, message):
+    with pytest.raises(SettingError, match=message):
+        parse(text)
+
+
+def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():
+    for name, method in methods.METHODS.items():
+        needed = [
+            p.name
+            for p in inspect.signature(method).parameters.values()
+            if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+        ]
+        if name in noisy_digits.SETTINGS or not needed:
+            assert parse(name, noisy_digits.SETTINGS)
+        else:
+            with pytest.raises(SettingError, match=needed[0]):
+                parse(name, noisy_digits.SETTINGS)
+
+
+def test_the_search_gives_every_method_the_same_number_of_settings():
+    sizes = {len(parse(grid)) for grid in noisy_digits.SEARCH}
+    assert len(sizes) == 1
+
+
+def test_the_chosen_settings_are_in_the_search():
+    searched = {setting.text for grid in noisy_digits.SEARCH for setting in parse(grid)}
+    for name in ("erm", "sam", "tsam"):
+        [chosen] = parse(name, noisy_digits.SETTINGS)
+        assert chosen.text in searched
+
+
+def test_a_key_may_be_traced():
+    [setting] = parse("tsam(t=1, rho=0.1, s=2)")
+
+    @jax.vmap
+    def keys(seed):
+        return jax.random.key_data(setting.build(jax.random.key(seed)).init(jnp.zeros(2)).key)
+
+    assert keys(jnp.arange(2)).tolist() != keys(jnp.zeros(2, int)).tolist()

@@ -1,0 +1,1 @@
+"""Recipes: the settings of a task, each with the search that chose them."""

@@ -1,0 +1,19 @@
+"""Handwritten digits with 40 % wrong training labels: the embedded default task."""
+
+BUDGET = 600.0
+"""Gradient evaluations of a method, in passes over the training images."""
+
+SETTINGS = {
+    "erm": "erm()",
+    "sam": "sam(rho=0.9)",
+    "tilted_sampling": "tilted_sampling(t=20, s=3, noise=sphere(rms=0.02))",
+    "tsam": "tsam(t=20, rho=0.8, s=3, noise=sphere(rms=0.02))",
+}
+"""The setting that each method's search chose."""
+
+SEARCH = (
+    "erm(lr=[0.01, 0.03, 0.1])",
+    "sam(rho=[0.6, 0.8, 0.9], lr=0.03)",
+    "tsam(t=20, rho=[0.6, 0.8, 0.9], s=3, noise=sphere(rms=0.02))",
+)
+"""The grids of `tsam-jax sweep`: the same number of settings for each method."""

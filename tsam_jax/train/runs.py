@@ -1,0 +1,220 @@
+"""Trains every seed of a setting, in groups that run together, and keeps what was measured."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsam_jax.train import config, loop, provenance
+from tsam_jax.train.progress import Progress
+from tsam_jax.train.settings import Setting
+from tsam_jax.train.task import Data, Network, load_data, make_network
+
+
+@dataclasses.dataclass
+class Trained:
+    """What training one setting gave so far.
+
+    Attributes:
+      program: the compiled functions.
+      epochs: planned epochs.
+      seeds: the seeds that have been measured at least once, or all of them.
+      curve_epochs: epochs at which they were measured, shape (points,).
+      curves: each of `loop.METRICS`, shape (seeds, points).
+      seconds: training time of one seed.
+      state: final state, leading axis over seeds; None if the run was interrupted.
+    """
+
+    program: loop.Program
+    epochs: int
+    seeds: tuple[int, ...]
+    curve_epochs: np.ndarray
+    curves: dict[str, np.ndarray]
+    seconds: float
+    state: loop.TrainState | None
+
+
+class Runner:
+    """Trains settings on one task, with the same seeds for each.
+
+    Args:
+      task: the task.
+      optimizer: the shared base optimizer.
+      budget: how long to train.
+      runs: seeds and measurements.
+      log: file that gets one JSON line for each seed and measurement.
+    """
+
+    def __init__(
+        self,
+        task: config.Task,
+        optimizer: config.Optimizer,
+        budget: config.Budget,
+        runs: config.Runs,
+        log: Path,
+    ) -> None:
+        config.check_batch(task, optimizer)
+        self._optimizer, self._budget, self._runs, self._log = optimizer, budget, runs, log
+        self._train_size = task.train_size
+        self.seeds = tuple(range(runs.seeds))
+        self.data: Data = load_data(task, self.seeds)
+        self.network: Network = make_network(task, self.data.train)
+        self.together = {"yes": True, "no": False}.get(runs.seeds_together)
+
+    def work(self, settings: Sequence[Setting]) -> dict[str, float]:
+        """Returns the gradient evaluations of each setting, all seeds together."""
+        work = {}
+        for setting in settings:
+            gradients = setting.build().cost.gradients
+            batch_size = self._optimizer.for_setting(setting).batch_size
+            steps = self._train_size // batch_size
+            epochs = self._budget.epochs_for(gradients)
+            work[setting.text] = epochs * steps * gradients * len(self.seeds)
+        return work
+
+    def choose_groups(self) -> None:
+        """Finds out, if that was left open, whether seeds run faster together on this machine."""
+        if self.together is None:
+            self.together = len(self.seeds) > 1 and _together_is_faster(
+                self.network, self.data, self._optimizer.batch_size
+            )
+
+    def train(self, setting: Setting, progress: Progress) -> Trained:
+        """Trains all seeds of a setting.
+
+        Args:
+          setting: the method and its numbers.
+          progress: told of every round.
+
+        Returns:
+          What was measured. If the user interrupts, what was measured until then, with `state`
+          None.
+        """
+        self.choose_groups()
+        program = loop.make_program(self.network, setting, self._optimizer, self._train_size)
+        epochs = self._budget.epochs_for(program.cost.gradients)
+        count = len(self.seeds)
+        groups = [list(range(count))] if self.together else [[row] for row in range(count)]
+        states: list[loop.TrainState] = []
+        records: list[_GroupRecord] = []
+        progress.note(setting.text, "compiling")
+        try:
+            for group in groups:
+                records.append(_GroupRecord([self.seeds[row] for row in group]))
+                states.append(self._train_group(setting, program, group, epochs, records, progress))
+        except KeyboardInterrupt:
+            states = []
+            finished = [record for record in records if record.epochs[-1:] == [epochs]]
+            records = finished or [record for record in records if record.epochs][:1]
+        joined = jax.tree.map(lambda *x: jnp.concatenate(x), *states) if states else None
+        return _join(program, epochs, records, joined)
+
+    def _train_group(
+        self,
+        setting: Setting,
+        program: loop.Program,
+        group: list[int],
+        epochs: int,
+        records: list["_GroupRecord"],
+        progress: Progress,
+    ) -> loop.TrainState:
+        record = records[-1]
+        data = loop.select_seeds(self.data, group)
+        state = program.init(jnp.asarray(record.seeds))
+        every = max(1, epochs // self._runs.evaluations)
+        per_epoch = program.steps_per_epoch * program.cost.gradients
+        done = 0
+        for this in loop.train(program, state, data, epochs=epochs, every=every):
+            record.add(this)
+            self._write(setting, record.seeds, this, this.epoch * per_epoch)
+            progress.advance(
+                setting.text,
+                seeds=record.seeds,
+                epoch=this.epoch,
+                epochs=epochs,
+                gradients=(this.epoch - done) * per_epoch * len(group),
+                loss=float(this.metrics["train_loss"].mean()),
+                accuracy=float(this.metrics["validation_accuracy"].mean()),
+            )
+            state, done = this.state, this.epoch
+        return state
+
+    def _write(
+        self, setting: Setting, seeds: Sequence[int], this: loop.Round, gradients: float
+    ) -> None:
+        with self._log.open("a") as log:
+            for row, seed in enumerate(seeds):
+                head: dict[str, Any] = {"setting": setting.text, "seed": seed, "epoch": this.epoch}
+                head["gradient_evaluations"] = gradients
+                numbers = {name: provenance.json_number(x[row]) for name, x in this.metrics.items()}
+                log.write(json.dumps({**head, **numbers}) + "\n")
+
+
+class _GroupRecord:
+    """The rounds of a group of seeds."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.seeds = seeds
+        self.epochs: list[int] = []
+        self.seconds = 0.0
+        self.metrics: list[dict[str, np.ndarray]] = []
+
+    def add(self, this: loop.Round) -> None:
+        self.epochs.append(this.epoch)
+        self.seconds += this.seconds
+        self.metrics.append(this.metrics)
+
+
+def _join(
+    program: loop.Program,
+    epochs: int,
+    records: list[_GroupRecord],
+    state: loop.TrainState | None,
+) -> Trained:
+    seeds = tuple(seed for record in records for seed in record.seeds)
+    curves = {
+        name: np.concatenate([
+            np.stack([metrics[name] for metrics in record.metrics], axis=1) for record in records
+        ])
+        if records
+        else np.zeros((0, 0))
+        for name in loop.METRICS
+    }
+    points = np.asarray(records[0].epochs if records else [], int)
+    seconds = sum(record.seconds for record in records) / max(len(seeds), 1)
+    return Trained(program, epochs, seeds, points, curves, seconds, state)
+
+
+def _together_is_faster(network: Network, data: Data, batch_size: int) -> bool:
+    """Times the plain gradient of all seeds as one program against one after the other."""
+    count = data.train.labels.shape[0]
+    batch = jax.tree.map(lambda x: x[:batch_size], data.train._replace(labels=data.train.labels[0]))
+    params, rest = jax.vmap(network.init)(jax.random.split(jax.random.key(0), count))
+    first = jax.tree.map(lambda x: x[0], (params, rest))
+
+    def many_gradients(params: Any, rest: Any) -> Any:
+        """Thirty in a row, each depending on the last, as in training."""
+
+        def body(_: int, params: Any) -> Any:
+            grads = jax.grad(network.loss, has_aux=True)(params, rest, batch)[0]
+            return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads)
+
+        return jax.lax.fori_loop(0, 30, body, params)
+
+    def seconds(function: Any, *args: Any) -> float:
+        jax.block_until_ready(function(*args))
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*args))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    together = seconds(jax.jit(jax.vmap(many_gradients)), params, rest)
+    return bool(together < count * seconds(jax.jit(many_gradients), *first))

@@ -1,0 +1,201 @@
+"""Settings: a method and its numbers, written as the Python call that makes it.
+
+`tsam(t=20, rho=0.8, s=3, noise=sphere(rms=0.02), lr=0.03)` names a function of
+`tsam_jax.methods.METHODS` with its arguments; noise laws of `tsam_jax.noise` and schedules of
+optax may stand inside. `lr`, `momentum` and `weight_decay` are not the method's: they replace
+the shared value for this method alone. A list is a grid: `sam(rho=[0.1, 0.2])` stands for two
+settings. Nothing is executed but these named functions.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from tsam_jax import noise
+from tsam_jax.estimator import GradientEstimator
+from tsam_jax.methods import METHODS
+
+OVERRIDES = ("lr", "momentum", "weight_decay")
+
+_SCHEDULES = [
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "exponential_decay",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "polynomial_schedule",
+    "warmup_cosine_decay_schedule",
+]
+_LAWS = ["ball", "filter_scaled", "gaussian", "sphere"]
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(optax, name) for name in _SCHEDULES},
+    **{name: getattr(noise, name) for name in _LAWS},
+}
+_NAMES = {"inf": math.inf, "none": noise.none}
+
+
+class SettingError(ValueError):
+    """A setting that cannot be read, or that its method refuses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A method with its arguments, ready to be built.
+
+    Attributes:
+      text: how it is written, in canonical form.
+      name: the method's name in `METHODS`.
+      arguments: the method's own arguments.
+      overrides: values of `OVERRIDES` for this method alone.
+    """
+
+    text: str
+    name: str
+    arguments: Mapping[str, Any]
+    overrides: Mapping[str, float]
+
+    def build(self, key: jax.Array | int = 0) -> GradientEstimator:
+        """Makes the estimator.
+
+        Args:
+          key: seed or PRNG key, for a method that draws noise.
+
+        Returns:
+          The `GradientEstimator`.
+
+        Raises:
+          SettingError: if the method refuses its arguments.
+        """
+        method = METHODS[self.name]
+        random = {"key": key} if _takes(method, "key") else {}
+        try:
+            return method(**self.arguments, **random)
+        except (TypeError, ValueError) as error:
+            msg = f"in `{self.text}`: {error}"
+            raise SettingError(msg) from error
+
+
+def parse(text: str, defaults: Mapping[str, str] | None = None) -> list[Setting]:
+    """Reads a setting, or the grid of settings that its lists stand for.
+
+    Args:
+      text: `name(argument=value, ...)`, or a bare name.
+      defaults: name -> text, for bare names: the tuned setting of a task.
+
+    Returns:
+      The settings, in the order of the grid, the last list running fastest. Each was built once,
+      so that what a method would refuse is refused here.
+
+    Raises:
+      SettingError: if the text is not of this form, or names something unknown.
+
+    Example:
+      >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)")]
+      ['sam(rho=0.05, lr=0.03)', 'sam(rho=0.1, lr=0.03)']
+    """
+    call = _as_call(text, dict(defaults or {}))
+    choices = [
+        [ast.keyword(keyword.arg, value) for value in _choices(keyword.value)]
+        for keyword in call.keywords
+    ]
+    if any(not choice for choice in choices):
+        msg = f"`{text}` has an empty list: a list is a grid and needs at least one value."
+        raise SettingError(msg)
+    settings = [
+        _setting(ast.Call(call.func, [], list(keywords)))
+        for keywords in itertools.product(*choices)
+    ]
+    for setting in settings:
+        setting.build()
+    return settings
+
+
+def _as_call(text: str, defaults: dict[str, str]) -> ast.Call:
+    example = "for example `sam(rho=0.05)`"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        msg = (
+            f"`{text}` is not a setting: {error.msg}. Write a method with its arguments, {example}."
+        )
+        raise SettingError(msg) from error
+    if isinstance(node, ast.Name):
+        _known(node.id, METHODS, "method")
+        if node.id in defaults:
+            return _as_call(defaults[node.id], {})
+        node = ast.Call(node, [], [])
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        msg = f"`{text}` is not a setting. Write a method with its arguments, {example}."
+        raise SettingError(msg)
+    _known(node.func.id, METHODS, "method")
+    if node.args or any(keyword.arg is None for keyword in node.keywords):
+        msg = f"`{text}`: arguments must be given by name, {example}."
+        raise SettingError(msg)
+    return node
+
+
+def _setting(call: ast.Call) -> Setting:
+    text = ast.unparse(ast.fix_missing_locations(call))
+    name = call.func.id  # type: ignore[attr-defined]
+    values = {str(keyword.arg): _value(keyword.value, text) for keyword in call.keywords}
+    overrides = {key: values.pop(key) for key in OVERRIDES if key in values}
+    for key, value in overrides.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            msg = f"in `{text}`: `{key}` must be a finite number >= 0, got {value!r}."
+            raise SettingError(msg)
+    if "key" in values:
+        msg = f"in `{text}`: `key` is not a setting; the seeds of a run are given by `--seeds`."
+        raise SettingError(msg)
+    parameters = inspect.signature(METHODS[name]).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in values:
+            _known(
+                key, [*(k for k in parameters if k != "key"), *OVERRIDES], f"argument of `{name}`"
+            )
+    return Setting(text, name, values, overrides)
+
+
+def _choices(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.List) else [node]
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        _known(node.func.id, _FUNCTIONS, "noise law or schedule")
+        args = [_value(arg, text) for arg in node.args]
+        kwargs = {str(keyword.arg): _value(keyword.value, text) for keyword in node.keywords}
+        try:
+            return _FUNCTIONS[node.func.id](*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            msg = f"in `{text}`: {error}"
+            raise SettingError(msg) from error
+    if isinstance(node, ast.Name):
+        _known(node.id, _NAMES, "value")
+        return _NAMES[node.id]
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        msg = f"in `{text}`: `{ast.unparse(node)}` is not a number, a name or a noise law."
+        raise SettingError(msg) from error
+
+
+def _known(name: str, names: Any, what: str) -> None:
+    if name in names:
+        return
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Perhaps you meant `{close[0]}`." if close else ""
+    msg = f"`{name}` is not a known {what}: there are {', '.join(sorted(names))}.{hint}"
+    raise SettingError(msg)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
