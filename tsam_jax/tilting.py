@@ -68,10 +68,13 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
     gap = jnp.where(finite, losses - peak, jnp.zeros_like(losses))
     count = jnp.sum(finite)
     mean_gap = jnp.sum(gap) / count
-    flat = t < jnp.finfo(t.dtype).tiny
-    safe_t = jnp.where(flat, jnp.ones_like(t), t)
+    # The limits have branches of their own, since the derivative takes t * (1/t) there, which
+    # is 0 * inf, or 0 where 1/t is subnormal and flushed to 0.
+    flat, sharp = t < jnp.finfo(t.dtype).tiny, t > 1e-8 * jnp.finfo(t.dtype).max
+    worst_gap = jnp.sum(jax.lax.stop_gradient(_weights(gap, finite, t)) * gap)
+    safe_t = jnp.where(flat | sharp, jnp.ones_like(t), t)
     tilted_gap = jnp.log1p(jnp.sum(jnp.expm1(safe_t * gap)) / count) / safe_t
-    return peak + jnp.where(flat, mean_gap, tilted_gap)
+    return peak + jnp.where(flat, mean_gap, jnp.where(sharp, worst_gap, tilted_gap))
 
 
 def tilt_weights(losses: jax.Array, t: Scalar) -> jax.Array:
@@ -104,8 +107,7 @@ def tilt_weights(losses: jax.Array, t: Scalar) -> jax.Array:
     losses, t, finite = _prepare(losses, t)
     peak = jnp.max(losses, where=finite, initial=-jnp.inf)
     gap = jnp.where(finite, losses - peak, jnp.zeros_like(losses))
-    unnormalised = jnp.where(finite, jnp.exp(t * gap), jnp.zeros_like(losses))
-    return unnormalised / jnp.sum(unnormalised)
+    return _weights(gap, finite, t)
 
 
 def effective_sample_size(weights: jax.Array) -> jax.Array:
@@ -254,6 +256,11 @@ def merge(a: TiltedMean, b: TiltedMean, t: Scalar) -> TiltedMean:
 def _finite_tilt(t: Scalar, dtype: jnp.dtype) -> jax.Array:
     """Infinity becomes the largest number, so that t times a gap of 0 is 0, not NaN."""
     return jnp.minimum(jnp.asarray(t, dtype), jnp.finfo(dtype).max)
+
+
+def _weights(gap: jax.Array, finite: jax.Array, t: jax.Array) -> jax.Array:
+    unnormalised = jnp.where(finite, jnp.exp(t * gap), jnp.zeros_like(gap))
+    return unnormalised / jnp.sum(unnormalised)
 
 
 def _prepare(losses: jax.Array, t: Scalar) -> tuple[jax.Array, jax.Array, jax.Array]:
