@@ -8,7 +8,13 @@ import optax
 
 from tsam_jax import _tree
 from tsam_jax import noise as noise_laws
-from tsam_jax._checks import check_choice, check_nonnegative, check_positive_int, is_static_zero
+from tsam_jax._checks import (
+    check_choice,
+    check_nonnegative,
+    check_positive_int,
+    is_static_number,
+    is_static_zero,
+)
 from tsam_jax._types import (
     AuxPolicy,
     KeyLike,
@@ -96,7 +102,8 @@ def tsam(
       TypeError: if `s` is not an integer.
 
     Cost: 2s gradient evaluations a step; s if `rho` is the number 0. If the noise is `none`, all
-    samples are one and the same, and it costs as much as s = 1.
+    samples are one and the same, and it costs as much as s = 1. With neither noise nor ascent it
+    is `erm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -117,6 +124,9 @@ def tsam(
     check_nonnegative("tsam", rho=rho)
     if delta != "half":
         check_nonnegative("tsam", delta=delta)
+        if is_static_number(t) and is_static_number(delta) and delta > t:
+            msg = f"`tsam(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
+            raise ValueError(msg)
     return _sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, key)
 
 
@@ -233,8 +243,13 @@ def _sampled(
     check_positive_int(owner, s=s)
     check_choice(owner, AUX_POLICIES, aux=aux)
     check_choice(owner, STRATEGIES, strategy=strategy)
+    if not callable(noise) and not isinstance(noise, noise_laws.ScheduledLaw):
+        msg = f"`{owner}(noise=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
+        msg += f" -> perturbation, got {noise!r}."
+        raise TypeError(msg)
     distinct = 1 if noise is noise_laws.none else s  # without noise all samples are the same
     ascends = not is_static_zero(rho)
+    is_erm = noise is noise_laws.none and not ascends
 
     def init(params: Params) -> SampledState:
         dtype = _tree.accumulator_dtype(params)
@@ -256,12 +271,16 @@ def _sampled(
             point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
             return oracle.evaluate(point)._replace(aux=first.aux)
 
-        keys = jax.random.split(jax.random.fold_in(state.key, step), s)[:distinct]
-        evaluation, losses, weights = combine_samples(  # Alg. 1, lines 3 and 4
-            sample, keys, tilt, strategy=strategy, aux="mean" if aux == "mean" else "first"
-        )
-        if aux == "clean":
-            evaluation = evaluation._replace(aux=oracle.value(params)[1])
+        if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
+            evaluation = oracle.evaluate(params)
+            losses, weights = evaluation.value, jnp.ones_like(evaluation.value)
+        else:
+            keys = jax.random.split(jax.random.fold_in(state.key, step), s)[:distinct]
+            evaluation, losses, weights = combine_samples(  # Alg. 1, lines 3 and 4
+                sample, keys, tilt, strategy=strategy, aux="mean" if aux == "mean" else "first"
+            )
+            if aux == "clean":
+                evaluation = evaluation._replace(aux=oracle.value(params)[1])
         like = state.losses
         return evaluation, SampledState(
             optax.safe_increment(step),
@@ -270,5 +289,5 @@ def _sampled(
             jnp.broadcast_to(weights * (distinct / s), (s,)).astype(like.dtype),
         )
 
-    cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean"))
+    cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean" and not is_erm))
     return GradientEstimator(init, estimate, cost)
