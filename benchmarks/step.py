@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,8 @@ def measure_model(
             this.outcome = f"skipped: {reason}"
         else:
             run = prepare(this, *make())
+            if this.outcome == "measured" and this.step_seconds > settings.limit:
+                this.outcome = f"stopped: {this.step_seconds:.0f} s a step"
             if this.outcome == "measured":
                 cases.append((this, run))
         done.append(this)
@@ -170,7 +173,7 @@ def as_json(this: Measurement, plain: Measurement) -> dict[str, Any]:
 
 def main(settings: Settings) -> None:
     """Measures, prints the tables, and writes the numbers as JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 110)
     where = environment()
     measurements: list[Measurement] = []
     auto = {}
@@ -185,7 +188,7 @@ def main(settings: Settings) -> None:
     output = settings.output or results / f"step-{where['backend']}.json"
     plain = {x.model: x for x in measurements if x.method == "gradient"}
     record = {
-        "environment": where,
+        "environment": {**where, "load_after": os.getloadavg()[0]},
         "settings": {**dataclasses.asdict(settings), "output": output.name},
         "measurements": [as_json(x, plain[x.model]) for x in measurements],
         "recommendation": recommendation,
