@@ -160,8 +160,9 @@ def _masked_loss(this: Evaluation) -> jax.Array:
 
 def _combine_aux(auxes: PyTree, present: jax.Array, policy: AuxPolicy) -> PyTree:
     """The aux of the first finite sample, or the mean over the finite ones."""
-    count = jnp.sum(present)
-    shares = jnp.where(count > 0, present / jnp.maximum(count, 1), 1 / present.size)
+    shares = present.astype(jnp.float32)
+    count = jnp.sum(shares)
+    shares = jnp.where(count > 0, shares / jnp.maximum(count, 1), 1 / present.size)
 
     def combined(x: jax.Array) -> Any:
         if policy == "mean" and jnp.issubdtype(x.dtype, jnp.inexact):

@@ -66,7 +66,7 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
     # The formula does not depend on m, so m needs no derivative.
     peak = jax.lax.stop_gradient(jnp.max(losses, where=finite, initial=-jnp.inf))
     gap = jnp.where(finite, losses - peak, jnp.zeros_like(losses))
-    count = jnp.sum(finite)
+    count = jnp.sum(finite.astype(t.dtype))
     mean_gap = jnp.sum(gap) / count
     # The limits have branches of their own, since the derivative takes t * (1/t) there, which
     # is 0 * inf, or 0 where 1/t is subnormal and flushed to 0.

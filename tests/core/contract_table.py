@@ -1,0 +1,68 @@
+"""The methods under the contract: a row for each, and nothing about any of them elsewhere."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import GradientEstimator, methods, noise
+
+
+class Row(NamedTuple):
+    """How to make a method, and what it takes.
+
+    Attributes:
+      arguments: a valid call.
+      numbers: arguments that take schedules and traced scalars -> another value of theirs.
+      erm: arguments that make it the plain gradient; None if there are none.
+      masked: whether it takes `mask`.
+      sampled: whether it samples, and so takes `s`, `aux`, `strategy` and `key`.
+    """
+
+    arguments: Mapping[str, Any] = {}
+    numbers: Mapping[str, float] = {}
+    erm: Mapping[str, Any] | None = None
+    masked: bool = True
+    sampled: bool = False
+
+
+GAUSSIAN = noise.gaussian(rms=0.1)
+
+TABLE = {
+    "erm": Row(erm={}, masked=False),
+    "sam": Row({"rho": 0.1}, {"rho": 0.7}, erm={"rho": 0}),
+    "tilted_sampling": Row(
+        {"t": 2.0, "s": 2, "noise": GAUSSIAN}, {"t": 30.0}, erm={"noise": noise.none}, sampled=True
+    ),
+    "tsam": Row(
+        {"t": 2.0, "rho": 0.1, "s": 2, "delta": 2.0, "noise": GAUSSIAN},
+        {"t": 30.0, "rho": 0.7, "delta": 0.0},
+        erm={"rho": 0.0, "noise": noise.none},
+        sampled=True,
+    ),
+    "from_paper": Row(
+        {"t": 2.0, "s": 2, "rho": 0.5, "alpha": 0.8}, {"t": 30.0}, erm={"rho": 0.0}, sampled=True
+    ),
+}
+
+
+def make(name: str, **changes: Any) -> GradientEstimator:
+    return methods.METHODS[name](**{**TABLE[name].arguments, **changes})
+
+
+def batch(seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(100 + seed), (6, 4))
+
+
+def parameters(dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+    return {
+        "w": jnp.linspace(-0.6, 0.9, 12, dtype=jnp.float32).reshape(4, 3).astype(dtype),
+        "b": jnp.array([0.1, -0.2, 0.3], dtype),
+    }
+
+
+def loss(params: Any, x: jax.Array) -> jax.Array:
+    """Not convex, and far from its minimum at the start; 20, so that tilts of 1 matter."""
+    x = x.astype(params["w"].dtype)
+    return 20 * jnp.mean((jnp.tanh(x @ params["w"] + params["b"][None, :]) - 0.5) ** 2)

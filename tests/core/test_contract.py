@@ -1,0 +1,315 @@
+"""What every method must do that wants to be an optax optimizer: the rules, one test each.
+
+A new method gets a row in contract_table.py.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from contract_table import TABLE, batch, loss, make, parameters
+
+from tsam_jax import Oracle, estimate_gradient, make_oracle, methods, value_and_grad
+
+every_method = pytest.mark.parametrize("name", methods.METHODS)
+sampled = pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.sampled])
+masked = pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.masked])
+with_numbers = pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name, row in TABLE.items() for number in row.numbers]
+)
+
+
+def make_optimizer(estimator, base=None):
+    return optax.chain(estimate_gradient(estimator), base or optax.sgd(0.01, momentum=0.9))
+
+
+def make_step(optimizer):
+    def step(params, state, x):
+        value_fn = lambda p: loss(p, x)  # noqa: E731 - as users write it
+        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def train(optimizer, steps=2, params=None):
+    params = parameters() if params is None else params
+    state, step = optimizer.init(params), jax.jit(make_step(optimizer))
+    for k in range(steps):
+        params, state = step(params, state, batch(k))
+    return params, state
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)])
+
+
+def difference(a, b):
+    return np.abs(flat(a) - flat(b)).max()
+
+
+def listening(oracle, calls):
+    """The oracle, with a list of the points where it is asked."""
+
+    def evaluate(point):
+        calls.append(("gradient", point))
+        return oracle.evaluate(point)
+
+    def value(point):
+        calls.append(("value", point))
+        return oracle.value(point)
+
+    return Oracle(evaluate, value)
+
+
+def listen(estimator, fun=None, *, has_aux=False):
+    """One eager estimate: the evaluation, the state, and the calls of the oracle."""
+    params, calls = parameters(), []
+    oracle = make_oracle(fun or (lambda p: loss(p, batch())), has_aux=has_aux)
+    evaluation, state = estimator.estimate(listening(oracle, calls), params, estimator.init(params))
+    return evaluation, state, calls
+
+
+def test_the_table_has_every_method_and_every_argument():
+    assert set(TABLE) == set(methods.METHODS)
+    for name, method in methods.METHODS.items():
+        required = {
+            argument
+            for argument, parameter in inspect.signature(method).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        assert required <= set(TABLE[name].arguments)
+
+
+@every_method
+def test_unknown_extra_arguments_reach_the_base(name):
+    heard = {}
+
+    def update(updates, state, params=None, **extra_args):
+        heard.update(extra_args)
+        return updates, state
+
+    base = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    optimizer, params = make_optimizer(make(name), base), parameters()
+    value_fn = lambda p: loss(p, batch())  # noqa: E731
+    state = optimizer.init(params)
+    optimizer.update(params, state, params, value_fn=value_fn, value=1.0, surprise="yes")
+    assert heard == {"value_fn": value_fn, "value": 1.0, "surprise": "yes"}
+
+
+@every_method
+def test_missing_params_or_value_fn_is_a_clear_error(name):
+    optimizer, params = make_optimizer(make(name)), parameters()
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"`update\(params=...\)` is needed.*got None"):
+        optimizer.update(params, state, value_fn=lambda p: loss(p, batch()))
+    with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got None"):
+        optimizer.update(params, state, params)
+
+
+@every_method
+def test_one_trace(name):
+    optimizer, traces = make_optimizer(make(name)), []
+    step = make_step(optimizer)
+
+    @jax.jit
+    def counted(params, state, x):
+        traces.append(1)
+        return step(params, state, x)
+
+    params = parameters()
+    state = optimizer.init(params)
+    for k in range(3):
+        params, state = counted(params, state, batch(k))
+    assert len(traces) == 1
+
+
+@every_method
+def test_buffers_can_be_donated(name):
+    key = jax.random.key(5)
+    optimizer = make_optimizer(make(name, **({"key": key} if TABLE[name].sampled else {})))
+    step = jax.jit(make_step(optimizer), donate_argnums=(0, 1))
+    first, second = parameters(), parameters()
+    states = optimizer.init(first), optimizer.init(second)
+    results = []
+    for params, state in zip((first, second), states, strict=True):
+        start = params
+        for k in range(2):
+            params, state = step(params, state, batch(k))
+        assert start["w"].is_deleted()
+        results.append(flat(params))
+    np.testing.assert_array_equal(*results)
+    assert not key.is_deleted()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
+    estimator = make(name, **({"strategy": strategy} if TABLE[name].sampled else {}))
+    optimizer = make_optimizer(estimator)
+    params = {**parameters(dtype), "wide": jnp.float32(2.0)}
+    state = jax.eval_shape(optimizer.init, params)
+
+    def value_fn(p):
+        return loss(p, batch()) + (p["wide"] ** 2).astype(dtype)
+
+    def update(params, state):
+        return optimizer.update(params, state, params, value_fn=value_fn)
+
+    updates, after = jax.eval_shape(update, params, state)
+    described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert described(updates) == described(params)
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    for before, x in zip(jax.tree.leaves(state[0]), jax.tree.leaves(after[0]), strict=True):
+        assert (before.shape, before.dtype, before.weak_type) == (x.shape, x.dtype, x.weak_type)
+    for x in jax.tree.leaves(after[0]):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            assert x.dtype == jnp.result_type(dtype, jnp.float32)
+    (value, _), _ = jax.eval_shape(value_and_grad(value_fn, estimator), params, after[0].inner)
+    assert value.dtype == jnp.result_type(dtype, jnp.float32)
+
+
+@every_method
+def test_strict_modes_of_jax(name):
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.checking_leaks(),
+    ):
+        jax.eval_shape(lambda: train(make_optimizer(make(name)), steps=1))
+
+
+@with_numbers
+def test_numbers_may_be_injected(name, number):
+    row = TABLE[name]
+
+    def factory(**numbers):
+        return make_optimizer(make(name, **numbers))
+
+    parameter = inspect.Parameter(number, inspect.Parameter.KEYWORD_ONLY)
+    factory.__signature__ = inspect.Signature([parameter])
+    optimizer = optax.inject_hyperparams(factory)(**{number: row.arguments[number]})
+    other, params = row.numbers[number], parameters()
+    step = jax.jit(make_step(optimizer))
+
+    def first_step(value):
+        state = optimizer.init(params)
+        state.hyperparams[number] = jnp.asarray(value, jnp.float32)
+        return step(params, state, batch())[0]
+
+    given, changed = first_step(row.arguments[number]), first_step(other)
+    assert difference(given, train(make_optimizer(make(name)), steps=1)[0]) < 1e-6
+    directly = train(make_optimizer(make(name, **{number: other})), steps=1)[0]
+    assert difference(changed, directly) < 1e-6
+    assert difference(changed, given) > 1e-5
+
+
+@with_numbers
+def test_numbers_may_be_schedules_of_the_step_counter(name, number):
+    row = TABLE[name]
+    first, second = row.arguments[number], row.numbers[number]
+
+    def schedule(step):
+        return jnp.where(step == 0, first, second)
+
+    scheduled, _ = train(make_optimizer(make(name, **{number: schedule})), steps=2)
+    constant = make_optimizer(make(name))
+    changed = make_optimizer(make(name, **{number: second}))
+    params, state = train(constant, steps=1)
+    params, _ = jax.jit(make_step(changed))(params, state, batch(1))
+    assert difference(scheduled, params) < 1e-6
+    assert difference(scheduled, train(constant, steps=2)[0]) > 1e-5
+
+
+@every_method
+def test_a_zero_gradient_is_finite(name):
+    evaluation, _, _ = listen(make(name), lambda p: 0.0 * loss(p, batch()))
+    assert all(jnp.all(g == 0) for g in jax.tree.leaves(evaluation.grad))
+    assert evaluation.value == 0
+
+
+@sampled
+@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_samples_that_are_not_finite_are_left_out(name, strategy, bad):
+    def broken(p):
+        return jnp.where(p["b"][0] > parameters()["b"][0], bad, 1.0) * loss(p, batch())
+
+    evaluation, state, _ = listen(make(name, s=6, strategy=strategy), broken)
+    present = np.isfinite(state.losses)
+    assert 0 < present.sum() < 6
+    weights = np.asarray(state.weights)
+    assert np.all(weights[~present] == 0)
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+    assert np.all(weights[present] > 0)
+    assert jnp.isfinite(evaluation.value)
+    assert np.all(np.isfinite(flat(evaluation.grad)))
+
+
+@every_method
+def test_if_nothing_is_finite_apply_if_finite_acts(name):
+    base = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=5)
+    optimizer, params = make_optimizer(make(name), base), parameters()
+    state = optimizer.init(params)
+    updates, state = optimizer.update(
+        params, state, params, value_fn=lambda p: jnp.nan * loss(p, batch())
+    )
+    assert np.all(flat(updates) == 0)
+    assert state[1].total_notfinite == 1
+    assert not np.isfinite(state[0].value)
+
+
+@every_method
+def test_without_noise_and_ascent_it_is_the_plain_gradient(name):
+    if TABLE[name].erm is None:
+        pytest.skip("it never is")
+    estimator = make(name, **TABLE[name].erm)
+    evaluation, _, calls = listen(estimator)
+    desired, _, _ = listen(make("erm"))
+    np.testing.assert_array_equal(flat(evaluation.grad), flat(desired.grad))
+    assert evaluation.value == desired.value
+    assert len(calls) == estimator.cost.gradients == 1
+
+
+@masked
+def test_masked_leaves_are_not_perturbed(name):
+    for mask in {"w": True, "b": False}, (lambda p: {"w": True, "b": False}):
+        _, _, calls = listen(make(name, mask=mask))
+        assert all(jnp.all(point["b"] == parameters()["b"]) for _, point in calls)
+        assert any(jnp.any(point["w"] != parameters()["w"]) for _, point in calls)
+    _, _, calls = listen(make(name))
+    assert any(jnp.any(point["b"] != parameters()["b"]) for _, point in calls)
+
+
+@every_method
+def test_aux_is_of_the_first_evaluation(name):
+    evaluation, _, calls = listen(make(name), lambda p: (loss(p, batch()), p), has_aux=True)
+    np.testing.assert_array_equal(flat(evaluation.aux), flat(calls[0][1]))
+
+
+@every_method
+def test_cost_is_what_is_called(name):
+    policies = ("first", "mean", "clean") if TABLE[name].sampled else (None,)
+    for aux in policies:
+        changes = {"aux": aux, "strategy": "unrolled", "s": 3} if aux else {}
+        estimator = make(name, **changes)
+        _, _, calls = listen(estimator)
+        kinds = [kind for kind, _ in calls]
+        assert kinds.count("gradient") == estimator.cost.gradients
+        assert kinds.count("value") == estimator.cost.values
+
+
+@every_method
+def test_convergence(name):
+    optimizer, params = make_optimizer(make(name), optax.sgd(0.01)), parameters()
+
+    def step(carry, _):
+        params, state = make_step(optimizer)(*carry, batch())
+        return (params, state), loss(params, batch())
+
+    _, losses = jax.lax.scan(step, (params, optimizer.init(params)), length=200)
+    assert losses[-1] < 0.1 * losses[0]
