@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         ARRAYS | {"flax", "matplotlib", "orbax", "rich", "scipy"},
     ),
     "recipes": (set(), set()),
-    "cli": ({"train", "analysis", "recipes"}, {"tyro", "rich"}),
+    "cli": ({"train", "analysis"}, {"tyro", "rich"}),
     "__main__": ({"cli"}, set()),
 }
 

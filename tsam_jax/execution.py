@@ -4,7 +4,8 @@ The strategies give the same numbers to rounding and differ in speed and memory:
 
 * "vectorized": one vmap over the samples. Memory grows with s. Poor for convolutions, whose
   kernels then differ by sample, which makes them grouped convolutions.
-* "unrolled": a Python loop while tracing. Fastest on XLA:CPU; compile time grows with s.
+* "unrolled": a Python loop while tracing. Best for convolutions on XLA:CPU; compile time grows
+  with s.
 * "streamed": a `lax.scan` that folds one sample after the other into a partial result
   (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
   gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868).
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from tsam_jax import _tree, tilting
 from tsam_jax._types import AuxPolicy, PyTree, Scalar, Strategy
@@ -24,7 +26,8 @@ from tsam_jax.tilting import TiltedMean
 
 STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
 
-# Above this many samples the compile time of the unrolled form outweighs its speed.
+# On accelerators, above this many samples the compile time of the unrolled form is taken to
+# outweigh its speed.
 _UNROLLED_UP_TO = 8
 
 
@@ -42,25 +45,49 @@ class Combined(NamedTuple):
     weights: jax.Array
 
 
-def choose_strategy(strategy: Strategy, s: int) -> Strategy:
-    """Resolves "auto": unrolled for few samples, streamed for many.
+def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) -> Strategy:
+    """What "auto" stands for: unrolled or streamed, by backend, model and number of samples.
+
+    * Without `jit`, or for one sample: unrolled, since a scan would be compiled anew every step.
+    * On a CPU: unrolled if the loss has convolutions, at any s (streamed they are 25 times
+      slower); else streamed, which is as fast as the others from s = 3 on and needs the memory
+      of one sample (`benchmarks/results/step-cpu.json`).
+    * Elsewhere, not measured yet: unrolled up to 8 samples, for the sake of compile time.
 
     Args:
-      strategy: what the user asked for.
-      s: number of samples.
+      sample: key -> `Evaluation` of that sample; it is traced to look for convolutions.
+      keys: shape (s,), PRNG keys.
 
     Returns:
-      One of "vectorized", "unrolled", "streamed".
+      "unrolled" or "streamed".
 
-    Cost: none.
+    Cost: none at run time.
 
     Example:
-      >>> choose_strategy("auto", 3), choose_strategy("auto", 64)
-      ('unrolled', 'streamed')
+      >>> import jax, jax.numpy as jnp
+      >>> sample = lambda key: Evaluation(jnp.float32(2.0), None, jnp.ones(2))
+      >>> choose_strategy(sample, jax.random.split(jax.random.key(0), 3))
+      'unrolled'
     """
-    if strategy != "auto":
-        return strategy
+    s = keys.shape[0]
+    if s == 1 or not isinstance(keys, jax.core.Tracer):
+        return "unrolled"
+    if jax.default_backend() == "cpu":
+        return "unrolled" if _has_convolution(jax.make_jaxpr(sample)(keys[0])) else "streamed"
     return "unrolled" if s <= _UNROLLED_UP_TO else "streamed"
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    """Looks through a jaxpr and those inside its equations."""
+    if isinstance(jaxpr, ClosedJaxpr):
+        jaxpr = jaxpr.jaxpr
+    if isinstance(jaxpr, Jaxpr):
+        return any(
+            equation.primitive.name == "conv_general_dilated"
+            or any(_has_convolution(value) for value in equation.params.values())
+            for equation in jaxpr.eqns
+        )
+    return isinstance(jaxpr, (tuple, list)) and any(map(_has_convolution, jaxpr))
 
 
 def combine_samples(
@@ -97,10 +124,11 @@ def combine_samples(
       ([1.0, 1.0], 2.0)
     """
     run = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
-    grad, losses, auxes = run[choose_strategy(strategy, keys.shape[0])](sample, keys, tilt)
+    chosen = choose_strategy(sample, keys) if strategy == "auto" else strategy
+    grad, losses, auxes = run[chosen](sample, keys, tilt)
     value = tilting.tilted_loss(losses, tilt)
-    chosen = _combine_aux(auxes, jnp.isfinite(losses), aux)
-    return Combined(Evaluation(value, chosen, grad), losses, tilting.tilt_weights(losses, tilt))
+    kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
+    return Combined(Evaluation(value, kept, grad), losses, tilting.tilt_weights(losses, tilt))
 
 
 # Each strategy returns the tilted gradient, the losses (s,) with NaN for a sample that is

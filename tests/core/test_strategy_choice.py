@@ -1,0 +1,51 @@
+"""What "auto" stands for."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tsam_jax.estimator import Evaluation
+from tsam_jax.execution import choose_strategy
+
+
+def dense(key):
+    x = jax.random.normal(key, (2, 3))
+    return Evaluation(jnp.sum(x @ x.T), None, x)
+
+
+def convolutional(key):
+    x = jax.random.normal(key, (1, 4, 4, 1))
+    image = jax.lax.conv_general_dilated(
+        x, jnp.ones((2, 2, 1, 1)), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return Evaluation(jnp.sum(image), None, x)
+
+
+def hidden(key):
+    """The convolution stands in a branch of a conditional, under jit and checkpoint."""
+    inner = jax.jit(jax.checkpoint(convolutional))
+    return jax.lax.cond(jax.random.bernoulli(key), inner, inner, key)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule for CPU")
+@pytest.mark.parametrize("s", [3, 64])
+@pytest.mark.parametrize(
+    ("sample", "choice"),
+    [(dense, "streamed"), (convolutional, "unrolled"), (hidden, "unrolled")],
+)
+def test_under_jit_on_cpu_only_convolutions_are_unrolled(sample, choice, s):
+    seen = []
+
+    @jax.jit
+    def step(keys):
+        seen.append(choose_strategy(sample, keys))
+        return keys
+
+    step(jax.random.split(jax.random.key(0), s))
+    assert seen == [choice]
+
+
+def test_without_jit_and_for_one_sample_it_is_unrolled():
+    keys = jax.random.split(jax.random.key(0), 64)
+    assert choose_strategy(dense, keys) == "unrolled"
+    assert jax.jit(lambda k: jnp.float32(choose_strategy(dense, k[:1]) == "unrolled"))(keys) == 1
