@@ -6,10 +6,10 @@ Only what is known before tracing is checked; tracers and schedules pass.
 import math
 import numbers
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 
-def is_static_number(x: Any) -> bool:
+def is_static_number(x: Any) -> TypeGuard[float]:
     """Says whether `x` is a Python or NumPy number, known before tracing."""
     return isinstance(x, numbers.Real) and not isinstance(x, bool)
 
