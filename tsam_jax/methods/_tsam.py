@@ -122,6 +122,7 @@ def tsam(
     paper: delta = 0 by default, as in the official code; "half" is the paper's.
     """
     check_nonnegative("tsam", rho=rho)
+    check_nonnegative("tsam", finite=False, t=t)
     if delta != "half":
         check_nonnegative("tsam", delta=delta)
         if is_static_number(t) and is_static_number(delta) and delta > t:

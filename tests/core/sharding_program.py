@@ -1,0 +1,54 @@
+"""Run on 8 devices by test_contract_of_samples.py; writes the methods whose sharding is stable."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from contract_table import TABLE, loss, make
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tsam_jax import estimate_gradient
+
+
+def main() -> None:
+    assert jax.device_count() == 8
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=2 * (AxisType.Auto,))
+
+    def place(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    start = {"w": jnp.linspace(-1.0, 1.0, 16).reshape(4, 4), "b": jnp.linspace(-0.3, 0.3, 4)}
+    x = jax.random.normal(jax.random.key(0), (8, 4))
+    for name in TABLE:
+        optimizer = optax.chain(estimate_gradient(make(name)), optax.adam(0.1))
+
+        @jax.jit
+        def step(params, state, x, optimizer=optimizer):
+            updates, state = optimizer.update(params, state, params, value_fn=lambda p: loss(p, x))
+            return updates, optax.apply_updates(params, updates), state
+
+        params = {"w": place(start["w"], None, "model"), "b": place(start["b"], "model")}
+        state = jax.jit(optimizer.init)(params)
+        state = jax.tree.map(
+            lambda s, p=params: place(s) if s.ndim == 0 or s.shape == (2,) else s, state
+        )
+        placed = jax.tree.map(lambda y: y.sharding, params)
+        for _ in range(2):
+            updates, params, state = step(params, state, place(x, "data"))
+            for leaf in "wb":
+                for tree in updates, params, state[1][0].mu:
+                    ndim = start[leaf].ndim
+                    assert tree[leaf].sharding.is_equivalent_to(placed[leaf], ndim), (name, leaf)
+        for diagnostic in jax.tree.leaves(state[0]):
+            assert diagnostic.sharding.is_fully_replicated, name
+
+        alone, alone_state = start, optimizer.init(start)
+        for _ in range(2):
+            _, alone, alone_state = step(alone, alone_state, x)
+        for leaf in "wb":
+            np.testing.assert_allclose(params[leaf], alone[leaf], rtol=1e-4, atol=1e-4)
+        print(name)  # noqa: T201 - read by the test
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What sampled methods must do, beyond test_contract.py; and the limits that are documented."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from contract_table import TABLE, batch, loss, make, parameters
+from test_contract import difference, every_method, flat, listen, make_optimizer, sampled, train
+
+from tsam_jax import estimate_gradient, methods, noise, value_and_grad
+
+
+def fun(p):
+    """The loss, with an auxiliary output that tells points apart: an array and an integer."""
+    return loss(p, batch()), {"mean": p["w"] * 2, "count": jnp.sum(p["w"] > 0)}
+
+
+@sampled
+@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+@pytest.mark.parametrize("policy", ["first", "mean", "clean"])
+def test_aux_policies(name, policy, strategy):
+    s = 3
+    _, _, calls = listen(make(name, aux=policy, s=s, strategy="unrolled"), fun, has_aux=True)
+    points = [point for kind, point in calls if kind == "gradient"]
+    evaluations = len(points) // s
+    noise_points = points[::evaluations]  # a sample is its noise point, then what follows
+    desired = {
+        "first": fun(noise_points[0])[1]["mean"],
+        "mean": sum(fun(point)[1]["mean"] for point in noise_points) / s,
+        "clean": fun(parameters())[1]["mean"],
+    }[policy]
+    evaluation, _, _ = listen(make(name, aux=policy, s=s, strategy=strategy), fun, has_aux=True)
+    np.testing.assert_allclose(evaluation.aux["mean"], desired, rtol=1e-6, atol=1e-6)
+    assert evaluation.aux["count"].dtype == jnp.int32
+
+
+@sampled
+@pytest.mark.parametrize("policy", ["first", "mean"])
+def test_aux_of_a_sample_that_is_not_finite_is_not_used(name, policy):
+    def broken(p):
+        present = p["b"][0] < parameters()["b"][0]
+        value, aux = fun(p)
+        return jnp.where(present, value, jnp.nan), jnp.where(present, aux["mean"], jnp.nan)
+
+    evaluation, state, _ = listen(make(name, aux=policy, s=6), broken, has_aux=True)
+    assert 0 < np.isfinite(state.losses).sum() < 6
+    assert np.all(np.isfinite(evaluation.aux))
+
+
+@sampled
+@pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
+def test_strategies_agree(name, strategy):
+    results = [train(make_optimizer(make(name, strategy=x)), steps=1) for x in (strategy, "auto")]
+    (params, state), (desired, desired_state) = results
+    np.testing.assert_allclose(flat(params), flat(desired), rtol=2e-6)
+    np.testing.assert_allclose(state[0].inner.losses, desired_state[0].inner.losses, rtol=2e-6)
+
+
+@sampled
+def test_vmap_over_tilts_and_keys(name):
+    def estimate(t, key):
+        estimator = make(name, t=t, **({"delta": 0.0} if "delta" in TABLE[name].numbers else {}))
+        state = estimator.init(parameters())._replace(key=key)
+        return value_and_grad(lambda p: loss(p, batch()), estimator)(parameters(), state)[0]
+
+    tilts, keys = jnp.array([0.0, 3.0, jnp.inf]), jax.random.split(jax.random.key(1), 3)
+    mapped = jax.jit(jax.vmap(estimate))(tilts, keys)
+    single = jax.jit(estimate)
+    one_by_one = [single(t, key) for t, key in zip(tilts, keys, strict=True)]
+    desired = jax.tree.map(lambda *x: jnp.stack(x), *one_by_one)
+    np.testing.assert_allclose(flat(mapped), flat(desired), rtol=1e-5, atol=1e-6)
+
+
+def test_updates_and_state_keep_their_sharding():
+    program = Path(__file__).parent / "sharding_program.py"
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == list(methods.METHODS)
+
+
+@every_method
+def test_what_comes_before_the_estimator_is_discarded(name):
+    """Documented: clipping and the like belong behind it."""
+    plain = estimate_gradient(make(name))
+    params = parameters()
+
+    def gradient(optimizer):
+        return optimizer.update(
+            params, optimizer.init(params), params, value_fn=lambda p: loss(p, batch())
+        )[0]
+
+    before = gradient(optax.chain(optax.clip_by_global_norm(1e-3), plain))
+    np.testing.assert_array_equal(flat(before), flat(gradient(plain)))
+    behind = gradient(optax.chain(plain, optax.clip_by_global_norm(1e-3)))
+    np.testing.assert_allclose(np.linalg.norm(flat(behind)), 1e-3, rtol=1e-5)
+
+
+@every_method
+def test_multi_steps_sees_only_the_last_micro_batch(name):
+    """Documented: accumulate inside of `value_fn` instead."""
+    optimizer = optax.MultiSteps(make_optimizer(make(name), optax.sgd(1.0)), 2)
+    params = parameters()
+    state = optimizer.init(params)
+    for k in range(2):
+        updates, state = optimizer.update(
+            params, state, params, value_fn=lambda p, k=k: loss(p, batch(k))
+        )
+    last, _, _ = listen(make(name), lambda p: loss(p, batch(1)))
+    assert difference(updates, jax.tree.map(jnp.negative, last.grad)) < 1e-5
+    inside, _, _ = listen(make(name), lambda p: (loss(p, batch(0)) + loss(p, batch(1))) / 2)
+    assert difference(inside.grad, last.grad) > 1e-2
+
+
+@every_method
+def test_value_and_grad_has_the_signature_of_jax(name):
+    def with_more(p, x, *, scale, offset=0.0):
+        return scale * loss(p, x) + offset, jnp.float32(7)
+
+    estimator, params = make(name), parameters()
+    state = estimator.init(params)
+    both = value_and_grad(with_more, estimator, has_aux=True)
+    ((value, aux), grads), after = both(params, state, batch(), scale=1.0, offset=2.0)
+    plain = value_and_grad(loss, estimator)
+    (plain_value, plain_grads), _ = plain(params, state, batch())
+    np.testing.assert_allclose(value, plain_value + 2.0, rtol=1e-6)
+    np.testing.assert_allclose(flat(grads), flat(plain_grads), rtol=1e-4, atol=1e-5)
+    assert aux == 7
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@every_method
+def test_flat_and_nested_parameters(name):
+    for params in (jnp.ones(3), (jnp.ones(2), [jnp.ones(()), {"x": jnp.ones((1, 1))}], None)):
+        estimator = make(name)
+        square = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))  # noqa: E731
+        (value, grad), _ = value_and_grad(square, estimator)(params, estimator.init(params))
+        assert jax.tree.structure(grad) == jax.tree.structure(params)
+        assert jnp.isfinite(value)
+
+
+def test_the_user_law_is_called_once_a_sample_in_order():
+    calls = []
+
+    def law(key, params):
+        calls.append(key)
+        return jax.tree.map(jnp.zeros_like, params)
+
+    estimator = methods.tsam(1.0, 0.1, 4, noise=law, strategy="unrolled", key=9)
+    _, _, _ = listen(estimator)
+    desired = jax.random.split(jax.random.fold_in(jax.random.key(9), 0), 4)
+    np.testing.assert_array_equal(
+        jax.random.key_data(jnp.stack(calls)), jax.random.key_data(desired)
+    )
+
+
+def test_frozen_noise_law_is_seen_only_by_the_masked_leaves():
+    seen = []
+
+    def law(key, params):
+        seen.append(params)
+        return noise.none(key, params)
+
+    listen(methods.tsam(1.0, 0.1, 1, noise=law, mask={"w": True, "b": False}))
+    assert seen[0]["b"] is None
+    assert seen[0]["w"] is not None
+
+
+def test_every_sampled_method_is_marked():
+    for name, row in TABLE.items():
+        assert row.sampled == hasattr(make(name).init(parameters()), "weights")
