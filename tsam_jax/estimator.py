@@ -143,6 +143,7 @@ def value_and_grad(
     """
 
     def estimate(params: Params, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
+        params = jax.tree.map(jnp.asarray, params)
         oracle = make_oracle(lambda p: fun(p, *args, **kwargs), has_aux=has_aux)
         (value, aux, grad), state = estimator.estimate(oracle, params, state)
         return (((value, aux) if has_aux else value), grad), state

@@ -158,7 +158,7 @@ def _unrolled(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
 
 def _streamed(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
     shapes = jax.eval_shape(sample, keys[0])
-    no_grad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.grad)
+    no_grad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes.grad)
     no_sample = tilting.tilted_mean(jnp.full((), jnp.nan, shapes.value.dtype), no_grad)
 
     def body(part: TiltedMean, key: jax.Array) -> tuple[TiltedMean, tuple[jax.Array, PyTree]]:

@@ -98,6 +98,7 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
                 " value_fn=lambda p: loss(p, batch))`."
             )
             raise TypeError(msg)
+        params = jax.tree.map(jnp.asarray, params)
         evaluation, inner = estimator.estimate(make_oracle(value_fn), params, state.inner)
         return evaluation.grad, EstimateGradientState(
             evaluation.value.astype(state.value.dtype), inner

@@ -7,7 +7,23 @@ import optax
 from contract_table import TABLE, loss, make
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tsam_jax import estimate_gradient
+from tsam_jax import estimate_gradient, value_and_grad
+
+
+def explicit(name):
+    """With the shardings in the types: "streamed" carries a gradient through a scan."""
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Explicit,))
+    estimator = make(name, **({"strategy": "streamed"} if TABLE[name].sampled else {}))
+    spec = NamedSharding(mesh, PartitionSpec(None, "model"))
+    with jax.set_mesh(mesh):
+        params = jax.device_put(jnp.linspace(-1.0, 1.0, 16).reshape(2, 8), spec)
+
+        @jax.jit
+        def gradient(params):
+            fun = value_and_grad(lambda p: jnp.mean((p - 0.3) ** 4), estimator)
+            return fun(params, estimator.init(params))[0][1]
+
+        assert gradient(params).sharding.is_equivalent_to(spec, 2), name
 
 
 def main() -> None:
@@ -47,6 +63,7 @@ def main() -> None:
             _, alone, alone_state = step(alone, alone_state, x)
         for leaf in "wb":
             np.testing.assert_allclose(params[leaf], alone[leaf], rtol=1e-4, atol=1e-4)
+        explicit(name)
         print(name)  # noqa: T201 - read by the test
 
 

@@ -140,7 +140,12 @@ def test_value_and_grad_has_the_signature_of_jax(name):
 
 @every_method
 def test_flat_and_nested_parameters(name):
-    for params in (jnp.ones(3), (jnp.ones(2), [jnp.ones(()), {"x": jnp.ones((1, 1))}], None)):
+    for params in (
+        2.0,
+        np.ones(3),
+        jnp.ones(3),
+        (jnp.ones(2), [jnp.ones(()), {"x": jnp.ones((1, 1))}], None),
+    ):
         estimator = make(name)
         square = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))  # noqa: E731
         (value, grad), _ = value_and_grad(square, estimator)(params, estimator.init(params))

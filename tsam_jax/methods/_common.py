@@ -1,5 +1,6 @@
 """What several methods share: schedules, keys, the ascent step, the sampled state."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,8 @@ def at(value: ScalarOrSchedule, step: jax.Array) -> Scalar:
 
 def as_key(key: KeyLike) -> Any:
     """A typed PRNG key of its own buffer, from a seed, a typed key or a legacy uint32 key."""
+    if isinstance(key, numbers.Integral):
+        return jax.random.key(int(key))
     key = jnp.asarray(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jnp.copy(key)  # states may be donated, and the user's key must survive that
