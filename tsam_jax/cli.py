@@ -1,5 +1,6 @@
 """The command line: `tsam-jax compare`, `tsam-jax sweep`, `tsam-jax train`."""
 
+import dataclasses
 import datetime as dt
 import sys
 from collections.abc import Callable, Sequence
@@ -51,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(command: Compare, console: Console) -> int:
-    config.parse_methods(command.methods)
     directory = _new_directory(command.out, "compare")
     comparison = compare(command, directory, console)
     write_report(comparison, directory)
@@ -61,7 +61,6 @@ def _compare(command: Compare, console: Console) -> int:
 
 
 def _sweep(command: Sweep, console: Console) -> int:
-    config.parse_methods(command.methods)
     directory = _new_directory(command.out, "sweep")
     found = sweep(command, directory, console)
     console.print(render(found))
@@ -72,10 +71,12 @@ def _sweep(command: Sweep, console: Console) -> int:
 
 def _train(command: Train, console: Console) -> int:
     if command.resume is None:
-        config.parse_methods((command.method,))
         directory = _new_directory(command.out, "train")
     else:
         directory = command.resume
+        if dataclasses.replace(command, resume=None) != Train():
+            msg = "`--resume` goes on with a run as it was started: leave out the other options."
+            raise config.ConfigError(msg)
         command = load_command(directory)
         config.check_writable(directory)
     result = train(command, directory, console)

@@ -105,7 +105,10 @@ def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys
     assert found["chosen"] == {"erm": "erm(lr=0.05)", "sam": "sam(rho=0.05, lr=0.05)"}
     assert found["settings_tried"] == {"erm": 2, "sam": 2}
     for path in ("sweep.json", "metrics.jsonl"):
-        assert "test_" not in (out / path).read_text()
+        text = (out / path).read_text()
+        assert "validation_accuracy" in text
+        assert "test_accuracy" not in text
+        assert "test_loss" not in text
     assert "tsam-jax compare --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
 
 
@@ -148,8 +151,9 @@ def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
         (["compare", "--train-size", "5000"], "`--train-size` must be between 1 and 1499"),
         (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
         (["sweep", "--methods", "sam(rho=[])"], "empty list"),
-        (["train", "--method", "sam(rho=[1,2])"], "trains one setting, got 2"),
+        (["train", "--method", "sam(rho=[1,2])"], "`--method` takes one setting, got 2"),
         (["train", "--checkpoint-every", "0"], "`--checkpoint-every` must be"),
+        (["train", "--resume", "nowhere", "--epochs", "9"], "leave out the other options"),
         (["train", "--resume", "nowhere"], "is not the directory of a training run"),
     ],
 )

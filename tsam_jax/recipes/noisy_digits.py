@@ -12,8 +12,9 @@ SETTINGS = {
 """The setting that each method's search chose."""
 
 SEARCH = (
-    "erm(lr=[0.01, 0.03, 0.1], weight_decay=[5e-4, 2e-3, 5e-3, 1e-2])",
-    "sam(rho=[0.7, 0.8, 0.9, 1.0], lr=[0.01, 0.03, 0.1])",
-    "tsam(t=[1, 20], rho=[0.7, 0.8, 0.9], s=3, noise=[sphere(rms=0.01), sphere(rms=0.02)])",
+    "erm(lr=[0.01, 0.03, 0.1], weight_decay=[0.0005, 0.005, 0.01, 0.02])",
+    "sam(rho=[0.6, 0.8, 1.0], lr=[0.01, 0.03], weight_decay=[0.0005, 0.005])",
+    "tsam(t=[1, 20], rho=[0.6, 0.7, 0.8], s=3, noise=sphere(rms=0.02), lr=0.03,"
+    " weight_decay=[0.0005, 0.005])",
 )
 """The grids of `tsam-jax sweep`: the same number of settings for each method."""

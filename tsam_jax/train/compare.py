@@ -37,6 +37,11 @@ class Compare:
     runs: config.Runs = dataclasses.field(default_factory=config.Runs)
     """Seeds and measurements."""
 
+    def __post_init__(self) -> None:
+        """Checks what the parts cannot check by themselves."""
+        config.parse_methods(self.methods)
+        config.check_batch(self.task, self.optimizer)
+
 
 def compare(command: Compare, directory: Path, console: Console) -> Comparison:
     """Trains, measures, and returns what was found; metrics are logged on the way.
@@ -48,10 +53,6 @@ def compare(command: Compare, directory: Path, console: Console) -> Comparison:
 
     Returns:
       A `Comparison`; `complete` is False if the user interrupted it.
-
-    Raises:
-      ConfigError: if the configuration cannot be run.
-      SettingError: if a setting cannot be read.
     """
     settings = config.parse_methods(command.methods)
     runner = Runner(

@@ -12,8 +12,11 @@ from tsam_jax.recipes import noisy_digits
 from tsam_jax.train.settings import Setting, parse
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the option."""
+class ConfigError(Exception):
+    """A configuration that cannot be run; the message names the option.
+
+    Not a ValueError, which the parser of the command line would show in a form of its own.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

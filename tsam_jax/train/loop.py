@@ -14,14 +14,8 @@ from tsam_jax.train.config import Optimizer
 from tsam_jax.train.settings import Setting
 from tsam_jax.train.task import Batch, Data, Network
 
-METRICS = (
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
+PARTS = Data._fields
+"""The parts of a data set that can be measured."""
 
 
 class TrainState(NamedTuple):
@@ -50,7 +44,8 @@ class Program(NamedTuple):
     Attributes:
       init: seeds, shape (g,), int32 -> `TrainState` with a leading axis g.
       advance: (state, data, number of epochs) -> state; the old state is given up.
-      measure: (state, data) -> each of `METRICS`, shape (g,).
+      measure: (state, data) -> loss and accuracy of the measured parts, "test_loss" say; shape
+        (g,) each.
       cost: what one step costs.
       steps_per_epoch: optimizer steps an epoch.
     """
@@ -63,7 +58,11 @@ class Program(NamedTuple):
 
 
 def make_program(
-    network: Network, setting: Setting, optimizer: Optimizer, train_size: int
+    network: Network,
+    setting: Setting,
+    optimizer: Optimizer,
+    train_size: int,
+    parts: Sequence[str] = PARTS,
 ) -> Program:
     """Compiles the training of one setting.
 
@@ -73,6 +72,7 @@ def make_program(
       optimizer: the base optimizer, before what the setting replaces.
       train_size: number of training examples; what is left of an epoch after the last full
         batch is left out.
+      parts: what is measured, some of `PARTS`.
 
     Returns:
       A `Program`.
@@ -118,8 +118,11 @@ def make_program(
         return TrainState(*jax.lax.fori_loop(0, epochs, body, state))
 
     def measure(state: TrainState, data: Data) -> dict[str, jax.Array]:
-        pairs = [network.measure(state.params, state.rest, part) for part in data]
-        return dict(zip(METRICS, [x for pair in pairs for x in pair], strict=True))
+        metrics: dict[str, jax.Array] = {}
+        for part in parts:
+            loss, accuracy = network.measure(state.params, state.rest, getattr(data, part))
+            metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        return metrics
 
     shared: Any = None
     axes = Data(Batch(shared, 0), shared, shared)  # type: ignore[arg-type]  # labels differ by seed
@@ -139,7 +142,7 @@ class Round(NamedTuple):
       state: the state, until the next round is asked for.
       epoch: epochs done.
       seconds: time that the epochs of this round took, compilation and measuring left out.
-      metrics: each of `METRICS`, shape (g,).
+      metrics: loss and accuracy of the measured parts, shape (g,) each.
     """
 
     state: TrainState

@@ -26,7 +26,7 @@ class Trained:
       epochs: planned epochs.
       seeds: the seeds that have been measured at least once, or all of them.
       curve_epochs: epochs at which they were measured, shape (points,).
-      curves: each of `loop.METRICS`, shape (seeds, points).
+      curves: loss and accuracy of the measured parts, shape (seeds, points) each.
       seconds: training time of one seed.
       state: final state, leading axis over seeds; None if the run was interrupted.
     """
@@ -49,6 +49,7 @@ class Runner:
       budget: how long to train.
       runs: seeds and measurements.
       log: file that gets one JSON line for each seed and measurement.
+      parts: the parts of the data set that are measured.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class Runner:
         budget: config.Budget,
         runs: config.Runs,
         log: Path,
+        parts: Sequence[str] = loop.PARTS,
     ) -> None:
-        config.check_batch(task, optimizer)
         self._optimizer, self._budget, self._runs, self._log = optimizer, budget, runs, log
-        self._train_size = task.train_size
+        self._train_size, self._parts = task.train_size, parts
         self.seeds = tuple(range(runs.seeds))
         self.data: Data = load_data(task, self.seeds)
         self.network: Network = make_network(task, self.data.train)
@@ -97,7 +98,9 @@ class Runner:
           None.
         """
         self.choose_groups()
-        program = loop.make_program(self.network, setting, self._optimizer, self._train_size)
+        program = loop.make_program(
+            self.network, setting, self._optimizer, self._train_size, self._parts
+        )
         epochs = self._budget.epochs_for(program.cost.gradients)
         count = len(self.seeds)
         groups = [list(range(count))] if self.together else [[row] for row in range(count)]
@@ -182,9 +185,7 @@ def _join(
         name: np.concatenate([
             np.stack([metrics[name] for metrics in record.metrics], axis=1) for record in records
         ])
-        if records
-        else np.zeros((0, 0))
-        for name in loop.METRICS
+        for name in (records[0].metrics[0] if records else ())
     }
     points = np.asarray(records[0].epochs if records else [], int)
     seconds = sum(record.seconds for record in records) / max(len(seeds), 1)

@@ -42,7 +42,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 _NAMES = {"inf": math.inf, "none": noise.none}
 
 
-class SettingError(ValueError):
+class SettingError(Exception):
     """A setting that cannot be read, or that its method refuses."""
 
 

@@ -26,8 +26,7 @@ class Train:
     out: Path | None = None
     """Directory of the run, new or empty. Default: runs/train-DATE-TIME."""
     resume: Path | None = None
-    """Directory of a run to go on with; what it was started with stays, other options are
-    refused."""
+    """Directory of a run to go on with, as it was started: it takes no other options."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; there is one at the end too."""
     task: config.Task = dataclasses.field(default_factory=config.Task)
@@ -41,14 +40,31 @@ class Train:
         """Checks the values.
 
         Raises:
-          ConfigError: if one is out of range, or `resume` comes with others.
+          ConfigError: if one is out of range.
         """
+        config.check_batch(self.task, self.optimizer)
         if self.checkpoint_every < 1 or self.seed < 0:
             msg = (
                 "`--checkpoint-every` must be >= 1 and `--seed` >= 0, got"
                 f" {self.checkpoint_every} and {self.seed}."
             )
             raise config.ConfigError(msg)
+        self.setting()
+
+    def setting(self) -> Setting:
+        """Reads the setting to train.
+
+        Returns:
+          The one setting.
+
+        Raises:
+          ConfigError: if it is a grid of several.
+        """
+        settings = config.parse_methods((self.method,))
+        if len(settings) != 1:
+            msg = f"`--method` takes one setting, got {len(settings)}: use `tsam-jax compare`."
+            raise config.ConfigError(msg)
+        return settings[0]
 
 
 def load_command(directory: Path) -> Train:
@@ -85,13 +101,8 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
 
     Returns:
       The content of result.json: the last metrics, and whether training was completed.
-
-    Raises:
-      ConfigError: if the configuration cannot be run.
-      SettingError: if the setting cannot be read.
     """
-    setting = _only(config.parse_methods((command.method,)))
-    config.check_batch(command.task, command.optimizer)
+    setting = command.setting()
     data = load_data(command.task, [command.seed])
     network = make_network(command.task, data.train)
     program = loop.make_program(network, setting, command.optimizer, command.task.train_size)
@@ -136,13 +147,6 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
     }
     provenance.write_json(directory / "result.json", result)
     return result
-
-
-def _only(settings: list[Setting]) -> Setting:
-    if len(settings) != 1:
-        msg = f"`tsam-jax train` trains one setting, got {len(settings)}: use `tsam-jax compare`."
-        raise config.ConfigError(msg)
-    return settings[0]
 
 
 def _save(checkpoints: Checkpoints, this: loop.Round, every: int, epochs: int) -> None:

@@ -37,6 +37,11 @@ class Sweep:
     runs: config.Runs = dataclasses.field(default_factory=lambda: config.Runs(evaluations=20))
     """Seeds and measurements."""
 
+    def __post_init__(self) -> None:
+        """Checks what the parts cannot check by themselves."""
+        config.parse_methods(self.methods)
+        config.check_batch(self.task, self.optimizer)
+
 
 def sweep(command: Sweep, directory: Path, console: Console) -> dict[str, Any]:
     """Trains every setting and writes sweep.json, which grows setting by setting.
@@ -49,15 +54,10 @@ def sweep(command: Sweep, directory: Path, console: Console) -> dict[str, Any]:
     Returns:
       The content of sweep.json: the settings with their validation accuracies, the chosen one of
       each method, and whether the sweep was completed.
-
-    Raises:
-      ConfigError: if the configuration cannot be run.
-      SettingError: if a setting cannot be read.
     """
     settings = config.parse_methods(command.methods)
-    runner = Runner(
-        command.task, command.optimizer, command.budget, command.runs, directory / "metrics.jsonl"
-    )
+    log, parts = directory / "metrics.jsonl", ("train", "validation")
+    runner = Runner(command.task, command.optimizer, command.budget, command.runs, log, parts)
     resolved = provenance.as_dict(command)
     provenance.write_json(directory / "config.json", resolved)
     rows: list[dict[str, Any]] = []
