@@ -4,10 +4,9 @@ BUDGET = 600.0
 """Gradient evaluations of a method, in passes over the training images."""
 
 SETTINGS = {
-    "erm": "erm()",
-    "sam": "sam(rho=0.9)",
-    "tilted_sampling": "tilted_sampling(t=20, s=3, noise=sphere(rms=0.02))",
-    "tsam": "tsam(t=20, rho=0.8, s=3, noise=sphere(rms=0.02))",
+    "erm": "erm(lr=0.01, weight_decay=0.01)",
+    "sam": "sam(rho=0.8, lr=0.01, weight_decay=0.0005)",
+    "tsam": "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03, weight_decay=0.0005)",
 }
 """The setting that each method's search chose."""
 

@@ -27,14 +27,13 @@ def versions() -> dict[str, str]:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON values."""
+    """A configuration dataclass as JSON values; where the run is kept is no part of it."""
     return {
         field.name: as_dict(value)
         if dataclasses.is_dataclass(value := getattr(config, field.name))
-        else str(value)
-        if isinstance(value, Path)
         else value
         for field in dataclasses.fields(config)
+        if field.name not in {"out", "resume"}
     }
 
 
