@@ -21,6 +21,14 @@ def x64():
 
 
 @pytest.fixture
+def fast_compile():
+    """Turns most of XLA's optimizations off, for tests whose time is nearly all compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def key(request):
     """A PRNG key of the test's own, from its id."""
     return jax.random.key(zlib.crc32(request.node.nodeid.encode()))

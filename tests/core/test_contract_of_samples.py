@@ -15,6 +15,8 @@ from test_contract import difference, every_method, flat, listen, make_optimizer
 
 from tsam_jax import estimate_gradient, methods, noise, value_and_grad
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def fun(p):
     """The loss, with an auxiliary output that tells points apart: an array and an integer."""
@@ -79,7 +81,7 @@ def test_vmap_over_tilts_and_keys(name):
 
 def test_updates_and_state_keep_their_sharding():
     program = Path(__file__).parent / "sharding_program.py"
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, program], env=environment, capture_output=True, text=True, check=False
@@ -111,10 +113,13 @@ def test_multi_steps_sees_only_the_last_micro_batch(name):
     optimizer = optax.MultiSteps(make_optimizer(make(name), optax.sgd(1.0)), 2)
     params = parameters()
     state = optimizer.init(params)
+
+    @jax.jit
+    def update(state, x):
+        return optimizer.update(params, state, params, value_fn=lambda p: loss(p, x))
+
     for k in range(2):
-        updates, state = optimizer.update(
-            params, state, params, value_fn=lambda p, k=k: loss(p, batch(k))
-        )
+        updates, state = update(state, batch(k))
     last, _, _ = listen(make(name), lambda p: loss(p, batch(1)))
     assert difference(updates, jax.tree.map(jnp.negative, last.grad)) < 1e-5
     inside, _, _ = listen(make(name), lambda p: (loss(p, batch(0)) + loss(p, batch(1))) / 2)

@@ -9,6 +9,8 @@ import scipy.stats
 
 from tsam_jax import methods, noise, value_and_grad
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 SIZED = {"sphere": noise.sphere, "ball": noise.ball, "gaussian": noise.gaussian}
 LAWS = {
     "sphere": noise.sphere(rms=0.1),

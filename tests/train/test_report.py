@@ -147,7 +147,7 @@ def test_sharpness_is_the_increase_over_the_loss_at_the_solution():
     (only,) = record.methods
     np.testing.assert_allclose(mean.lines[0].get_ydata(), only.neighbourhood_mean[0] - 0.1)
     np.testing.assert_allclose(variance.lines[0].get_ydata(), only.neighbourhood_variance[0])
-    assert (mean.get_xscale(), mean.get_yscale()) == ("log", "log")
+    assert (mean.get_xscale(), mean.get_yscale()) == ("linear", "log")
 
 
 def test_a_negative_increase_is_shown_on_a_linear_axis():
