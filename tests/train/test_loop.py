@@ -103,6 +103,9 @@ def network_logits(network, params, part):
 
 
 def test_a_gradient_budget_buys_epochs_by_cost():
+    texts = ["erm()", "sam(rho=1)", "tsam(t=1, rho=1, s=3)", "sam(rho=1, steps=6)"]
+    settings = [parse(text)[0] for text in [*texts, "sam(rho=1, steps=999)", "erm(budget=50)"]]
     budget = config.Budget(budget=600)
-    assert [budget.epochs_for(cost) for cost in (1, 2, 6, 7, 1000)] == [600, 300, 100, 85, 1]
-    assert config.Budget(epochs=9).epochs_for(6) == 9
+    assert [budget.epochs_for(setting) for setting in settings] == [600, 300, 100, 85, 1, 50]
+    fixed = config.Budget(epochs=9)
+    assert [fixed.epochs_for(setting) for setting in settings] == [9, 9, 9, 9, 9, 50]

@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tsam_jax.data.digits import NUM_IMAGES
 from tsam_jax.recipes import noisy_digits
@@ -64,7 +64,7 @@ class Optimizer:
 
     def for_setting(self, setting: Setting) -> "Optimizer":
         """The optimizer with what the setting replaces."""
-        return dataclasses.replace(self, **dict[str, Any](setting.overrides))
+        return _overridden(self, setting)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,12 @@ class Budget:
         if self.epochs is not None:
             _check("epochs", self.epochs, low=1)
 
-    def epochs_for(self, gradients_per_step: float) -> int:
-        """Epochs of a method that spends so many gradients a step: at least 1."""
-        return self.epochs or max(1, math.floor(self.budget / gradients_per_step))
+    def epochs_for(self, setting: Setting) -> int:
+        """Epochs that the budget buys a setting, by what its steps cost: at least 1."""
+        own = _overridden(self, setting)
+        if self.epochs is not None and "budget" not in setting.overrides:
+            return self.epochs
+        return max(1, math.floor(own.budget / setting.build().cost.gradients))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +179,16 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         msg = f"`--out`: cannot write to {path}: {os.strerror(error.errno or 0)}."
         raise ConfigError(msg) from error
+
+
+_Config = TypeVar("_Config")
+
+
+def _overridden(shared: _Config, setting: Setting) -> _Config:
+    """Replaces what the setting has of its own."""
+    names = {field.name for field in dataclasses.fields(shared)}  # type: ignore[arg-type]
+    own: dict[str, Any] = {k: v for k, v in setting.overrides.items() if k in names}
+    return dataclasses.replace(shared, **own)  # type: ignore[type-var]
 
 
 def _check(

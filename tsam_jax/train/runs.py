@@ -75,7 +75,7 @@ class Runner:
             gradients = setting.build().cost.gradients
             batch_size = self._optimizer.for_setting(setting).batch_size
             steps = self._train_size // batch_size
-            epochs = self._budget.epochs_for(gradients)
+            epochs = self._budget.epochs_for(setting)
             work[setting.text] = epochs * steps * gradients * len(self.seeds)
         return work
 
@@ -101,7 +101,7 @@ class Runner:
         program = loop.make_program(
             self.network, setting, self._optimizer, self._train_size, self._parts
         )
-        epochs = self._budget.epochs_for(program.cost.gradients)
+        epochs = self._budget.epochs_for(setting)
         count = len(self.seeds)
         groups = [list(range(count))] if self.together else [[row] for row in range(count)]
         states: list[loop.TrainState] = []

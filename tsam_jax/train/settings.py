@@ -2,9 +2,10 @@
 
 `tsam(t=20, rho=0.8, s=3, noise=sphere(rms=0.02), lr=0.03)` names a function of
 `tsam_jax.methods.METHODS` with its arguments; noise laws of `tsam_jax.noise` and schedules of
-optax may stand inside. `lr`, `momentum` and `weight_decay` are not the method's: they replace
-the shared value for this method alone. A list is a grid: `sam(rho=[0.1, 0.2])` stands for two
-settings. Nothing is executed but these named functions.
+optax may stand inside. `lr`, `momentum`, `weight_decay` and `budget` are not the method's: they
+replace the shared value for this method alone (the paper's ESAM1 is SAM with a larger budget). A
+list is a grid: `sam(rho=[0.1, 0.2])` stands for two settings. Nothing is executed but these
+named functions.
 """
 
 import ast
@@ -23,7 +24,7 @@ from tsam_jax import noise
 from tsam_jax.estimator import GradientEstimator
 from tsam_jax.methods import METHODS
 
-OVERRIDES = ("lr", "momentum", "weight_decay")
+OVERRIDES = ("lr", "momentum", "weight_decay", "budget")
 
 _SCHEDULES = [
     "constant_schedule",

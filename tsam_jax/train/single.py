@@ -106,7 +106,7 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
     data = load_data(command.task, [command.seed])
     network = make_network(command.task, data.train)
     program = loop.make_program(network, setting, command.optimizer, command.task.train_size)
-    epochs = command.budget.epochs_for(program.cost.gradients)
+    epochs = command.budget.epochs_for(setting)
     per_epoch = program.steps_per_epoch * program.cost.gradients
     fresh = program.init(jnp.asarray([command.seed]))
     if command.resume is None:
