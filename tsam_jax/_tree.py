@@ -33,14 +33,31 @@ def norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(squares, start=jnp.zeros((), dtype)))
 
 
+def inner(a: PyTree, b: PyTree) -> jax.Array:
+    """The real inner product over all leaves together, in float32 at least."""
+    dtype = accumulator_dtype(a, b)
+
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        wide = jnp.result_type(dtype, x, y)
+        return jnp.sum(jnp.real(jnp.conj(x).astype(wide) * y.astype(wide)))
+
+    return sum(jax.tree.leaves(jax.tree.map(product, a, b)), start=jnp.zeros((), dtype))
+
+
+def _times(x: jax.Array, factor: Scalar) -> jax.Array:
+    wide = accumulator_dtype(x)
+    return (jnp.asarray(factor, wide) * x.astype(jnp.result_type(wide, x))).astype(x.dtype)
+
+
 def scale(tree: PyTree, factor: Scalar) -> PyTree:
     """Multiplies in float32 at least, and returns the dtypes of `tree`."""
+    return jax.tree.map(lambda x: _times(x, factor), tree)
 
-    def scaled(x: jax.Array) -> jax.Array:
-        wide = accumulator_dtype(x)
-        return (jnp.asarray(factor, wide) * x.astype(jnp.result_type(wide, x))).astype(x.dtype)
 
-    return jax.tree.map(scaled, tree)
+def multiply(tree: PyTree, factors: PyTree) -> PyTree:
+    """The product of the entries; where `tree` has None, as `select` puts it, so has the result."""
+    times = lambda x, factor: None if x is None else _times(x, factor)  # noqa: E731
+    return jax.tree.map(times, tree, factors, is_leaf=lambda x: x is None)
 
 
 def unit(tree: PyTree) -> PyTree:
@@ -68,6 +85,24 @@ def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
         return (x.astype(wide) + step).astype(x.dtype)
 
     return jax.tree.map(moved, direction, tree, is_leaf=lambda d: d is None)
+
+
+def lerp(a: PyTree, b: PyTree, weight: Scalar) -> PyTree:
+    """Returns (1 - weight) * a + weight * b, in the dtypes of `a`; weights beyond 1 are allowed."""
+
+    def mixed(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = accumulator_dtype(x)
+        w, wide = jnp.asarray(weight, dtype), jnp.result_type(dtype, x)
+        return ((1 - w) * x.astype(wide) + w * y.astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(mixed, a, b)
+
+
+def reject(a: PyTree, b: PyTree) -> PyTree:
+    """The part of `a` that is orthogonal to `b`: a - <a, b> b / ||b||^2; `a` if `b` is zero."""
+    squares = inner(b, b)
+    share = jnp.where(squares > 0, inner(a, b) / jnp.where(squares > 0, squares, 1), 0)
+    return add(a, b, -share)
 
 
 def all_finite(*trees: PyTree) -> jax.Array:

@@ -45,7 +45,7 @@ class Combined(NamedTuple):
     weights: jax.Array
 
 
-def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) -> Strategy:
+def choose_strategy(sample: Callable[[jax.Array], Any], keys: jax.Array) -> Strategy:
     """What "auto" stands for: unrolled or streamed, by backend, model and number of samples.
 
     * Without `jit`, or for one sample: unrolled, since a scan would be compiled anew every step.
@@ -56,7 +56,7 @@ def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) 
 
     Args:
       sample: key -> `Evaluation` of that sample; it is traced to look for convolutions.
-      keys: shape (s,), PRNG keys.
+      keys: shape (s,), PRNG keys, or what else tells the samples apart.
 
     Returns:
       "unrolled" or "streamed".
@@ -88,6 +88,29 @@ def _has_convolution(jaxpr: Any) -> bool:
             for equation in jaxpr.eqns
         )
     return isinstance(jaxpr, (tuple, list)) and any(map(_has_convolution, jaxpr))
+
+
+def map_values(fun: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
+    """Evaluates losses at several points, one after the other, in the form that "auto" chooses.
+
+    Args:
+      fun: number -> loss of shape ().
+      xs: shape (n,), the numbers.
+
+    Returns:
+      The losses, shape (n,).
+
+    Cost: n times that of `fun`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> map_values(lambda x: x**2, jnp.array([1.0, 3.0])).tolist()
+      [1.0, 9.0]
+    """
+    if choose_strategy(fun, xs) == "unrolled":
+        return jnp.stack([fun(x) for x in xs])
+    losses: jax.Array = jax.lax.map(fun, xs)
+    return losses
 
 
 def combine_samples(

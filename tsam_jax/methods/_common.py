@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _tree
-from tsam_jax._types import KeyLike, Mask, Params, Scalar, ScalarOrSchedule
+from tsam_jax._checks import check_nonnegative, is_static_number
+from tsam_jax._types import KeyLike, Mask, Params, PyTree, Scalar, ScalarOrSchedule
 
 AUX_POLICIES = ("first", "mean", "clean")
 
@@ -44,6 +45,45 @@ def as_key(key: KeyLike) -> Any:
     return jax.random.wrap_key_data(key.copy())
 
 
-def ascend(params: Params, grad: Params, rho: Scalar, mask: Mask | None) -> Params:
-    """The point params + rho * grad / ||grad|| over the masked leaves; `params` if grad is 0."""
-    return _tree.add(params, _tree.unit(_tree.select(grad, mask)), rho)
+def ascend(
+    params: Params, grad: Params, rho: Scalar, mask: Mask | None, sizes: PyTree = None
+) -> Params:
+    """The point params + rho * T^2 grad / ||T grad|| over the masked leaves; `params` if that is 0.
+
+    Args:
+      params: where the ascent starts.
+      grad: its direction: the gradient there, or what a method has in its place.
+      rho: its length in the metric of T.
+      mask: which leaves are perturbed.
+      sizes: the diagonal operator T: see `sizes_of`. Default: 1.
+
+    Returns:
+      The point, in the dtypes of `params`.
+    """
+    direction = _tree.select(grad, mask)
+    if sizes is None:
+        return _tree.add(params, _tree.unit(direction), rho)
+    direction = _tree.unit(_tree.multiply(direction, sizes))
+    return _tree.add(params, _tree.multiply(direction, sizes), rho)
+
+
+def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:
+    """ASAM's T: |params| + eta, in float32 at least, on the leaves that `adapt` names; else 1."""
+
+    def size(adapted: Any, x: jax.Array) -> jax.Array:
+        dtype = _tree.accumulator_dtype(x)
+        if not adapted:
+            return jnp.ones((), dtype)
+        return jnp.abs(x).astype(dtype) + jnp.asarray(eta, dtype)
+
+    flags = jax.tree.broadcast(adapt(params) if callable(adapt) else adapt, params)
+    return jax.tree.map(size, flags, params)
+
+
+def check_share(owner: str, /, **arguments: Any) -> None:
+    """Refuses numbers outside 0..1."""
+    check_nonnegative(owner, **arguments)
+    for name, x in arguments.items():
+        if is_static_number(x) and x > 1:
+            msg = f"`{owner}({name}=...)` must be a number between 0 and 1, got {x!r}."
+            raise ValueError(msg)
