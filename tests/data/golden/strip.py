@@ -29,6 +29,10 @@ FAMILIES = {
     "tsam_quad": ("tsam/quad_*.npz", TSAM),
     "davda54_sam": ("peers/davda54_sam__sam_*.npz", PEER),
     "optax_sam": ("peers/optax_sam__*.npz", PEER),
+    "fsam": ("peers/fsam__rho*.npz", (*PEER, "fsam_momentum")),
+    "po_fsam": ("peers/po_fsam__*.npz", (*PEER, "fsam_momentum")),
+    "xsam": ("peers/xsam__*.npz", (*PEER, "alpha_used", "alpha_losses", "theta_angle", "scale")),
+    "rsam": ("peers/rsam__restored__*.npz", (*PEER, "noise_raw", "noise_applied")),
 }
 
 
@@ -61,6 +65,8 @@ def main(source: Path) -> None:
                 for key, value in sorted(record.items())
                 if key.startswith("meta/")
             }
+            if record.get("data/c"):  # the constant of some records of XSAM, which shifts the loss
+                index[family][path.stem]["c"] = record.pop("data/c").item()
             for key, value in record.items():
                 group = key.split("/")[0]
                 if group in {"data", "init"}:
