@@ -7,20 +7,26 @@ and the benchmark pick it up from there.
 from collections.abc import Callable
 
 from tsam_jax.estimator import GradientEstimator
+from tsam_jax.methods._averages import AverageState
 from tsam_jax.methods._common import StepState
 from tsam_jax.methods._erm import erm
+from tsam_jax.methods._fsam import fsam
 from tsam_jax.methods._sam import sam
 from tsam_jax.methods._tsam import SampledState, from_paper, tilted_sampling, tsam
+from tsam_jax.methods._vasso import vasso
 
 __all__ = [
     "METHODS",
+    "AverageState",
     "SampledState",
     "StepState",
     "erm",
     "from_paper",
+    "fsam",
     "sam",
     "tilted_sampling",
     "tsam",
+    "vasso",
 ]
 
 METHODS: dict[str, Callable[..., GradientEstimator]] = {
@@ -29,5 +35,7 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "tilted_sampling": tilted_sampling,
     "tsam": tsam,
     "from_paper": from_paper,
+    "vasso": vasso,
+    "fsam": fsam,
 }
 """Name -> function that makes the `GradientEstimator`."""

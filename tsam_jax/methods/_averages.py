@@ -1,0 +1,41 @@
+"""Moving averages of gradients, which VaSSO and F-SAM keep in their state."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree
+from tsam_jax._types import Mask, Params, PyTree, Scalar
+
+
+class AverageState(NamedTuple):
+    """State of a method that averages gradients over steps.
+
+    Attributes:
+      step: steps taken; shape (), int32.
+      average: moving average of the gradients at the parameters; structure and shapes of the
+        parameters, None where the mask is False; float32, or the widest dtype of the parameters
+        if that is wider. 0 before the first step.
+    """
+
+    step: jax.Array
+    average: PyTree
+
+
+def zero_average(params: Params, mask: Mask | None) -> PyTree:
+    """An average of nothing yet."""
+    dtype = _tree.accumulator_dtype(params)
+
+    def zeros(x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x, dtype=jnp.result_type(dtype, x))
+
+    return jax.tree.map(zeros, _tree.select(params, mask))
+
+
+def averaged(state: AverageState, grad: PyTree, share: Scalar) -> PyTree:
+    """(1 - share) average + share grad; in the first step, grad."""
+    share = jnp.where(state.step == 0, 1.0, share)
+    updated = _tree.lerp(state.average, grad, share)
+    finite = _tree.all_finite(grad)  # else it is left out: the average would never recover
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state.average)
