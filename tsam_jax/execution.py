@@ -30,6 +30,8 @@ STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
 # outweigh its speed.
 _UNROLLED_UP_TO = 8
 
+_TiltOfLosses: TypeAlias = Callable[[jax.Array], Scalar]
+
 
 class Combined(NamedTuple):
     """The samples of one step, combined.
@@ -38,11 +40,15 @@ class Combined(NamedTuple):
       evaluation: tilted loss, aux by policy, tilted gradient.
       losses: shape (s,), float32 at least; NaN for a sample that is not finite.
       weights: shape (s,), float32 at least, summing to 1; NaN if no sample is finite.
+      tilt: the tilt of the weights; shape ().
+      auxes: the aux of every sample; leaves of shape (s, ...).
     """
 
     evaluation: Evaluation
     losses: jax.Array
     weights: jax.Array
+    tilt: Scalar
+    auxes: PyTree
 
 
 def choose_strategy(sample: Callable[[jax.Array], Any], keys: jax.Array) -> Strategy:
@@ -116,7 +122,7 @@ def map_values(fun: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Arra
 def combine_samples(
     sample: Callable[[jax.Array], Evaluation],
     keys: jax.Array,
-    tilt: Scalar,
+    tilt: Scalar | _TiltOfLosses,
     *,
     strategy: Strategy,
     aux: AuxPolicy,
@@ -128,13 +134,18 @@ def combine_samples(
 
     Args:
       sample: key -> `Evaluation` of that sample.
-      keys: shape (s,), PRNG keys.
-      tilt: tilt of the weights, >= 0, also infinity; shape (), may be traced.
-      strategy: see the module's docstring.
+      keys: shape (s,), PRNG keys, or whatever else tells `sample` which one it is.
+      tilt: tilt of the weights, >= 0, also infinity; shape (), may be traced; or a function of
+        the losses, shape (s,), with NaN for a sample that is not finite.
+      strategy: see the module's docstring. If the tilt is a function, "auto" is "vectorized"
+        where it would be "streamed".
       aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
 
     Returns:
       A `Combined`.
+
+    Raises:
+      ValueError: if the tilt is a function and the strategy is "streamed".
 
     Cost: s times that of `sample`.
 
@@ -148,38 +159,47 @@ def combine_samples(
     """
     run = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
     chosen = choose_strategy(sample, keys) if strategy == "auto" else strategy
-    grad, losses, auxes = run[chosen](sample, keys, tilt)
-    value = tilting.tilted_loss(losses, tilt)
+    if chosen == "streamed" and callable(tilt):
+        if strategy != "auto":
+            msg = (
+                "`combine_samples(strategy=...)` cannot be 'streamed' where the tilt depends on the"
+                " losses: gradients are folded before all losses are known."
+            )
+            raise ValueError(msg)
+        chosen = "vectorized"
+    grad, losses, auxes, known = run[chosen](sample, keys, tilt)
+    value = tilting.tilted_loss(losses, known)
     kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
-    return Combined(Evaluation(value, kept, grad), losses, tilting.tilt_weights(losses, tilt))
+    weights = tilting.tilt_weights(losses, known)
+    return Combined(Evaluation(value, kept, grad), losses, weights, known, auxes)
 
 
 # Each strategy returns the tilted gradient, the losses (s,) with NaN for a sample that is
-# not finite, and the auxes of all samples, stacked.
-_Result: TypeAlias = tuple[PyTree, jax.Array, PyTree]
+# not finite, the auxes of all samples, stacked, and the tilt.
+_Result: TypeAlias = tuple[PyTree, jax.Array, PyTree, Scalar]
 _Sample: TypeAlias = Callable[[jax.Array], Evaluation]
 
 
-def _vectorized(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
+def _vectorized(sample: _Sample, keys: jax.Array, tilt: Scalar | _TiltOfLosses) -> _Result:
     samples = jax.vmap(sample)(keys)
     losses = jax.vmap(_masked_loss)(samples)
-    grad = tilting.weighted_mean(samples.grad, tilting.tilt_weights(losses, tilt))
-    return grad, losses, samples.aux
+    known = tilt(losses) if callable(tilt) else tilt
+    grad = tilting.weighted_mean(samples.grad, tilting.tilt_weights(losses, known))
+    return grad, losses, samples.aux, known
 
 
-def _unrolled(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
-    first, *others = keys
-    samples = [sample(first)]
-    part = tilting.tilted_mean(samples[0].value, samples[0].grad)
-    for key in others:
-        samples.append(sample(key))
-        part = _fold(part, samples[-1], tilt)
+def _unrolled(sample: _Sample, keys: jax.Array, tilt: Scalar | _TiltOfLosses) -> _Result:
+    samples = [sample(key) for key in keys]
     losses = jnp.stack([_masked_loss(this) for this in samples])
+    known = tilt(losses) if callable(tilt) else tilt
+    part = tilting.tilted_mean(samples[0].value, samples[0].grad)
+    for this in samples[1:]:
+        part = _fold(part, this, known)
     auxes = jax.tree.map(lambda *x: jnp.stack(x), *(this.aux for this in samples))
-    return _settle(part, samples[0].grad), losses, auxes
+    return _settle(part, samples[0].grad), losses, auxes, known
 
 
-def _streamed(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
+def _streamed(sample: _Sample, keys: jax.Array, tilt: Any) -> _Result:
     shapes = jax.eval_shape(sample, keys[0])
     no_grad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes.grad)
     no_sample = tilting.tilted_mean(jnp.full((), jnp.nan, shapes.value.dtype), no_grad)
@@ -189,7 +209,7 @@ def _streamed(sample: _Sample, keys: jax.Array, tilt: Scalar) -> _Result:
         return _fold(part, this, tilt), (_masked_loss(this), this.aux)
 
     part, (losses, auxes) = jax.lax.scan(body, no_sample, keys)
-    return _settle(part, shapes.grad), losses, auxes
+    return _settle(part, shapes.grad), losses, auxes, tilt
 
 
 def _fold(part: TiltedMean, this: Evaluation, tilt: Scalar) -> TiltedMean:

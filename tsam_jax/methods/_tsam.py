@@ -1,5 +1,6 @@
 """Tilted SAM, and naive tilted sampling, which is its special case without ascent."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from tsam_jax._types import (
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples
 from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, zero_step
+from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
 """The paper's radius of 20, per coordinate of its ResNet-18 with 11 million parameters."""
@@ -51,8 +53,27 @@ class SampledState(NamedTuple):
     weights: jax.Array
 
 
+class AutoTiltedState(NamedTuple):
+    """State of a method that samples perturbations and chooses its tilt: `t=AutoTilt(...)`.
+
+    Attributes:
+      step: as in `SampledState`.
+      key: as in `SampledState`.
+      losses: as in `SampledState`.
+      weights: as in `SampledState`.
+      tilt: tilt of the weights in the last step; shape (), float32 at least; 0 before it;
+        infinity if no tilt was enough; NaN if no sample was finite.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    losses: jax.Array
+    weights: jax.Array
+    tilt: jax.Array
+
+
 def tsam(
-    t: ScalarOrSchedule,
+    t: ScalarOrSchedule | AutoTilt,
     rho: ScalarOrSchedule,
     s: int,
     *,
@@ -75,27 +96,32 @@ def tsam(
 
     Args:
       t: tilt, >= 0, also 0 and infinity; unit: one over that of the loss, so that a rescaled
-        loss needs a rescaled t. A number, a traced scalar, or a schedule on the step counter.
+        loss needs a rescaled t. A number, a traced scalar, or a schedule on the step counter; or
+        `tilting.AutoTilt(fraction)`, which chooses it in every step.
       rho: length of the ascent step, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule. (The official code's `--rho`, not the paper's "rho = 20",
         which is the size of the noise: see `from_paper`.)
       s: number of samples, a positive integer, known before tracing.
-      noise: law of the perturbations, `(key, params) -> perturbation`: see `tsam_jax.noise`. It
-        sees only the masked leaves (None elsewhere). With strategy "unrolled" it is called once
-        for each sample, in the order 0..s-1.
+      noise: law of the perturbations, `(key, params) -> perturbation`, or a design such as
+        `antithetic(law)`, under which samples depend on each other: see `tsam_jax.noise`. It sees
+        only the masked leaves (None elsewhere). With strategy "unrolled" a law is called once for
+        each sample, in the order 0..s-1.
       delta: part of the tilt that the sampling is taken to account for: the weights use
-        t - delta. A number between 0 and t, a schedule, or "half" for t / 2.
+        t - delta. A number between 0 and t, a schedule, or "half" for t / 2. 0 for an `AutoTilt`,
+        which chooses the tilt of the weights itself.
       mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
         parameters that returns them; only leaves marked True are perturbed. Default: all.
       aux: whose auxiliary output is returned (BatchNorm statistics, say). "first": that of the
         first finite sample, at its noise point; "mean": the mean over the finite samples, at
         their noise points; "clean": that of theta, for one more loss evaluation.
-      strategy: "auto", "vectorized", "unrolled" or "streamed": see `tsam_jax.execution`.
+      strategy: "auto", "vectorized", "unrolled" or "streamed": see `tsam_jax.execution`. With an
+        `AutoTilt` not "streamed".
       key: seed or PRNG key of the noise.
 
     Returns:
-      A `GradientEstimator` with state `SampledState`. `value` is the tilted loss of the samples
-      at tilt t - delta, whose gradient at fixed perturbations is the returned one.
+      A `GradientEstimator` with state `SampledState`, or `AutoTiltedState` for an `AutoTilt`.
+      `value` is the tilted loss of the samples at tilt t - delta, whose gradient at fixed
+      perturbations is the returned one.
 
     Raises:
       ValueError: if a number is out of its range, or a name is none of the choices.
@@ -132,7 +158,7 @@ def tsam(
 
 
 def tilted_sampling(
-    t: ScalarOrSchedule,
+    t: ScalarOrSchedule | AutoTilt,
     s: int,
     *,
     noise: NoiseLaw = DEFAULT_NOISE,
@@ -148,7 +174,7 @@ def tilted_sampling(
     $\hat g = \sum_j w_j g(\theta + \epsilon_j)$.
 
     Args:
-      t: tilt, >= 0, also 0 and infinity; a number, a traced scalar, or a schedule.
+      t: tilt, as for `tsam`.
       s: number of samples, a positive integer, known before tracing.
       noise: law of the perturbations, as for `tsam`.
       mask: which leaves are perturbed, as for `tsam`.
@@ -157,7 +183,8 @@ def tilted_sampling(
       key: seed or PRNG key of the noise.
 
     Returns:
-      A `GradientEstimator` with state `SampledState`; `value` is the tilted loss of the samples.
+      A `GradientEstimator` with state `SampledState`, or `AutoTiltedState` for an `AutoTilt`;
+      `value` is the tilted loss of the samples.
 
     Raises:
       ValueError: if a number is out of its range, or a name is none of the choices.
@@ -228,9 +255,22 @@ def from_paper(
     return tsam(t, (1 - alpha) * rho, s, noise=law, delta=delta, **options)
 
 
+def _check_auto_tilt(owner: str, delta: Any, strategy: Strategy) -> None:
+    """Refuses what cannot go with a tilt that is known only after all samples."""
+    if not is_static_zero(delta):
+        msg = f"`{owner}(delta=...)` must be 0 for an `AutoTilt`, got {delta!r}."
+        raise ValueError(msg)
+    if strategy == "streamed":
+        msg = (
+            f"`{owner}(strategy=...)` cannot be 'streamed' for an `AutoTilt`: gradients are folded"
+            " before all losses are known. It must be 'auto', 'vectorized' or 'unrolled'."
+        )
+        raise ValueError(msg)
+
+
 def _sampled(
     owner: str,
-    t: ScalarOrSchedule,
+    t: ScalarOrSchedule | AutoTilt,
     rho: ScalarOrSchedule,
     s: int,
     noise: NoiseLaw,
@@ -244,7 +284,9 @@ def _sampled(
     check_positive_int(owner, s=s)
     check_choice(owner, AUX_POLICIES, aux=aux)
     check_choice(owner, STRATEGIES, strategy=strategy)
-    if not callable(noise) and not isinstance(noise, noise_laws.ScheduledLaw):
+    if isinstance(t, AutoTilt):
+        _check_auto_tilt(owner, delta, strategy)
+    if not callable(noise):
         msg = f"`{owner}(noise=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
         msg += f" -> perturbation, got {noise!r}."
         raise TypeError(msg)
@@ -252,19 +294,29 @@ def _sampled(
     ascends = not is_static_zero(rho)
     is_erm = noise is noise_laws.none and not ascends
 
-    def init(params: Params) -> SampledState:
+    def init(params: Params) -> SampledState | AutoTiltedState:
         dtype = _tree.accumulator_dtype(params)
         losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
-        return SampledState(zero_step(), as_key(key), losses, weights)
+        state = SampledState(zero_step(), as_key(key), losses, weights)
+        return AutoTiltedState(*state, jnp.zeros((), dtype)) if isinstance(t, AutoTilt) else state
+
+    def tilt_at(step: jax.Array) -> Any:
+        if isinstance(t, AutoTilt):
+            return functools.partial(tilt_for_ess, fraction=at(t.fraction, step))
+        return at(t, step) / 2 if delta == "half" else at(t, step) - at(delta, step)
 
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
         step = state.step
-        tilt = at(t, step) / 2 if delta == "half" else at(t, step) - at(delta, step)
+        tilt = tilt_at(step)
         law = noise_laws.law_at(noise, step)
+        step_key = jax.random.fold_in(state.key, step)
 
-        def sample(sample_key: jax.Array) -> Evaluation:
+        def sample(key_or_index: jax.Array) -> Evaluation:
             eps = _tree.select(params, mask)
-            eps = law(sample_key, eps)
+            if isinstance(law, noise_laws.Design):
+                eps = law.draw(step_key, key_or_index, s, eps)
+            else:
+                eps = law(key_or_index, eps)
             point = params if noise is noise_laws.none else _tree.add(params, eps)  # Alg. 3, l. 2
             first = oracle.evaluate(point)
             if not ascends:
@@ -275,20 +327,24 @@ def _sampled(
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
             evaluation = oracle.evaluate(params)
             losses, weights = evaluation.value, jnp.ones_like(evaluation.value)
+            tilt = tilt(losses[None]) if callable(tilt) else tilt
         else:
-            keys = jax.random.split(jax.random.fold_in(state.key, step), s)[:distinct]
-            evaluation, losses, weights = combine_samples(  # Alg. 1, lines 3 and 4
+            designed = isinstance(law, noise_laws.Design)
+            keys = jnp.arange(s) if designed else jax.random.split(step_key, s)[:distinct]
+            evaluation, losses, weights, tilt, _ = combine_samples(  # Alg. 1, lines 3 and 4
                 sample, keys, tilt, strategy=strategy, aux="mean" if aux == "mean" else "first"
             )
             if aux == "clean":
                 evaluation = evaluation._replace(aux=oracle.value(params)[1])
-        like = state.losses
-        return evaluation, SampledState(
-            optax.safe_increment(step),
-            state.key,
-            jnp.broadcast_to(losses, (s,)).astype(like.dtype),
-            jnp.broadcast_to(weights * (distinct / s), (s,)).astype(like.dtype),
+        dtype = state.losses.dtype
+        state = state._replace(
+            step=optax.safe_increment(step),
+            losses=jnp.broadcast_to(losses, (s,)).astype(dtype),
+            weights=jnp.broadcast_to(weights * (distinct / s), (s,)).astype(dtype),
         )
+        if isinstance(t, AutoTilt):
+            state = state._replace(tilt=tilt.astype(dtype))
+        return evaluation, state
 
     cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean" and not is_erm))
     return GradientEstimator(init, estimate, cost)
