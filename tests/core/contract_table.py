@@ -18,6 +18,7 @@ class Row(NamedTuple):
       erm: arguments that make it the plain gradient; None if there are none.
       masked: whether it takes `mask`.
       sampled: whether it samples, and so takes `s`, `aux`, `strategy` and `key`.
+      period: number of steps after which what it calls repeats; its cost is the mean over them.
     """
 
     arguments: Mapping[str, Any] = {}
@@ -25,6 +26,7 @@ class Row(NamedTuple):
     erm: Mapping[str, Any] | None = None
     masked: bool = True
     sampled: bool = False
+    period: int = 1
 
 
 GAUSSIAN = noise.gaussian(rms=0.1)
@@ -46,6 +48,13 @@ TABLE = {
     ),
     "vasso": Row({"rho": 0.1, "theta": 0.4}, {"rho": 0.7}, erm={"rho": 0}),
     "fsam": Row({"rho": 0.1, "sigma": 0.5, "lmbda": 0.6}, {"rho": 0.7}, erm={"rho": 0}),
+    "xsam": Row(
+        {"rho": 0.1, "rho_max": 0.4, "alpha_grid": (0.0, 0.7, 1.4), "search_every": 2},
+        {"rho": 0.7},
+        erm={"rho": 0},
+        period=2,
+    ),
+    "rsam": Row({"rho": 0.1, "gamma": 0.1}, {"rho": 0.7, "gamma": 0.3}, erm={"rho": 0, "gamma": 0}),
 }
 
 

@@ -9,10 +9,13 @@ import pytest
 from golden_records import STEPS, relative_error
 
 import tsam_jax
-from tsam_jax import methods
+from tsam_jax import methods, noise
 
 FSAM = golden_records.names("fsam")
 PO_FSAM = golden_records.names("po_fsam")
+XSAM = golden_records.names("xsam")
+NEGLOSS = "xsam/xsam__k1_search_negloss__quad"
+RSAM = golden_records.names("rsam")
 
 
 def cast(tree, dtype):
@@ -64,7 +67,8 @@ def make_fsam(meta):
 
 
 def test_all_records_are_covered():
-    assert (len(FSAM), len(PO_FSAM)) == (2, 2)
+    assert (len(FSAM), len(PO_FSAM), len(XSAM), len(RSAM)) == (2, 2, 11, 2)
+    assert NEGLOSS in XSAM
 
 
 @pytest.mark.parametrize("name", FSAM)
@@ -122,3 +126,66 @@ def test_fsam_of_pytorch_optimizer_feeds_its_average_with_another_gradient(name,
         lambda x: x[2], (actual["final_grad"], record.arrays["final_grad"])
     )
     assert relative_error(last, peers_last) > 1e-3
+
+
+def make_xsam(meta):
+    every = 1 if meta["alpha_every_step"] else STEPS
+    return methods.xsam(
+        meta["rho"],
+        steps=meta["steps"],
+        rho_max=meta["rho_max"],
+        alpha=meta["alpha"],
+        search_every=every if meta["is_dynamic"] else None,
+    )
+
+
+@pytest.mark.parametrize("name", XSAM)
+def test_xsam_float64(name, x64):
+    record = golden_records.load(name)
+    actual, arrays = run(record, make_xsam(record.meta), jnp.float64), record.arrays
+    if name == NEGLOSS:
+        # The peer finds no loss above 0, and keeps alpha = 0; at first, its losses are ours.
+        assert relative_error(actual["state"].losses[0], arrays["alpha_losses"][0]) < 1e-10
+        assert np.all(arrays["alpha_losses"] < 0)
+        assert np.all(arrays["alpha_used"] == 0)
+        assert relative_error(actual["final_grad"], arrays["final_grad"]) > 0.1
+        # A constant does not matter, so ours is the record with c = 20, which has no defect.
+        record = golden_records.load("xsam/xsam__k1_search_c20__quad")
+        arrays = record.arrays
+        actual["loss"] = actual["loss"] + 60 + 20
+    elif record.meta["is_dynamic"]:
+        searches = slice(len(arrays["alpha_losses"]))
+        assert relative_error(actual["state"].losses[searches], arrays["alpha_losses"]) < 1e-10
+    check(actual, record, 1e-10)
+    np.testing.assert_allclose(actual["state"].alpha, arrays["alpha_used"], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in XSAM if name != NEGLOSS])
+def test_xsam_float32(name):
+    record = golden_records.load(name)
+    actual = run(record, make_xsam(record.meta), jnp.float32)
+    np.testing.assert_allclose(actual["state"].alpha, record.arrays["alpha_used"], atol=1e-6)
+    check(actual, record, 1e-5)
+
+
+@pytest.mark.parametrize("name", RSAM)
+def test_rsam_noise_and_first_gradient(name, x64):
+    """The part of this R-SAM that is ours too: noise by filters, and a gradient at theta + D."""
+    record = golden_records.load(name)
+    arrays, loss = record.arrays, make_loss(record)
+    for k in range(STEPS):
+        params = record.init if k == 0 else {p: x[k - 1] for p, x in arrays["params"].items()}
+        z, d = ({p: x[k] for p, x in arrays[n].items()} for n in ("noise_raw", "noise_applied"))
+        for p, w in params.items():
+            scale = filter_norms(w) if w.ndim == 2 else 1.0  # ours scales vectors too
+            np.testing.assert_allclose(d[p], record.meta["sigma"] * scale * z[p], rtol=1e-12)
+        estimator = methods.tilted_sampling(0.0, 1, noise=lambda key, params: d)  # noqa: B023
+        (value, _), _ = tsam_jax.value_and_grad(loss, estimator)(params, estimator.init(params))
+        np.testing.assert_allclose(value, arrays["eval_loss"][k, 0], rtol=1e-12)
+
+
+def filter_norms(w):
+    """What `noise.filter_scaled` multiplies its normals with, for filters along axis 0."""
+    law, key = noise.filter_scaled(1.0, filter_axis=0), jax.random.key(0)
+    unit_rows = w / np.linalg.norm(w, axis=1, keepdims=True)
+    return np.asarray(law(key, jnp.asarray(w)) / law(key, jnp.asarray(unit_rows)))

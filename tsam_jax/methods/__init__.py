@@ -11,22 +11,28 @@ from tsam_jax.methods._averages import AverageState
 from tsam_jax.methods._common import StepState
 from tsam_jax.methods._erm import erm
 from tsam_jax.methods._fsam import fsam
+from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
 from tsam_jax.methods._tsam import SampledState, from_paper, tilted_sampling, tsam
 from tsam_jax.methods._vasso import vasso
+from tsam_jax.methods._xsam import InterpolationState, xsam
 
 __all__ = [
     "METHODS",
     "AverageState",
+    "InterpolationState",
+    "RandomState",
     "SampledState",
     "StepState",
     "erm",
     "from_paper",
     "fsam",
+    "rsam",
     "sam",
     "tilted_sampling",
     "tsam",
     "vasso",
+    "xsam",
 ]
 
 METHODS: dict[str, Callable[..., GradientEstimator]] = {
@@ -37,5 +43,7 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "from_paper": from_paper,
     "vasso": vasso,
     "fsam": fsam,
+    "xsam": xsam,
+    "rsam": rsam,
 }
 """Name -> function that makes the `GradientEstimator`."""

@@ -80,6 +80,11 @@ def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:
     return jax.tree.map(size, flags, params)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """The tree in float32 at least."""
+    return jax.tree.map(lambda x: x.astype(jnp.result_type(_tree.accumulator_dtype(x), x)), tree)
+
+
 def check_share(owner: str, /, **arguments: Any) -> None:
     """Refuses numbers outside 0..1."""
     check_nonnegative(owner, **arguments)
