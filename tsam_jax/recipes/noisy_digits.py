@@ -1,4 +1,11 @@
-"""Handwritten digits with 40 % wrong training labels: the embedded default task."""
+"""Handwritten digits with 40 % wrong training labels: the embedded default task.
+
+`tsam-jax sweep` searched 12 settings of each method with 3 seeds, by the accuracy on the 297
+validation images; the best reached 91.0 % (ERM), 93.5 % (SAM) and 93.3 % (TSAM). Test accuracy
+that `tsam-jax compare --seeds 5` then found, with 95 % intervals: 92.4 +- 1.3 % (ERM),
+94.4 +- 1.1 % (SAM), 93.2 +- 2.5 % (TSAM); jax 0.10.2 on a CPU. Both records are in
+benchmarks/results/noisy_digits.
+"""
 
 BUDGET = 600.0
 """Gradient evaluations of a method, in passes over the training images."""
