@@ -7,10 +7,15 @@ and the benchmark pick it up from there.
 from collections.abc import Callable
 
 from tsam_jax.estimator import GradientEstimator
+from tsam_jax.methods._asam import asam
 from tsam_jax.methods._averages import AverageState
 from tsam_jax.methods._common import StepState
 from tsam_jax.methods._erm import erm
+from tsam_jax.methods._esam2 import RayState, esam2
 from tsam_jax.methods._fsam import fsam
+from tsam_jax.methods._gsam import gsam, rho_from_lr
+from tsam_jax.methods._looksam import LookState, looksam
+from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
 from tsam_jax.methods._tsam import SampledState, from_paper, tilted_sampling, tsam
@@ -21,23 +26,38 @@ __all__ = [
     "METHODS",
     "AverageState",
     "InterpolationState",
+    "LookState",
     "RandomState",
+    "RayState",
     "SampledState",
     "StepState",
+    "asam",
     "erm",
+    "esam2",
     "from_paper",
     "fsam",
+    "gsam",
+    "looksam",
+    "pgn",
+    "rho_from_lr",
     "rsam",
     "sam",
     "tilted_sampling",
     "tsam",
     "vasso",
+    "wsam",
     "xsam",
 ]
 
 METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "erm": erm,
     "sam": sam,
+    "asam": asam,
+    "esam2": esam2,
+    "pgn": pgn,
+    "wsam": wsam,
+    "gsam": gsam,
+    "looksam": looksam,
     "tilted_sampling": tilted_sampling,
     "tsam": tsam,
     "from_paper": from_paper,

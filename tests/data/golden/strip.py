@@ -29,6 +29,12 @@ FAMILIES = {
     "tsam_quad": ("tsam/quad_*.npz", TSAM),
     "davda54_sam": ("peers/davda54_sam__sam_*.npz", PEER),
     "optax_sam": ("peers/optax_sam__*.npz", PEER),
+    "tsamrepo_sam": ("peers/tsamrepo_sam__rho*.npz", PEER),
+    "po_sam": ("peers/po_sam__[ar]*.npz", PEER),
+    "davda54_asam": ("peers/davda54_sam__adaptive_*.npz", PEER),
+    "samsung_asam": ("peers/samsung_asam__*.npz", PEER),
+    "gsam": ("peers/gsam__*.npz", (*PEER, "lr_used", "rho_used")),
+    "po_wsam": ("peers/po_wsam__coupled_*.npz", PEER),
     "fsam": ("peers/fsam__rho*.npz", (*PEER, "fsam_momentum")),
     "po_fsam": ("peers/po_fsam__*.npz", (*PEER, "fsam_momentum")),
     "xsam": ("peers/xsam__*.npz", (*PEER, "alpha_used", "alpha_losses", "theta_angle", "scale")),
@@ -67,7 +73,9 @@ def main(source: Path) -> None:
             }
             if record.get("data/c"):  # the constant of some records of XSAM, which shifts the loss
                 index[family][path.stem]["c"] = record.pop("data/c").item()
-            for key, value in record.items():
+            for full_key, value in record.items():
+                # one record of ASAM, which goes by names, has its parameter renamed
+                key = full_key.replace("/weight", "/theta") if problem == "quad" else full_key
                 group = key.split("/")[0]
                 if group in {"data", "init"}:
                     shared = problems.setdefault(f"{problem}/{key}", value)

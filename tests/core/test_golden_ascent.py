@@ -1,0 +1,123 @@
+"""ASAM, GSAM, WSAM and more SAMs against their authors' codes: tests/data/golden/README.md."""
+
+import golden_records
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_records import STEPS, relative_error
+
+import tsam_jax
+from tsam_jax import methods
+
+FAMILIES = ("tsamrepo_sam", "po_sam", "davda54_asam", "samsung_asam", "gsam", "po_wsam")
+NAMES = golden_records.names(*FAMILIES)
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+def learning_rate(meta):
+    """The schedule of GSAM's records: one step at the start before the cosine begins to fall."""
+    if meta.get("schedule") != "cosine":
+        return lambda step: jnp.asarray(meta["lr"])
+    return lambda step: (
+        meta["lr"] * (1 + jnp.cos(jnp.pi * jnp.maximum(step - 1.0, 0.0) / meta["T_max"])) / 2
+    )
+
+
+def make_gsam(meta):
+    if meta["schedule"] != "cosine":
+        return methods.gsam(meta["rho"], meta["alpha"], adapt=meta["adaptive"], eta=0.0)
+    ends = {key: meta[key] for key in ("rho_min", "rho_max")}
+    follow = methods.rho_from_lr(learning_rate(meta), **ends, lr_min=0.0, lr_max=meta["lr"])
+    # in the authors' first step the learning rate has not been set yet
+    return methods.gsam(
+        lambda step: jnp.where(step == 0, meta["rho_min"], follow(step)), meta["alpha"]
+    )
+
+
+def make_estimator(name, meta):
+    match meta["peer"]:
+        case "gsam":
+            return make_gsam(meta)
+        case "po_wsam":
+            return methods.wsam(meta["rho"], meta["gamma"])
+        case "samsung_asam" if meta["cls"] == "ASAM":
+            named = {"adapt": True} if "named_weight" in name else {}  # theta has one axis
+            return methods.asam(meta["rho"], eta=meta["eta"], **named)
+        case _ if meta.get("adaptive", False):
+            return methods.asam(meta["rho"], eta=0.0, adapt=True)
+        case _:
+            return methods.sam(meta["rho"])
+
+
+def run(name, record, dtype):
+    """Three steps: values (T,), gradients and parameters (T, ...)."""
+    meta, estimator = record.meta, make_estimator(name, record.meta)
+    optimizer = optax.chain(
+        tsam_jax.estimate_gradient(estimator), optax.sgd(learning_rate(meta), meta["momentum"])
+    )
+
+    def cast(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
+
+    params, data = cast((record.init, record.data))
+    loss = golden_records.make_loss(meta["problem"], data, jnp.zeros((), dtype))
+
+    @jax.jit
+    def step(params, inner, state):
+        (value, grad), inner = tsam_jax.value_and_grad(loss, estimator)(params, inner)
+        updates, state = optimizer.update(params, state, params, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+        return params, inner, state, {"loss": value, "final_grad": grad, "params": params}
+
+    states, outputs = (estimator.init(params), optimizer.init(params)), []
+    for _ in range(STEPS):
+        params, *states, output = step(params, *states)
+        np.testing.assert_array_equal(states[1][0].value, output["loss"])
+        outputs.append(output)
+    return jax.tree.map(lambda *x: np.stack(x), *outputs)
+
+
+def check(name, dtype, tolerance):
+    record = golden_records.load(name)
+    actual = run(name, record, dtype)
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype)}
+    first, last = record.arrays["eval_loss"].T
+    gamma = record.meta.get("gamma", 0.5)
+    share = gamma / (1 - gamma)
+    assert relative_error(actual["loss"], (1 - share) * first + share * last) < tolerance
+    assert relative_error(actual["final_grad"], record.arrays["final_grad"]) < tolerance
+    assert relative_error(actual["params"], record.arrays["params"]) < tolerance
+
+
+def test_all_records_are_covered():
+    assert len(NAMES) == 2 + 4 + 4 + 7 + 6 + 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64(name, x64):
+    check(name, jnp.float64, 1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32(name):
+    check(name, jnp.float32, 1e-5)
+
+
+@pytest.mark.parametrize("name", golden_records.names("gsam"))
+def test_rho_follows_the_learning_rate(name, x64):
+    meta, arrays = golden_records.load(name).meta, golden_records.load(name).arrays
+    steps = np.arange(STEPS)
+    np.testing.assert_allclose([learning_rate(meta)(k) for k in steps], arrays["lr_used"])
+    if meta["schedule"] == "cosine":
+        rho = methods.rho_from_lr(
+            learning_rate(meta),
+            rho_min=meta["rho_min"],
+            rho_max=meta["rho_max"],
+            lr_min=0.0,
+            lr_max=meta["lr"],
+        )
+        np.testing.assert_allclose([rho(k) for k in steps[1:]], arrays["rho_used"][1:])
+        assert arrays["rho_used"][0] == meta["rho_min"]
