@@ -36,10 +36,14 @@ class Oracle(NamedTuple):
     Attributes:
       evaluate: params -> `Evaluation`: one gradient evaluation.
       value: params -> (value, aux): one loss evaluation, a forward pass only.
+      batch: what the loss is the loss of, if the caller said so; else None.
+      on: batch -> the oracle of that batch, which may be a part of `batch`; None without one.
     """
 
     evaluate: Callable[[Params], Evaluation]
     value: Callable[[Params], tuple[jax.Array, PyTree]]
+    batch: PyTree = None
+    on: Callable[[PyTree], "Oracle"] | None = None
 
 
 class Cost(NamedTuple):
@@ -75,11 +79,14 @@ class GradientEstimator(NamedTuple):
     cost: Cost
 
 
-def make_oracle(fun: Callable[..., Any], *, has_aux: bool = False) -> Oracle:
+def make_oracle(fun: Callable[..., Any], *, batch: PyTree = None, has_aux: bool = False) -> Oracle:
     """Makes the oracle that estimators call.
 
     Args:
-      fun: params -> loss of shape (), or (loss, aux) if `has_aux`.
+      fun: params -> loss of shape (), or (loss, aux) if `has_aux`; with a `batch`,
+        (params, batch) -> the same.
+      batch: the batch, for methods that split it (`tsam_jax.methods.m_sam`); None if `fun` knows
+        its own.
       has_aux: whether `fun` returns a pair.
 
     Returns:
@@ -92,6 +99,12 @@ def make_oracle(fun: Callable[..., Any], *, has_aux: bool = False) -> Oracle:
       >>> make_oracle(lambda x: x**2).evaluate(jnp.float32(3.0)).grad.item()
       6.0
     """
+    if batch is not None:
+
+        def on(part: PyTree) -> Oracle:
+            return make_oracle(lambda params: fun(params, part), has_aux=has_aux)
+
+        return on(batch)._replace(batch=batch, on=on)
 
     def with_aux(params: Params) -> tuple[jax.Array, PyTree]:
         loss, aux = fun(params) if has_aux else (fun(params), None)
@@ -119,7 +132,8 @@ def value_and_grad(
     Args:
       fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. It is
         differentiated in its first argument. All probes of a step get the same other arguments:
-        the same batch, and the same key for dropout.
+        the same batch, and the same key for dropout. The first of `args` is the batch, for
+        methods that split it.
       estimator: a method of `tsam_jax.methods`, or your own.
       has_aux: whether `fun` returns a pair; which probe's aux comes back is the estimator's
         `aux` policy.
@@ -144,7 +158,12 @@ def value_and_grad(
 
     def estimate(params: Params, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
         params = jax.tree.map(jnp.asarray, params)
-        oracle = make_oracle(lambda p: fun(p, *args, **kwargs), has_aux=has_aux)
+        batch, *others = args or (None,)
+        if batch is None:
+            oracle = make_oracle(lambda p: fun(p, *args, **kwargs), has_aux=has_aux)
+        else:
+            with_batch = lambda p, part: fun(p, part, *others, **kwargs)  # noqa: E731
+            oracle = make_oracle(with_batch, batch=batch, has_aux=has_aux)
         (value, aux, grad), state = estimator.estimate(oracle, params, state)
         return (((value, aux) if has_aux else value), grad), state
 

@@ -29,12 +29,13 @@ class EstimateGradientState(NamedTuple):
 def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformationExtraArgs:
     """Makes an estimator the first link of an optax chain.
 
-    `update(updates, state, params, *, value_fn, **extra_args)` evaluates `value_fn`, a function
-    params -> loss of this step's batch, where the estimator wants it, and returns the estimated
-    gradient. The incoming `updates` are discarded: put clipping, weight decay and the like
-    *behind* this transformation, and pass anything of the right structure (under `jit`, an
-    unused gradient costs nothing; `params` itself will do). Extra arguments it does not know are
-    accepted, and `optax.chain` hands them on.
+    `update(updates, state, params, *, value_fn, batch=None, **extra_args)` evaluates `value_fn`, a
+    function params -> loss of this step's batch, where the estimator wants it, and returns the
+    estimated gradient. With a `batch`, which methods that split it need (`methods.m_sam`),
+    `value_fn` is a function (params, batch) -> loss. The incoming `updates` are discarded: put
+    clipping, weight decay and the like *behind* this transformation, and pass anything of the
+    right structure (under `jit`, an unused gradient costs nothing; `params` itself will do). Extra
+    arguments it does not know are accepted, and `optax.chain` hands them on.
 
     Args:
       estimator: a method of `tsam_jax.methods`, or your own.
@@ -81,7 +82,8 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
         state: PyTree,
         params: Params | None = None,
         *,
-        value_fn: Callable[[Params], jax.Array] | None = None,
+        value_fn: Callable[..., jax.Array] | None = None,
+        batch: PyTree = None,
         **extra_args: Any,
     ) -> tuple[Params, PyTree]:
         del updates, extra_args
@@ -99,7 +101,8 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
             )
             raise TypeError(msg)
         params = jax.tree.map(jnp.asarray, params)
-        evaluation, inner = estimator.estimate(make_oracle(value_fn), params, state.inner)
+        oracle = make_oracle(value_fn, batch=batch)
+        evaluation, inner = estimator.estimate(oracle, params, state.inner)
         return evaluation.grad, EstimateGradientState(
             evaluation.value.astype(state.value.dtype), inner
         )

@@ -15,6 +15,7 @@ from tsam_jax.methods._esam2 import RayState, esam2
 from tsam_jax.methods._fsam import fsam
 from tsam_jax.methods._gsam import gsam, rho_from_lr
 from tsam_jax.methods._looksam import LookState, looksam
+from tsam_jax.methods._m_sam import m_sam, per_device
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
@@ -38,6 +39,8 @@ __all__ = [
     "fsam",
     "gsam",
     "looksam",
+    "m_sam",
+    "per_device",
     "pgn",
     "rho_from_lr",
     "rsam",

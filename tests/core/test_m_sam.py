@@ -1,0 +1,299 @@
+"""m-SAM: estimators on micro-batches, and on each device's share of the batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import contract_table
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_contract
+from contract_table import GAUSSIAN, batch, loss, parameters
+from test_contract import flat
+
+from tsam_jax import estimate_gradient, make_oracle, methods, value_and_grad
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+INNER = {
+    "sam": methods.sam(0.3),
+    "tsam": methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled"),
+    "vasso": methods.vasso(0.3, 0.4),
+    "fsam": methods.fsam(0.3, 0.5, 0.6),
+    "rsam": methods.rsam(0.3, gamma=0.1),
+    "xsam": methods.xsam(0.3, alpha_grid=(0.0, 1.0, 2.0), search_every=2),
+}
+every_inner = pytest.mark.parametrize("name", INNER)
+strategies = pytest.mark.parametrize("strategy", ["unrolled", "streamed"])
+
+
+def close(actual, desired, rtol=2e-5, atol=1e-6):
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+def described(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+@every_inner
+def test_one_micro_batch_is_the_inner_estimator_bitwise(name):
+    inner, params = INNER[name], parameters()
+    estimator = methods.m_sam(inner, 6)
+    actual = jax.jit(value_and_grad(loss, estimator))(params, estimator.init(params), batch())
+    desired = jax.jit(value_and_grad(loss, inner))(params, inner.init(params), batch())
+    close(actual, desired, rtol=0, atol=0)
+    assert estimator.cost == inner.cost
+
+
+def hand_loop(inner, m, params, state, x):
+    """All micro-batches from one state; the mean of what they say and of where they lead."""
+    results = []
+    for part in jnp.split(x, len(x) // m):
+        oracle = make_oracle(lambda p: loss(p, part))  # noqa: B023 - used here
+        results.append(inner.estimate(oracle, params, state))
+
+    def mean(*leaves):
+        if jnp.issubdtype(leaves[0].dtype, jnp.floating):
+            return sum(leaves) / len(leaves)
+        return leaves[0]
+
+    return jax.tree.map(mean, *results)
+
+
+@every_inner
+@strategies
+def test_hand_loop(name, strategy):
+    inner = INNER[name]
+    estimator, params = methods.m_sam(inner, 2, strategy=strategy), parameters()
+    step = jax.jit(value_and_grad(loss, estimator))
+    by_hand = jax.jit(lambda *arguments: hand_loop(inner, 2, *arguments))
+    state = desired_state = estimator.init(params)
+    for k in range(3):
+        (value, grad), state = step(params, state, batch(k))
+        desired, desired_state = by_hand(params, desired_state, batch(k))
+        close((value, grad, state), (desired.value, desired.grad, desired_state))
+    assert state.step == 3
+
+
+def test_closed_form_on_quadratics(x64):
+    """L_i = (x - c_i)^T A (x - c_i) / 2, one micro-batch an example."""
+    a = jnp.diag(jnp.array([0.5, 2.0, 4.0])) + 0.1
+    centres = jax.random.normal(jax.random.key(1), (4, 3), jnp.float64)
+    x = jnp.array([1.0, -2.0, 0.5])
+
+    def quadratic(x, centres):
+        return jnp.mean(jax.vmap(lambda c: (x - c) @ a @ (x - c) / 2)(centres))
+
+    estimator = methods.m_sam(methods.sam(0.3), 1)
+    (value, grad), _ = value_and_grad(quadratic, estimator)(x, estimator.init(x), centres)
+    ends = []
+    for c in centres:
+        g = a @ (x - c)
+        ends.append(x - c + 0.3 * g / jnp.linalg.norm(g))
+    np.testing.assert_allclose(grad, sum(a @ end for end in ends) / 4, rtol=1e-11)
+    np.testing.assert_allclose(value, sum(end @ a @ end / 2 for end in ends) / 4, rtol=1e-11)
+    sam = methods.sam(0.3)
+    (_, full), _ = value_and_grad(quadratic, sam)(x, sam.init(x), centres)
+    assert jnp.abs(full - grad).max() > 1e-2
+
+
+def test_the_moving_average_is_that_of_the_mean_gradient():
+    estimator, params = methods.m_sam(methods.vasso(0.3, 0.4), 2), parameters()
+    step, state = jax.jit(value_and_grad(loss, estimator)), estimator.init(params)
+    for k in range(2):
+        _, state = step(params, state, batch(k))
+    first, second = (jax.grad(loss)(params, batch(k)) for k in range(2))
+    close(state.average, jax.tree.map(lambda a, b: 0.6 * a + 0.4 * b, first, second))
+
+
+def test_schedules_count_steps_and_not_micro_batches():
+    params = parameters()
+    scheduled = methods.m_sam(methods.sam(lambda step: 0.1 + 0.2 * step), 2)
+    _, state = value_and_grad(loss, scheduled)(params, scheduled.init(params), batch())
+    (_, grad), _ = value_and_grad(loss, scheduled)(params, state, batch(1))
+    constant = methods.m_sam(methods.sam(0.3), 2)
+    (_, desired), _ = value_and_grad(loss, constant)(params, constant.init(params), batch(1))
+    close(grad, desired)
+
+
+def test_both_adapters_agree_and_the_base_gets_the_batch():
+    heard, params = {}, parameters()
+
+    def listen(updates, state, params=None, **extra_args):
+        heard.update(extra_args)
+        return updates, state
+
+    estimator = methods.m_sam(methods.sam(0.3), 2)
+    base = optax.GradientTransformationExtraArgs(lambda params: (), listen)
+    optimizer = optax.chain(estimate_gradient(estimator), base)
+    updates, state = optimizer.update(
+        params, optimizer.init(params), params, value_fn=loss, batch=batch()
+    )
+    (value, grad), inner = value_and_grad(loss, estimator)(params, estimator.init(params), batch())
+    close((updates, state[0].value, state[0].inner), (grad, value, inner), rtol=0, atol=0)
+    assert set(heard) == {"value_fn", "batch"}
+
+
+def test_a_batch_does_not_matter_to_other_methods():
+    sam, params = methods.sam(0.3), parameters()
+    optimizer = estimate_gradient(sam)
+    state = optimizer.init(params)
+    actual = optimizer.update(params, state, params, value_fn=loss, batch=batch())
+    desired = optimizer.update(params, state, params, value_fn=lambda p: loss(p, batch()))
+    close(actual, desired, rtol=0, atol=0)
+
+
+@strategies
+def test_aux_is_averaged_where_it_can_be(strategy):
+    x, y = jnp.arange(6.0), jnp.arange(6)
+
+    def fun(w, data, offset):
+        x, y = data
+        key = jax.random.fold_in(jax.random.key(0), jnp.sum(y))
+        aux = {"mean": jnp.mean(x), "half": jnp.mean(x).astype(jnp.bfloat16), "y": y, "key": key}
+        return jnp.sum(w * jnp.mean(x)) + offset, aux
+
+    estimator, w = methods.m_sam(methods.sam(0.1), 2, strategy=strategy), jnp.ones(2)
+    call = jax.jit(value_and_grad(fun, estimator, has_aux=True))
+    ((_, aux), grad), _ = call(w, estimator.init(w), (x, y), offset=1.0)
+    np.testing.assert_allclose(aux["mean"], 2.5)
+    assert (aux["half"].dtype, float(aux["half"])) == (jnp.bfloat16, 2.5)
+    np.testing.assert_array_equal(aux["y"], [0, 1])
+    assert aux["key"] == jax.random.fold_in(jax.random.key(0), 1)
+    np.testing.assert_allclose(grad, 2.5, rtol=1e-6)
+
+
+@strategies
+@pytest.mark.parametrize("name", ["sam", "tsam"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
+    optimizer = estimate_gradient(methods.m_sam(INNER[name], 2, strategy=strategy))
+    params = {**parameters(dtype), "wide": jnp.float32(2.0), "empty": jnp.zeros((0, 3), dtype)}
+
+    def fun(p, x):
+        return loss(p, x) + (p["wide"] ** 2).astype(dtype)
+
+    def update(params, state):
+        return optimizer.update(params, state, params, value_fn=fun, batch=batch())
+
+    state = jax.eval_shape(optimizer.init, params)
+    updates, after = jax.eval_shape(update, params, state)
+    assert described(updates) == described(jax.eval_shape(lambda: params))
+    assert described(after) == described(state)
+
+
+@pytest.mark.parametrize("name", ["sam", "tsam"])
+def test_zero_gradients_are_finite_and_nan_reaches_the_base(name):
+    params = parameters()
+    base = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=5)
+    optimizer = optax.chain(estimate_gradient(methods.m_sam(INNER[name], 2)), base)
+
+    def update(fun):
+        state = optimizer.init(params)
+        return optimizer.update(params, state, params, value_fn=fun, batch=batch())
+
+    updates, state = update(lambda p, x: 0.0 * loss(p, x))
+    assert np.all(flat(updates) == 0)
+    assert state[0].value == 0
+    one_is_bad = batch()[3, 0]
+    factor = lambda x: jnp.where(jnp.any(x == one_is_bad), jnp.nan, 1.0)  # noqa: E731
+    updates, state = update(lambda p, x: factor(x) * loss(p, x))
+    assert np.all(flat(updates) == 0)
+    assert state[1].total_notfinite == 1
+
+
+RULES = (
+    test_contract.test_one_trace,
+    test_contract.test_buffers_can_be_donated,
+    test_contract.test_strict_modes_of_jax,
+    test_contract.test_convergence,
+)
+
+
+@pytest.mark.parametrize("name", ["sam", "tsam"])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_contract_holds_around(name, rule, monkeypatch):
+    """The rules of test_contract.py, with a `value_fn` that takes the batch."""
+
+    def make_step(optimizer):
+        def step(params, state, x):
+            updates, state = optimizer.update(params, state, params, value_fn=loss, batch=x)
+            return optax.apply_updates(params, updates), state
+
+        return step
+
+    def make_m_sam(**arguments):
+        return methods.m_sam(methods.METHODS[name](**arguments), 3)
+
+    row = contract_table.TABLE[name]
+    monkeypatch.setattr(test_contract, "make_step", make_step)
+    monkeypatch.setitem(contract_table.TABLE, "m_sam", row)
+    monkeypatch.setitem(methods.METHODS, "m_sam", make_m_sam)
+    rule("m_sam")
+
+
+@pytest.mark.parametrize(
+    ("m", "x", "message"),
+    [
+        (4, jnp.ones((6, 4)), r"`m_sam\(m=...\)` must divide the size of the batch, 6, got 4"),
+        (8, jnp.ones((6, 4)), r"must divide the size of the batch, 6, got 8"),
+        (2, jnp.ones((0, 4)), r"must divide the size of the batch, 0, got 2"),
+        (2, (jnp.ones(6), jnp.ones(4)), "leaves have one leading axis"),
+        (2, (jnp.ones(6), 1.0), "leaves have one leading axis"),
+        (2, 1.0, "leaves have one leading axis"),
+    ],
+)
+def test_batches_that_cannot_be_split(m, x, message):
+    estimator, w = methods.m_sam(methods.sam(0.1), m), jnp.ones(2)
+    with pytest.raises(ValueError, match=message):
+        value_and_grad(lambda w, x: jnp.sum(w), estimator)(w, estimator.init(w), x)
+
+
+def test_a_loss_that_knows_its_batch_is_a_clear_error():
+    estimator, w = methods.m_sam(methods.sam(0.1), 2), jnp.ones(2)
+    optimizer = estimate_gradient(estimator)
+    with pytest.raises(TypeError, match=r"`m_sam` splits the batch.*value_fn=loss, batch=batch"):
+        optimizer.update(w, optimizer.init(w), w, value_fn=jnp.sum)
+    with pytest.raises(TypeError, match="`m_sam` splits the batch"):
+        value_and_grad(jnp.sum, estimator)(w, estimator.init(w))
+
+
+def test_arguments_that_are_out_of_range():
+    sam = methods.sam(0.1)
+    with pytest.raises(ValueError, match=r"`m_sam\(m=...\)` must be a positive integer, got 0"):
+        methods.m_sam(sam, 0)
+    with pytest.raises(TypeError, match=r"`m_sam\(m=...\)` must be an integer"):
+        methods.m_sam(sam, 2.0)
+    with pytest.raises(ValueError, match=r"`m_sam\(strategy=...\)` must be one of 'auto'"):
+        methods.m_sam(sam, 2, strategy="vectorized")
+
+
+def test_streaming_needs_one_loop_and_unrolling_none():
+    params = parameters()
+
+    def program(strategy):
+        estimator = methods.m_sam(methods.sam(0.1), 2, strategy=strategy)
+        state = estimator.init(params)
+        return str(jax.make_jaxpr(value_and_grad(loss, estimator))(params, state, batch()))
+
+    assert ("scan" in program("streamed"), "scan" in program("unrolled")) == (True, False)
+    assert "scan" in program("auto")  # under `jit`, without convolutions
+
+
+def test_each_device_is_a_micro_batch():
+    program = Path(__file__).parent / "per_device_program.py"
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == ["sam", "tsam", "vasso", "fsam", "streamed", "nested"]

@@ -1,0 +1,200 @@
+"""Sharpness of parts of a batch: any estimator on micro-batches, or on each device's share."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree
+from tsam_jax._checks import check_choice, check_positive_int
+from tsam_jax._types import Params, PyTree
+from tsam_jax.estimator import Evaluation, GradientEstimator, Oracle
+from tsam_jax.execution import choose_strategy
+
+
+def m_sam(
+    estimator: GradientEstimator,
+    m: int,
+    *,
+    strategy: Literal["auto", "unrolled", "streamed"] = "auto",
+) -> GradientEstimator:
+    r"""m-SAM: an estimator on micro-batches of m examples, and the mean of what it says.
+
+    The batch B is cut into $B_1 .. B_n$ of m examples each, in order. With `sam`, each climbs its
+    own loss: $\hat g = \frac1n \sum_i g_{B_i}\left(\theta + \rho \frac{g_{B_i}(\theta)}{\lVert
+    g_{B_i}(\theta) \rVert}\right)$. A smaller m generalises better, says its source.
+
+    The method has to see the batch. With `value_and_grad` it is the first argument after the
+    parameters and the state; with `estimate_gradient` give `update` a `value_fn` of (params,
+    batch), and `batch`. Examples are counted by the leading axis of all of its leaves.
+
+    All micro-batches start from the same state, and so draw the same noise; the states that they
+    lead to are averaged where they are floating-point numbers, and otherwise taken from the first
+    one. A schedule counts steps, not micro-batches; a moving average of gradients is that of
+    the mean gradient.
+
+    Args:
+      estimator: any estimator: a method of this module, or your own.
+      m: examples in a micro-batch, a positive integer that divides the size of the batch.
+      strategy: "unrolled": a Python loop while tracing; "streamed": a `lax.scan`, in the memory
+        of one micro-batch and two gradients; "auto": see `tsam_jax.execution`.
+
+    Returns:
+      A `GradientEstimator` with the state of `estimator`. Gradient, `value` and what is floating
+      point in `aux` are means over the micro-batches; the rest of `aux` is that of the first. If
+      m is the size of the batch, it is `estimator`, bit for bit.
+
+    Raises:
+      ValueError: if `m` < 1, or, in a step, m does not divide the batch.
+      TypeError: if `m` is not an integer, or, in a step, the batch is not known.
+
+    Cost: that of `estimator`: what a micro-batch costs counts as its share of the batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax import methods, value_and_grad
+      >>> loss = lambda w, x: jnp.mean(w * x) + w**2
+      >>> estimator, w = m_sam(methods.sam(rho=0.5), m=1), jnp.float32(0.0)
+      >>> batch = jnp.array([1.0, -3.0])  # the ascents are 0.5 and -0.5
+      >>> (value, grad), state = value_and_grad(loss, estimator)(w, estimator.init(w), batch)
+      >>> value.item(), grad.item()  # the means of (0.75, 1.75) and (2, -4)
+      (1.25, -1.0)
+
+    Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization",
+    ICLR 2021, Section 4.1.
+    """
+    check_positive_int("m_sam", m=m)
+    check_choice("m_sam", ("auto", "unrolled", "streamed"), strategy=strategy)
+
+    def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
+        on = oracle.on
+        if on is None:
+            msg = (
+                "`m_sam` splits the batch, so the loss must get it as an argument: call"
+                " `value_and_grad(loss, estimator)(params, state, batch)`, or"
+                " `optimizer.update(grads, state, params, value_fn=loss, batch=batch)`, with a"
+                " function `loss(params, batch)`."
+            )
+            raise TypeError(msg)
+        n = _count(oracle.batch, m)
+        if n == 1:
+            return estimator.estimate(oracle, params, state)
+        parts = jax.tree.map(lambda x: jnp.reshape(x, (n, m, *x.shape[1:])), oracle.batch)
+
+        def estimate_on(i: jax.Array) -> tuple[Evaluation, PyTree]:
+            return estimator.estimate(on(jax.tree.map(lambda x: x[i], parts)), params, state)
+
+        return _mean_over(estimate_on, n, strategy)
+
+    return GradientEstimator(estimator.init, estimate, estimator.cost)
+
+
+def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimator:
+    r"""An estimator on each device's share of the batch, and the mean of what it says.
+
+    For use inside `jax.shard_map` or `jax.pmap`, where the loss is that of the device's own
+    examples: the ascent of each device follows its own gradient, which saves the communication
+    of it, and only the result is averaged. On n devices it is `m_sam` with m = |B| / n, whose
+    rules for states hold here too: parameters and states are the same on all devices.
+
+    Do not average the loss over the devices yourself: that makes the ascent one of the whole
+    batch, and the outcome plain data parallelism. (A plain `estimator` without `per_device` is no
+    better: where `shard_map` checks replication, JAX sums the gradient of replicated parameters
+    over the devices.)
+
+    Args:
+      estimator: any estimator, also an `m_sam`. Under `shard_map`'s check of replication it must
+        not carry gradients through a `lax.scan`: give a sampled method strategy "unrolled", or
+        turn the check off.
+      axis_name: the mesh axis over which the batch is split.
+
+    Returns:
+      A `GradientEstimator` with the state of `estimator`. Gradient, `value` and what is floating
+      point in `aux` and in the state are means over the devices; the rest is the device's own.
+
+    Cost: that of `estimator`, for the device's share of the batch.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.sharding import PartitionSpec as P
+      >>> from tsam_jax import methods, value_and_grad
+      >>> loss = lambda w, x: jnp.mean(w * x) + w**2
+      >>> estimator, w = per_device(methods.sam(rho=0.5), "data"), jnp.float32(0.0)
+      >>> step = jax.shard_map(
+      ...     value_and_grad(loss, estimator),
+      ...     mesh=jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+      ...     in_specs=(P(), P(), P("data")),
+      ...     out_specs=P(),
+      ... )
+      >>> (value, grad), state = step(w, estimator.init(w), jnp.array([1.0, -3.0]))
+      >>> grad.item()
+      -2.0
+
+    Source: Foret et al. 2021, Section 4.1, and google-research/sam, whose default it is.
+    """
+
+    def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
+        # Replicated parameters would get a gradient that is summed over the devices.
+        local = jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), params)
+        result = estimator.estimate(oracle, local, state)
+
+        def mean(x: jax.Array) -> Any:
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            return jax.lax.pmean(x.astype(_wide_dtype(x)), axis_name).astype(x.dtype)
+
+        averaged: tuple[Evaluation, PyTree] = jax.tree.map(mean, result)
+        return averaged
+
+    return GradientEstimator(estimator.init, estimate, estimator.cost)
+
+
+def _count(batch: PyTree, m: int) -> int:
+    """The number of micro-batches."""
+    sizes = {x.shape[:1] for x in map(jnp.asarray, jax.tree.leaves(batch))}
+    if len(sizes) != 1 or sizes == {()}:
+        msg = f"`m_sam` needs a batch whose leaves have one leading axis, got the axes {sizes}."
+        raise ValueError(msg)
+    ((size,),) = sizes
+    if size == 0 or size % m:
+        msg = f"`m_sam(m=...)` must divide the size of the batch, {size}, got {m!r}."
+        raise ValueError(msg)
+    return size // m
+
+
+def _mean_over(estimate_on: Any, n: int, strategy: str) -> tuple[Evaluation, PyTree]:
+    """The mean of `estimate_on(i)` over i < n: of the leaves that have one; else the first."""
+    indices = jnp.arange(n)
+    shapes, structure = jax.tree.flatten(jax.eval_shape(estimate_on, indices[0]))
+    has_mean = [jnp.issubdtype(x.dtype, jnp.inexact) for x in shapes]
+
+    def fold(totals: list[jax.Array], i: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        leaves = list(zip(jax.tree.leaves(estimate_on(i)), has_mean, strict=True))
+        added = [x for x, mean in leaves if mean]
+        totals = [t + x.astype(t.dtype) for t, x in zip(totals, added, strict=True)]
+        return totals, [x for x, mean in leaves if not mean]
+
+    totals = [
+        jnp.zeros(x.shape, _wide_dtype(x), device=x.sharding)
+        for x, mean in zip(shapes, has_mean, strict=True)
+        if mean
+    ]
+    chosen = choose_strategy(estimate_on, indices) if strategy == "auto" else strategy
+    if chosen == "unrolled":
+        totals, first = fold(totals, indices[0])
+        for i in indices[1:]:
+            totals, _ = fold(totals, i)
+    else:
+        totals, stacked = jax.lax.scan(fold, totals, indices)
+        first = [x[0] for x in stacked]
+    means, others = iter(totals), iter(first)
+    leaves = [
+        (next(means) / n).astype(x.dtype) if mean else next(others)
+        for x, mean in zip(shapes, has_mean, strict=True)
+    ]
+    averaged: tuple[Evaluation, PyTree] = jax.tree.unflatten(structure, leaves)
+    return averaged
+
+
+def _wide_dtype(x: Any) -> Any:
+    return jnp.result_type(_tree.accumulator_dtype(x), x)
