@@ -35,6 +35,7 @@ TABLE = {
     "erm": Row(erm={}, masked=False),
     "sam": Row({"rho": 0.1}, {"rho": 0.7}, erm={"rho": 0}),
     "asam": Row({"rho": 0.1, "eta": 0.01}, {"rho": 0.7, "eta": 0.5}, erm={"rho": 0}),
+    "esam2": Row({"rhos": (0.05, 0.2)}, erm={"rhos": (0, 0.0)}),
     "pgn": Row({"rho": 0.1, "alpha": 0.8}, {"rho": 0.7, "alpha": 2.0}, erm={"alpha": 0.0}),
     "wsam": Row({"rho": 0.1, "gamma": 0.6}, {"rho": 0.7, "gamma": 0.2}, erm={"gamma": 0}),
     "gsam": Row(
@@ -42,7 +43,6 @@ TABLE = {
         {"rho": 0.7, "alpha": 1.0, "eta": 0.5},
         erm={"rho": 0.0},
     ),
-    "esam2": Row({"rhos": (0.05, 0.2)}, erm={"rhos": (0, 0.0)}),
     "looksam": Row({"rho": 0.1, "every": 2}, erm={"rho": 0.0}, period=2),
     "tilted_sampling": Row(
         {"t": 2.0, "s": 2, "noise": GAUSSIAN}, {"t": 30.0}, erm={"noise": noise.none}, sampled=True
