@@ -63,11 +63,12 @@ def check(actual, record, tolerance, upto=STEPS):
 
 
 def make_fsam(meta):
-    return methods.fsam(meta["rho"], meta["sigma"], meta["lmbda"])
+    adapt = meta["adaptive"]
+    return methods.fsam(meta["rho"], meta["sigma"], meta["lmbda"], adapt=adapt, eta=0.0)
 
 
 def test_all_records_are_covered():
-    assert (len(FSAM), len(PO_FSAM), len(XSAM), len(RSAM)) == (2, 2, 11, 2)
+    assert (len(FSAM), len(PO_FSAM), len(XSAM), len(RSAM)) == (4, 2, 11, 2)
     assert NEGLOSS in XSAM
 
 

@@ -8,7 +8,7 @@ from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.methods._averages import AverageState, averaged, zero_average
-from tsam_jax.methods._common import ascend, at, check_share, zero_step
+from tsam_jax.methods._common import ascend, at, check_share, sizes_of, zero_step
 from tsam_jax.methods._erm import erm
 
 
@@ -17,6 +17,8 @@ def fsam(
     sigma: ScalarOrSchedule = 1.0,
     lmbda: ScalarOrSchedule = 0.9,
     *,
+    adapt: Mask = False,
+    eta: ScalarOrSchedule = 0.01,
     mask: Mask | None = None,
 ) -> GradientEstimator:
     r"""F-SAM: SAM whose ascent leaves out the moving average of the gradients.
@@ -39,6 +41,8 @@ def fsam(
         schedule.
       lmbda: share of the past in the average, between 0 and 1; a number, a traced scalar, or a
         schedule.
+      adapt: leaves whose ascent is measured in units of their sizes, as for `asam`. Default: none.
+      eta: added to the sizes of these leaves, as for `asam`.
       mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
         parameters that returns them; only leaves marked True are perturbed. Default: all.
 
@@ -69,10 +73,10 @@ def fsam(
     Source: Li et al., "Friendly Sharpness-Aware Minimization", CVPR 2024; its code for the first
     step and the defaults. (1) takes the average before this step's gradient enters it, as the
     code does. pytorch_optimizer's FriendlySAM differs: it feeds d to the average in place of g.
-    Deviation from the code: a gradient that is not finite is left out of the average; the
-    adaptive form is not offered.
+    Deviation from the code, whose adaptive form is `adapt=True, eta=0`: a gradient that is not
+    finite is left out of the average.
     """
-    check_nonnegative("fsam", rho=rho, sigma=sigma)
+    check_nonnegative("fsam", rho=rho, sigma=sigma, eta=eta)
     check_share("fsam", lmbda=lmbda)
     if is_static_zero(rho):
         return erm()
@@ -87,7 +91,8 @@ def fsam(
         g = jax.tree.map(lambda x, m: x.astype(m.dtype), g, state.average)
         d = _tree.add(g, state.average, -at(sigma, step))  # (1); the average starts at 0
         m = averaged(state, g, 1 - at(lmbda, step))  # (2)
-        point = ascend(params, d, at(rho, step), None)
+        sizes = None if adapt is False else sizes_of(params, adapt, at(eta, step))
+        point = ascend(params, d, at(rho, step), None, sizes)
         here = oracle.evaluate(point)  # (3)
         return here._replace(aux=first.aux), AverageState(optax.safe_increment(step), m)
 

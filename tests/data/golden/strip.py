@@ -35,7 +35,7 @@ FAMILIES = {
     "samsung_asam": ("peers/samsung_asam__*.npz", PEER),
     "gsam": ("peers/gsam__*.npz", (*PEER, "lr_used", "rho_used")),
     "po_wsam": ("peers/po_wsam__coupled_*.npz", PEER),
-    "fsam": ("peers/fsam__rho*.npz", (*PEER, "fsam_momentum")),
+    "fsam": ("peers/fsam__*.npz", (*PEER, "fsam_momentum")),
     "po_fsam": ("peers/po_fsam__*.npz", (*PEER, "fsam_momentum")),
     "xsam": ("peers/xsam__*.npz", (*PEER, "alpha_used", "alpha_losses", "theta_angle", "scale")),
     "rsam": ("peers/rsam__restored__*.npz", (*PEER, "noise_raw", "noise_applied")),
