@@ -18,7 +18,14 @@ def accumulator_dtype(*trees: PyTree) -> jnp.dtype:
     """The dtype for norms, losses and weights: float32, or wider if a leaf is wider."""
     dtypes = [jnp.result_type(x) for x in jax.tree.leaves(trees)]
     real = [jnp.finfo(dtype).dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    return jnp.result_type(jnp.float32, *real)
+    with jax.numpy_dtype_promotion("standard"):  # a choice of ours, also where users are strict
+        return jnp.result_type(jnp.float32, *real)
+
+
+def wide_dtype(*arrays: Any) -> jnp.dtype:
+    """The dtype to compute in with entries: `accumulator_dtype`, or its complex counterpart."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(accumulator_dtype(arrays), *arrays)
 
 
 def size(tree: PyTree) -> int:
@@ -38,15 +45,15 @@ def inner(a: PyTree, b: PyTree) -> jax.Array:
     dtype = accumulator_dtype(a, b)
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
-        wide = jnp.result_type(dtype, x, y)
-        return jnp.sum(jnp.real(jnp.conj(x).astype(wide) * y.astype(wide)))
+        wide = wide_dtype(x, y)
+        return jnp.sum(jnp.real(jnp.conj(x).astype(wide) * y.astype(wide))).astype(dtype)
 
     return sum(jax.tree.leaves(jax.tree.map(product, a, b)), start=jnp.zeros((), dtype))
 
 
 def _times(x: jax.Array, factor: Scalar) -> jax.Array:
-    wide = accumulator_dtype(x)
-    return (jnp.asarray(factor, wide) * x.astype(jnp.result_type(wide, x))).astype(x.dtype)
+    factor = jnp.asarray(factor, accumulator_dtype(x)).astype(wide_dtype(x))
+    return (factor * x.astype(wide_dtype(x))).astype(x.dtype)
 
 
 def scale(tree: PyTree, factor: Scalar) -> PyTree:
@@ -80,8 +87,8 @@ def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
     def moved(d: Any, x: jax.Array) -> Any:
         if d is None:
             return x
-        wide = jnp.result_type(accumulator_dtype(x), x)
-        step = jnp.asarray(factor, accumulator_dtype(x)) * d.astype(wide)
+        wide = wide_dtype(x)
+        step = jnp.asarray(factor, accumulator_dtype(x)).astype(wide) * d.astype(wide)
         return (x.astype(wide) + step).astype(x.dtype)
 
     return jax.tree.map(moved, direction, tree, is_leaf=lambda d: d is None)
@@ -91,8 +98,8 @@ def lerp(a: PyTree, b: PyTree, weight: Scalar) -> PyTree:
     """Returns (1 - weight) * a + weight * b, in the dtypes of `a`; weights beyond 1 are allowed."""
 
     def mixed(x: jax.Array, y: jax.Array) -> jax.Array:
-        dtype = accumulator_dtype(x)
-        w, wide = jnp.asarray(weight, dtype), jnp.result_type(dtype, x)
+        wide = wide_dtype(x)
+        w = jnp.asarray(weight, accumulator_dtype(x)).astype(wide)
         return ((1 - w) * x.astype(wide) + w * y.astype(wide)).astype(x.dtype)
 
     return jax.tree.map(mixed, a, b)

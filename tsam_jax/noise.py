@@ -430,9 +430,7 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
         size = max(1, min(s, _tree.size(params)))
         start: Scalar = 0 if size == s else jnp.asarray(j) // size * size
         members = jnp.minimum(start + jnp.arange(size), s - 1)  # the last set may be incomplete
-        wide = jax.tree.map(
-            lambda x: x.astype(jnp.result_type(_tree.accumulator_dtype(x), x)), params
-        )
+        wide = jax.tree.map(lambda x: x.astype(_tree.wide_dtype(x)), params)
         eps = jax.vmap(law, in_axes=(0, None))(jax.random.split(key, s)[members], wide)
         own = jax.tree.map(lambda x: x[j - start], eps)
         direction = jax.tree.map(lambda x: x[j - start], _gram_schmidt(eps))
@@ -513,7 +511,7 @@ def _normal(key: jax.Array, params: Params) -> Params:
     """Standard normals in float32 at least, one key a leaf, in the shapes of `params`."""
 
     def wide(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, jnp.result_type(_tree.accumulator_dtype(x), x))
+        return jax.ShapeDtypeStruct(x.shape, _tree.wide_dtype(x))
 
     if not jax.tree.leaves(params):
         return params

@@ -261,7 +261,7 @@ def weighted_mean(trees: PyTree, weights: jax.Array) -> PyTree:
     k = jnp.argmax(used)
 
     def mean(x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.result_type(_tree.accumulator_dtype(x), x))
+        wide = x.astype(_tree.wide_dtype(x))
         reference = wide[k]
         shape = (-1,) + (1,) * (x.ndim - 1)
         gaps = jnp.where(used.reshape(shape), wide - reference, jnp.zeros_like(wide))
@@ -306,7 +306,7 @@ def tilted_mean(loss: jax.Array, tree: PyTree) -> TiltedMean:
     loss = loss.astype(_tree.accumulator_dtype(loss))
 
     def kept(x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.result_type(_tree.accumulator_dtype(x), x))
+        wide = x.astype(_tree.wide_dtype(x))
         return jnp.where(present, wide, jnp.zeros_like(wide))
 
     peak = jnp.where(present, loss, jnp.full_like(loss, -jnp.inf))
@@ -379,5 +379,5 @@ def _weights(gap: jax.Array, finite: jax.Array, t: jax.Array) -> jax.Array:
 
 def _prepare(losses: jax.Array, t: Scalar) -> tuple[jax.Array, jax.Array, jax.Array]:
     losses = jnp.asarray(losses)
-    losses = losses.astype(jnp.result_type(jnp.float32, losses))
+    losses = losses.astype(_tree.accumulator_dtype(losses))
     return losses, _finite_tilt(t, losses.dtype), jnp.isfinite(losses)

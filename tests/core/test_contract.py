@@ -180,12 +180,15 @@ def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
 
 @every_method
 def test_strict_modes_of_jax(name):
-    with (
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-        jax.checking_leaks(),
-    ):
-        jax.eval_shape(lambda: train(make_optimizer(make(name)), steps=1))
+    for dtype in jnp.float32, jnp.bfloat16, jnp.float64:
+        with (
+            jax.enable_x64(dtype == jnp.float64),
+            jax.numpy_dtype_promotion("strict"),
+            jax.numpy_rank_promotion("raise"),
+            jax.checking_leaks(),
+        ):
+            start = parameters(dtype)
+            jax.eval_shape(lambda p: train(make_optimizer(make(name)), 1, p), start)
 
 
 @with_numbers

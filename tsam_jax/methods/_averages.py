@@ -28,7 +28,7 @@ def zero_average(params: Params, mask: Mask | None) -> PyTree:
     dtype = _tree.accumulator_dtype(params)
 
     def zeros(x: jax.Array) -> jax.Array:
-        return jnp.zeros_like(x, dtype=jnp.result_type(dtype, x))
+        return jnp.zeros_like(x, dtype=_tree.wide_dtype(x, dtype))
 
     return jax.tree.map(zeros, _tree.select(params, mask))
 

@@ -82,7 +82,7 @@ def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:
 
 def widened(tree: PyTree) -> PyTree:
     """The tree in float32 at least."""
-    return jax.tree.map(lambda x: x.astype(jnp.result_type(_tree.accumulator_dtype(x), x)), tree)
+    return jax.tree.map(lambda x: x.astype(_tree.wide_dtype(x)), tree)
 
 
 def check_share(owner: str, /, **arguments: Any) -> None:

@@ -141,7 +141,7 @@ def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimato
         def mean(x: jax.Array) -> Any:
             if not jnp.issubdtype(x.dtype, jnp.inexact):
                 return x
-            return jax.lax.pmean(x.astype(_wide_dtype(x)), axis_name).astype(x.dtype)
+            return jax.lax.pmean(x.astype(_tree.wide_dtype(x)), axis_name).astype(x.dtype)
 
         averaged: tuple[Evaluation, PyTree] = jax.tree.map(mean, result)
         return averaged
@@ -175,7 +175,7 @@ def _mean_over(estimate_on: Any, n: int, strategy: str) -> tuple[Evaluation, PyT
         return totals, [x for x, mean in leaves if not mean]
 
     totals = [
-        jnp.zeros(x.shape, _wide_dtype(x), device=x.sharding)
+        jnp.zeros(x.shape, _tree.wide_dtype(x), device=x.sharding)
         for x, mean in zip(shapes, has_mean, strict=True)
         if mean
     ]
@@ -194,7 +194,3 @@ def _mean_over(estimate_on: Any, n: int, strategy: str) -> tuple[Evaluation, PyT
     ]
     averaged: tuple[Evaluation, PyTree] = jax.tree.unflatten(structure, leaves)
     return averaged
-
-
-def _wide_dtype(x: Any) -> Any:
-    return jnp.result_type(_tree.accumulator_dtype(x), x)
