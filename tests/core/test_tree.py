@@ -46,3 +46,40 @@ def test_empty_trees():
     assert _tree.norm({"a": None}) == 0
     assert _tree.all_finite(())
     assert _tree.accumulator_dtype(()) == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_inner_products_are_summed_in_float32(dtype):
+    a = {"a": jnp.full(1000, 301.0, dtype), "b": jnp.full((2, 3), -1.1, dtype)}
+    b = {"a": jnp.full(1000, 299.0, dtype), "b": jnp.full((2, 3), 1.1, dtype)}
+    inner = _tree.inner(a, b)
+    assert inner.dtype == jnp.float32
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    desired = sum(np.vdot(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs)
+    np.testing.assert_allclose(inner, desired, rtol=1e-6)
+    z = jnp.array([1 + 2j, 3j])
+    assert _tree.inner(z, 1j * z) == 0
+    assert _tree.inner(z, z) == 14
+
+
+def test_rejection_is_orthogonal():
+    a = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[3.0]])}
+    b = {"a": jnp.array([0.0, 4.0]), "b": jnp.array([[1.0]])}
+    rest = _tree.reject(a, b)
+    np.testing.assert_allclose(_tree.inner(rest, b), 0, atol=1e-6)
+    np.testing.assert_allclose(rest["a"], [1.0, 2 - 4 * 11 / 17], rtol=1e-6)
+    np.testing.assert_array_equal(_tree.reject(a, jax.tree.map(jnp.zeros_like, a))["a"], a["a"])
+
+
+def test_mixtures_may_extrapolate_and_are_rounded_once():
+    a, b = jnp.asarray(1.0, jnp.bfloat16), jnp.asarray(1.5, jnp.bfloat16)
+    for weight in 0.0, 1 / 3, 1.0, 2.5, -1.0:
+        mixed = _tree.lerp(a, b, weight)
+        assert mixed.dtype == jnp.bfloat16
+        assert mixed == jnp.asarray(1 + weight / 2, jnp.bfloat16)
+
+
+def test_products_leave_out_what_is_masked():
+    product = _tree.multiply({"a": jnp.ones(2), "b": None}, {"a": 3.0, "b": jnp.ones(5)})
+    np.testing.assert_array_equal(product["a"], 3.0)
+    assert product["b"] is None
