@@ -12,7 +12,6 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, check_positive_int, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import map_values
 from tsam_jax.methods._common import ascend, at, widened, zero_step
 from tsam_jax.methods._erm import erm
 
@@ -153,7 +152,7 @@ def xsam(
             def loss(alpha: jax.Array) -> jax.Array:
                 return oracle.value(_tree.add(params, _between(v0, v1, alpha), distance))[0]
 
-            losses = map_values(loss, alphas).astype(like.dtype)
+            losses = jax.lax.map(loss, alphas).astype(like.dtype)  # forward passes only
             finite = jnp.isfinite(losses)
             best = alphas[jnp.argmax(jnp.where(finite, losses, -jnp.inf))]  # (4)
             return jnp.where(jnp.any(finite), best, state.alpha), losses
