@@ -40,7 +40,8 @@ def asam(
     Estimates the gradient of $\max_{\lVert T^{-1} e \rVert \le \rho} L(\theta + e)$, with the
     diagonal $T = \lvert \theta \rvert + \eta$ on the adapted leaves and 1 elsewhere, by
 
-    $e = \rho \frac{T^2 g(\theta)}{\lVert T g(\theta) \rVert}, \quad \hat g = g(\theta + e).$
+    $e = \rho \frac{T^2 g(\theta)}{\lVert T g(\theta) \rVert}, \quad (1) \qquad
+    \hat g = g(\theta + e). \quad (2)$
 
     Rescaling two layers so that the network stays the same does not change how sharp it is.
 
@@ -89,8 +90,9 @@ def asam(
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
         first = oracle.evaluate(params)
         sizes = sizes_of(params, adapt, at(eta, state.step))  # T
-        point = ascend(params, first.grad, at(rho, state.step), mask, sizes)
+        point = ascend(params, first.grad, at(rho, state.step), mask, sizes)  # (1)
+        last = oracle.evaluate(point)  # (2)
         state = StepState(optax.safe_increment(state.step))
-        return oracle.evaluate(point)._replace(aux=first.aux), state
+        return last._replace(aux=first.aux), state
 
     return GradientEstimator(init, estimate, Cost(gradients=2))

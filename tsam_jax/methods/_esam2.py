@@ -40,8 +40,9 @@ def esam2(
     A budget of TSAM's kind spent on the ascent of SAM: estimates the gradient of
     $\max_k L(\theta + \rho_k u)$ by
 
-    $u = \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad k^* = \arg\max_k L(\theta + \rho_k u),
-    \quad \hat g = g(\theta + \rho_{k^*} u).$
+    $u = \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad (1) \qquad
+    k^* = \arg\max_k L(\theta + \rho_k u), \quad (2) \qquad
+    \hat g = g(\theta + \rho_{k^*} u). \quad (3)$
 
     Of step sizes that tie, the smallest is chosen; of those whose loss is not finite, none.
 
@@ -98,15 +99,15 @@ def esam2(
         lengths = jnp.stack([jnp.asarray(at(rho, state.step), like.dtype) for rho in sizes])
         lengths = jnp.sort(lengths)  # so that argmax, which takes the first, takes the smallest
         first = oracle.evaluate(params)
-        direction = _tree.unit(_tree.select(first.grad, mask))
+        direction = _tree.unit(_tree.select(first.grad, mask))  # (1)
 
         def point_at(rho: jax.Array) -> Params:
             return _tree.add(params, direction, rho)
 
         losses = map_values(lambda rho: oracle.value(point_at(rho))[0], lengths)
-        worst = jnp.argmax(jnp.where(jnp.isfinite(losses), losses, -jnp.inf))
+        worst = jnp.argmax(jnp.where(jnp.isfinite(losses), losses, -jnp.inf))  # (2)
         chosen = lengths[worst]
-        last = oracle.evaluate(point_at(chosen))
+        last = oracle.evaluate(point_at(chosen))  # (3)
         step = optax.safe_increment(state.step)
         return last._replace(aux=first.aux), RayState(step, chosen, losses.astype(like.dtype))
 

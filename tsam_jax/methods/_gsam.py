@@ -27,9 +27,10 @@ def gsam(
     Minimises $L(\theta')$ and the gap $L(\theta') - L(\theta)$ together, by the part of the plain
     gradient that is orthogonal to SAM's, and so does not change $L(\theta')$ to first order:
 
-    $\theta' = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad g_\perp = g(\theta) -
-    \frac{\langle g(\theta), g(\theta') \rangle}{\lVert g(\theta') \rVert^2} g(\theta'), \quad
-    \hat g = g(\theta') - \alpha g_\perp.$
+    $\theta' = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad (1) \qquad
+    g_\perp = g(\theta) - \frac{\langle g(\theta), g(\theta') \rangle}
+    {\lVert g(\theta') \rVert^2} g(\theta'), \quad (2) \qquad
+    \hat g = g(\theta') - \alpha g_\perp. \quad (3)$
 
     Args:
       rho: length of the ascent, >= 0, l2 over the masked leaves together; a number, a traced
@@ -76,9 +77,9 @@ def gsam(
         step = state.step
         first = oracle.evaluate(params)
         sizes = None if adapt is False else sizes_of(params, adapt, at(eta, step))
-        last = oracle.evaluate(ascend(params, first.grad, at(rho, step), mask, sizes))
-        orthogonal = _tree.reject(first.grad, last.grad)
-        grad = _tree.add(last.grad, orthogonal, -at(alpha, step))  # descends on the gap
+        last = oracle.evaluate(ascend(params, first.grad, at(rho, step), mask, sizes))  # (1)
+        orthogonal = _tree.reject(first.grad, last.grad)  # (2)
+        grad = _tree.add(last.grad, orthogonal, -at(alpha, step))  # (3)
         return Evaluation(last.value, first.aux, grad), StepState(optax.safe_increment(step))
 
     return GradientEstimator(init, estimate, Cost(gradients=2))

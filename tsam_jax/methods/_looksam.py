@@ -42,10 +42,10 @@ def looksam(
     that is orthogonal to the plain gradient, which changes slowly; the others add that part,
     rescaled, to the plain gradient:
 
-    $g_s = g \left( \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert} \right), \quad g_v = g_s
-    - \frac{\langle g_s, g(\theta) \rangle}{\lVert g(\theta) \rVert^2} g(\theta), \quad \hat g =
-    g_s; \qquad \text{else} \quad \hat g = g(\theta) + \alpha \lVert g(\theta) \rVert
-    \frac{g_v}{\lVert g_v \rVert}.$
+    $\hat g = g_s = g \left( \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert} \right),
+    \quad (1) \qquad g_v = g_s - \frac{\langle g_s, g(\theta) \rangle}
+    {\lVert g(\theta) \rVert^2} g(\theta), \quad (2) \qquad \text{else} \quad
+    \hat g = g(\theta) + \alpha \lVert g(\theta) \rVert \frac{g_v}{\lVert g_v \rVert}. \quad (3)$
 
     Args:
       rho: length of the ascent, >= 0, l2 over the masked leaves together; a number, a traced
@@ -90,13 +90,13 @@ def looksam(
         first = oracle.evaluate(params)
 
         def look() -> tuple[Params, Params]:
-            grad = oracle.evaluate(ascend(params, first.grad, at(rho, step), mask)).grad
+            grad = oracle.evaluate(ascend(params, first.grad, at(rho, step), mask)).grad  # (1)
             wide = jax.tree.map(lambda x, like: x.astype(like.dtype), grad, sharp)
-            return grad, _keep(_tree.reject(wide, first.grad), grad, sharp)  # g_v
+            return grad, _keep(_tree.reject(wide, first.grad), grad, sharp)  # (2)
 
         def reuse() -> tuple[Params, Params]:
             length = at(alpha, step) * _tree.norm(first.grad)
-            return _tree.add(first.grad, _tree.unit(sharp), length), sharp
+            return _tree.add(first.grad, _tree.unit(sharp), length), sharp  # (3)
 
         grad, sharp = jax.lax.cond(step % every == 0, look, reuse)
         return first._replace(grad=grad), LookState(optax.safe_increment(step), sharp)

@@ -19,8 +19,8 @@ def pgn(
     Estimates the gradient of $L(\theta) + \lambda \lVert \nabla L(\theta) \rVert$ by a finite
     difference of length $\rho$, with $\alpha = \lambda / \rho$:
 
-    $\theta' = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad
-    \hat g = (1 - \alpha) g(\theta) + \alpha g(\theta').$
+    $\theta' = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad (1) \qquad
+    \hat g = (1 - \alpha) g(\theta) + \alpha g(\theta'). \quad (2)$
 
     alpha = 0 is ERM, alpha = 1 is SAM, alpha > 1 extrapolates.
 
@@ -50,8 +50,8 @@ def pgn(
       6.1
 
     Source: Zhao, Zhang and Hu, "Penalizing Gradient Norm for Efficiently Improving
-    Generalization in Deep Learning", ICML 2022, Eq. 10. Deviation from the authors' code: its
-    default configuration mixes in the *normalised* gradient g / ||g|| at theta; this is the
+    Generalization in Deep Learning", ICML 2022, Algorithm 1. Deviation from the authors' code:
+    its default configuration mixes in the *normalised* gradient g / ||g|| at theta; (2) is the
     paper's formula.
     """
     check_nonnegative("pgn", rho=rho, alpha=alpha)
@@ -65,9 +65,9 @@ def pgn(
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
         share = at(alpha, state.step)
         first = oracle.evaluate(params)
-        last = oracle.evaluate(ascend(params, first.grad, at(rho, state.step), mask))
+        last = oracle.evaluate(ascend(params, first.grad, at(rho, state.step), mask))  # (1)
         value = _tree.lerp(first.value, last.value, share)
-        grad = _tree.lerp(first.grad, last.grad, share)  # Eq. 10
+        grad = _tree.lerp(first.grad, last.grad, share)  # (2)
         state = StepState(optax.safe_increment(state.step))
         return Evaluation(value, first.aux, grad), state
 
