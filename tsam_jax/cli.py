@@ -1,4 +1,4 @@
-"""The command line: `tsam-jax compare`, `tsam-jax sweep`, `tsam-jax train`."""
+"""The command line: `tsam-jax compare`, `methods`, `sweep` and `train`."""
 
 import dataclasses
 import datetime as dt
@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from tsam_jax.train import config
+from tsam_jax.train.catalogue import methods_table
 from tsam_jax.train.compare import Compare, compare
 from tsam_jax.train.report import render_table, write_report
 from tsam_jax.train.settings import SettingError
@@ -19,7 +20,19 @@ from tsam_jax.train.sweep import Sweep, compare_command, render, sweep
 
 _DESCRIPTION = "Tilted Sharpness-Aware Minimization: train, compare and choose settings."
 _INTERRUPTED = 130  # what a shell expects after Ctrl-C
-_COMMANDS: dict[str, Callable[..., Any]] = {"compare": Compare, "sweep": Sweep, "train": Train}
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """List every method: what it computes, what it costs, its knobs, its source."""
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "compare": Compare,
+    "methods": Methods,
+    "sweep": Sweep,
+    "train": Train,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=None if arguments is None else list(arguments),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
+        if isinstance(command, Methods):
+            console.print(methods_table())
+            return 0
         if isinstance(command, Compare):
             return _compare(command, console)
         return _sweep(command, console) if isinstance(command, Sweep) else _train(command, console)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tsam_jax import cli
+from tsam_jax.methods import METHODS
 from tsam_jax.train import compare as compare_module
 
 SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
@@ -186,7 +187,16 @@ def test_directories_that_cannot_be_used_are_refused(tmp_path, capsys):
     assert "cannot write to" in errors
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["sweep"], ["train"]])
+def test_methods_lists_every_method_with_cost_and_source(capsys):
+    code, shown, _ = run(capsys, "methods")
+    assert code == 0
+    for name in METHODS:
+        assert name in shown
+    assert "g(theta + rho u(g))" in shown
+    assert "ICLR 2021" in shown
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["methods"], ["sweep"], ["train"]])
 def test_help_everywhere(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*command, "--help"])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tsam_jax import methods, noise, value_and_grad
+from tsam_jax.methods._formulas import FORMULAS
 from tsam_jax.recipes import noisy_digits
 from tsam_jax.train.settings import SettingError, parse
 
@@ -97,15 +98,21 @@ def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():
 
 
 def test_the_search_gives_every_method_the_same_number_of_settings():
-    sizes = {len(parse(grid)) for grid in noisy_digits.SEARCH}
-    assert len(sizes) == 1
+    for search in (noisy_digits.SEARCH, noisy_digits.FAMILY_SEARCH):
+        assert len({len(parse(grid)) for grid in search}) == 1
 
 
 def test_the_chosen_settings_are_in_the_search():
-    searched = {setting.text for grid in noisy_digits.SEARCH for setting in parse(grid)}
-    for name in ("erm", "sam", "tsam"):
+    grids = noisy_digits.SEARCH + noisy_digits.FAMILY_SEARCH
+    searched = {setting.text for grid in grids for setting in parse(grid)}
+    for name in noisy_digits.SETTINGS:
         [chosen] = parse(name, noisy_digits.SETTINGS)
         assert chosen.text in searched
+
+
+def test_every_method_but_the_other_spelling_of_tsam_has_a_setting_and_all_have_a_formula():
+    assert set(noisy_digits.SETTINGS) == set(methods.METHODS) - {"from_paper"}
+    assert set(FORMULAS) == set(methods.METHODS)
 
 
 def test_a_key_may_be_traced():

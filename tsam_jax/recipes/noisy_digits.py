@@ -14,8 +14,28 @@ SETTINGS = {
     "erm": "erm(lr=0.01, weight_decay=0.01)",
     "sam": "sam(rho=0.8, lr=0.01, weight_decay=0.0005)",
     "tsam": "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03, weight_decay=0.0005)",
+    # Of these only four settings were tried, with one seed: sane, not tuned.
+    "asam": "asam(rho=4, lr=0.01, weight_decay=0.0005)",
+    "esam2": "esam2(rhos=(0.2, 0.4, 0.6, 0.8), lr=0.01, weight_decay=0.0005)",
+    "pgn": "pgn(rho=1.0, alpha=0.9, lr=0.01, weight_decay=0.0005)",
+    "wsam": "wsam(rho=0.4, gamma=0.6, lr=0.01, weight_decay=0.0005)",
+    "gsam": "gsam(rho=0.6, alpha=0.1, lr=0.01, weight_decay=0.0005)",
+    "looksam": "looksam(rho=0.8, every=2, alpha=0.7, lr=0.01, weight_decay=0.0005)",
+    "rsam": "rsam(rho=0.8, gamma=0.01, lr=0.01, weight_decay=0.0005)",
+    "vasso": "vasso(rho=0.8, theta=0.9, lr=0.01, weight_decay=0.0005)",
+    "fsam": "fsam(rho=0.8, lmbda=0.9, lr=0.01, weight_decay=0.0005)",
+    "xsam": "xsam(rho=0.4, rho_max=0.8, lr=0.01, weight_decay=0.0005)",
+    "tilted_sampling": "tilted_sampling(t=20, s=3, noise=sphere(rms=0.02), lr=0.01,"
+    " weight_decay=0.01)",
+    "tsam_hmc": "tsam_hmc(t=20, s=3, radius=6.0, beta=0.03, lr=0.01, weight_decay=0.01)",
 }
-"""The setting that each method's search chose."""
+"""The setting of each method that a bare name stands for."""
+
+ESAM1 = "sam(rho=0.8, lr=0.01, weight_decay=0.0005, budget=1800)"
+"""The paper's ESAM1: SAM for as many epochs as three times the budget buys."""
+
+ALL = (*SETTINGS, ESAM1)
+"""What `tsam-jax compare --methods all` compares."""
 
 SEARCH = (
     "erm(lr=[0.01, 0.03, 0.1], weight_decay=[0.0005, 0.005, 0.01, 0.02])",
@@ -24,3 +44,21 @@ SEARCH = (
     " weight_decay=[0.0005, 0.005])",
 )
 """The grids of `tsam-jax sweep`: the same number of settings for each method."""
+
+FAMILY_SEARCH = (
+    "asam(rho=[2, 4, 8, 16], lr=0.01, weight_decay=0.0005)",
+    "esam2(rhos=[(0.2, 0.4, 0.6, 0.8), (0.3, 0.6, 0.9), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),"
+    " (0.4, 0.6)], lr=0.01, weight_decay=0.0005)",
+    "pgn(rho=[0.8, 1.0], alpha=[0.7, 0.9], lr=0.01, weight_decay=0.0005)",
+    "wsam(rho=[0.4, 0.6], gamma=[0.5, 0.6], lr=0.01, weight_decay=0.0005)",
+    "gsam(rho=[0.6, 0.8], alpha=[0.1, 0.4], lr=0.01, weight_decay=0.0005)",
+    "looksam(rho=[0.6, 0.8], every=2, alpha=[0.4, 0.7], lr=0.01, weight_decay=0.0005)",
+    "rsam(rho=[0.6, 0.8], gamma=[0.01, 0.02], lr=0.01, weight_decay=0.0005)",
+    "vasso(rho=[0.6, 0.8], theta=[0.4, 0.9], lr=0.01, weight_decay=0.0005)",
+    "fsam(rho=[0.6, 0.8], lmbda=[0.6, 0.9], lr=0.01, weight_decay=0.0005)",
+    "xsam(rho=[0.4, 0.6], rho_max=[0.6, 0.8], lr=0.01, weight_decay=0.0005)",
+    "tilted_sampling(t=[1, 20], s=3, noise=[sphere(rms=0.02), sphere(rms=0.05)], lr=0.01,"
+    " weight_decay=0.01)",
+    "tsam_hmc(t=20, s=3, radius=6.0, beta=[0.01, 0.03, 0.1, 0.3], lr=0.01, weight_decay=0.01)",
+)
+"""Four settings of each other method; `tsam-jax sweep --seeds 1 --methods` tried them."""

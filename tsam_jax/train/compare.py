@@ -25,7 +25,8 @@ class Compare:
 
     methods: tuple[str, ...] = ("erm", "sam", "tsam")
     """Methods: a bare name for its tuned setting, or one of your own, in quotes:
-    "sam(rho=0.5, lr=0.1)". A list is a grid: "tsam(t=[0,20], rho=0.8, s=3)"."""
+    "sam(rho=0.5, lr=0.1)". A list is a grid: "tsam(t=[0,20], rho=0.8, s=3)"; "all" stands for
+    every method."""
     out: Path | None = None
     """Directory for the report, new or empty. Default: runs/compare-DATE-TIME."""
     task: config.Task = dataclasses.field(default_factory=config.Task)

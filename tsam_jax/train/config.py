@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses, checked when they are made, before any work starts."""
 
 import dataclasses
+import itertools
 import math
 import os
 import tempfile
@@ -113,7 +114,7 @@ def parse_methods(texts: tuple[str, ...]) -> list[Setting]:
     """Reads settings, bare names standing for the tuned ones.
 
     Args:
-      texts: settings or grids of settings.
+      texts: settings or grids of settings; "all" for every method.
 
     Returns:
       The settings, in order.
@@ -121,6 +122,7 @@ def parse_methods(texts: tuple[str, ...]) -> list[Setting]:
     Raises:
       ConfigError: if there is none, or one is given twice.
     """
+    texts = tuple(itertools.chain(*(noisy_digits.ALL if t == "all" else [t] for t in texts)))
     settings = [setting for text in texts for setting in parse(text, noisy_digits.SETTINGS)]
     if not settings:
         msg = "`--methods` needs at least one method, for example `--methods erm sam tsam`."

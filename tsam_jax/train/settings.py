@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import optax
 
-from tsam_jax import noise
+from tsam_jax import noise, tilting
 from tsam_jax.estimator import GradientEstimator
 from tsam_jax.methods import METHODS
 
@@ -35,10 +35,19 @@ _SCHEDULES = [
     "polynomial_schedule",
     "warmup_cosine_decay_schedule",
 ]
-_LAWS = ["ball", "filter_scaled", "gaussian", "sphere"]
+_LAWS = [
+    "antithetic",
+    "ball",
+    "filter_scaled",
+    "gaussian",
+    "leaf_scaled",
+    "orthogonal",
+    "sphere",
+]
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(optax, name) for name in _SCHEDULES},
     **{name: getattr(noise, name) for name in _LAWS},
+    "AutoTilt": tilting.AutoTilt,
 }
 _NAMES = {"inf": math.inf, "none": noise.none}
 

@@ -1,0 +1,63 @@
+"""`tsam-jax methods`: every method with what it computes, what it costs, and its knobs."""
+
+import inspect
+import re
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tsam_jax.methods import METHODS
+from tsam_jax.methods._formulas import FORMULAS
+from tsam_jax.recipes import noisy_digits
+from tsam_jax.train.settings import parse
+
+_PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
+_COMMON = ("mask", "aux", "strategy", "key")
+
+
+def methods_table() -> Table:
+    """The table of methods.
+
+    Returns:
+      A row for each of `METHODS`: name, formula and source; cost of a step of the method's setting
+      for the embedded task; arguments with their defaults, those that all methods share left out.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
+    table.add_column("method", no_wrap=True)
+    table.add_column("gradient estimate, knobs with defaults, source", overflow="fold")
+    table.add_column("gradients\n+ losses\na step", justify="right")
+    for name in METHODS:
+        text = noisy_digits.SETTINGS.get(name, _PAPER)
+        cost = parse(text)[0].build().cost
+        losses = f"\n+ {cost.values:g}" if cost.values else ""
+        parts = [Text(FORMULAS[name]), Text(_knobs(name), "bold"), Text(_source(name), "dim")]
+        text = Text("\n").join(part for part in parts if part)
+        table.add_row(Text(name, style="bold"), text, f"{cost.gradients:g}{losses}")
+    return table
+
+
+def _knobs(name: str) -> str:
+    knobs = []
+    for p in inspect.signature(METHODS[name]).parameters.values():
+        if p.name in _COMMON or p.kind is p.VAR_KEYWORD:
+            continue
+        knobs.append(p.name if p.default is p.empty else f"{p.name}={_shown(p.default)}")
+    return ", ".join(knobs)
+
+
+def _shown(default: object) -> str:
+    if callable(default):
+        return getattr(default, "__name__", "…").replace("<lambda>", "…")
+    if isinstance(default, tuple) and len(default) > 4:
+        return f"({default[0]}, {default[1]}, … {default[-1]})"
+    return repr(default)
+
+
+def _source(name: str) -> str:
+    """The first sentence of the docstring's Source section."""
+    text = inspect.getdoc(METHODS[name]) or ""
+    found = re.search(
+        r"^Source: (.*?)(?<!\bal)(?<!\bEq)(?:\.\s|;|\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    return " ".join(found.group(1).split()) if found else ""
