@@ -28,8 +28,8 @@ def methods_table() -> Table:
     table.add_column("gradient estimate, knobs with defaults, source", overflow="fold")
     table.add_column("gradients\n+ losses\na step", justify="right")
     for name in METHODS:
-        text = noisy_digits.SETTINGS.get(name, _PAPER)
-        cost = parse(text)[0].build().cost
+        example = noisy_digits.SETTINGS.get(name, _PAPER)
+        cost = parse(example)[0].build().cost
         losses = f"\n+ {cost.values:g}" if cost.values else ""
         parts = [Text(FORMULAS[name]), Text(_knobs(name), "bold"), Text(_source(name), "dim")]
         text = Text("\n").join(part for part in parts if part)
