@@ -56,6 +56,12 @@ TABLE = {
     "from_paper": Row(
         {"t": 2.0, "s": 2, "rho": 0.5, "alpha": 0.8}, {"t": 30.0}, erm={"rho": 0.0}, sampled=True
     ),
+    "tsam_hmc": Row(
+        {"t": 1.2, "s": 2, "radius": 2.0, "beta": 0.03, "delta": 1.0, "sigma": 1.0},
+        {"t": 30.0, "radius": 1.0, "beta": 0.05, "delta": 0.2, "sigma": 0.8},
+        erm={"radius": 0},
+        sampled=True,
+    ),
     "vasso": Row({"rho": 0.1, "theta": 0.4}, {"rho": 0.7}, erm={"rho": 0}),
     "fsam": Row({"rho": 0.1, "sigma": 0.5, "lmbda": 0.6}, {"rho": 0.7}, erm={"rho": 0}),
     "xsam": Row(

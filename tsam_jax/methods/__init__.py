@@ -14,18 +14,21 @@ from tsam_jax.methods._erm import erm
 from tsam_jax.methods._esam2 import RayState, esam2
 from tsam_jax.methods._fsam import fsam
 from tsam_jax.methods._gsam import gsam, rho_from_lr
+from tsam_jax.methods._hmc import ChainState, tsam_hmc
 from tsam_jax.methods._looksam import LookState, looksam
 from tsam_jax.methods._m_sam import m_sam, per_device
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
-from tsam_jax.methods._tsam import SampledState, from_paper, tilted_sampling, tsam
+from tsam_jax.methods._tsam import AutoTiltedState, SampledState, from_paper, tilted_sampling, tsam
 from tsam_jax.methods._vasso import vasso
 from tsam_jax.methods._xsam import InterpolationState, xsam
 
 __all__ = [
     "METHODS",
+    "AutoTiltedState",
     "AverageState",
+    "ChainState",
     "InterpolationState",
     "LookState",
     "RandomState",
@@ -47,6 +50,7 @@ __all__ = [
     "sam",
     "tilted_sampling",
     "tsam",
+    "tsam_hmc",
     "vasso",
     "wsam",
     "xsam",
@@ -64,6 +68,7 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "tilted_sampling": tilted_sampling,
     "tsam": tsam,
     "from_paper": from_paper,
+    "tsam_hmc": tsam_hmc,
     "vasso": vasso,
     "fsam": fsam,
     "xsam": xsam,

@@ -1,0 +1,354 @@
+"""TSAM whose perturbations come from Hamiltonian Monte Carlo.
+
+Symbols: e the perturbation, p its momentum, L the loss, g its gradient, pi the target
+exp(delta L(theta + e)) on the ball ||e|| <= radius. The potential energy is -delta L (the
+paper's "log(e^{delta L})" lost its sign), the kinetic energy ||p||^2 / (2 sigma^2).
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tsam_jax import _tree
+from tsam_jax import noise as noise_laws
+from tsam_jax._checks import (
+    check_choice,
+    check_nonnegative,
+    check_positive_int,
+    is_static_number,
+    is_static_zero,
+)
+from tsam_jax._types import (
+    AuxPolicy,
+    KeyLike,
+    Mask,
+    Params,
+    PyTree,
+    Scalar,
+    ScalarOrSchedule,
+    Strategy,
+)
+from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
+from tsam_jax.execution import STRATEGIES, combine_samples
+from tsam_jax.methods._common import AUX_POLICIES, as_key, at, zero_step
+from tsam_jax.tilting import AutoTilt
+
+
+class ChainState(NamedTuple):
+    """State of a method whose samples are Markov chains, with diagnostics of its last step.
+
+    Attributes:
+      step: steps taken; shape (), int32.
+      key: PRNG key of the run; shape (), typed.
+      losses: loss at the end of each chain in the last step; shape (s,), float32 at least; NaN for
+        a sample that was not finite.
+      weights: tilt weight of each sample in the last step; shape (s,), float32 at least.
+      acceptance: share of the proposals that each chain accepted in the last step; shape (s,),
+        float32 at least.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    losses: jax.Array
+    weights: jax.Array
+    acceptance: jax.Array
+
+
+class Point(NamedTuple):
+    """Where a chain stands.
+
+    Attributes:
+      e: the perturbation, in float32 at least; None at leaves that are not perturbed.
+      value: L(theta + e); shape ().
+      grad: g(theta + e), like the parameters.
+      force: the part of `grad` that acts on e: None where e is.
+    """
+
+    e: Params
+    value: jax.Array
+    grad: Params
+    force: Params
+
+
+Look: TypeAlias = Callable[[Params], Point]
+"""e -> `Point`: one gradient evaluation."""
+
+
+class Integrator(Protocol):
+    """Moves a point and its momentum along a path; `steps` gradient evaluations.
+
+    `kick` is beta delta, by which forces act on the momentum; `drift` is beta / sigma^2, by which
+    the momentum acts on e.
+    """
+
+    def __call__(
+        self, here: Point, p: Params, look: Look, *, kick: Scalar, drift: Scalar, steps: int
+    ) -> tuple[Point, Params]: ...
+
+
+def euler(
+    here: Point, p: Params, look: Look, *, kick: Scalar, drift: Scalar, steps: int
+) -> tuple[Point, Params]:
+    """Eq. 8 as printed: a kick, then a drift. Keeps volumes, but is not its own reverse."""
+    for _ in range(steps):
+        p = _tree.add(p, here.force, kick)
+        here = look(_tree.add(here.e, p, drift))
+    return here, p
+
+
+def leapfrog(
+    here: Point, p: Params, look: Look, *, kick: Scalar, drift: Scalar, steps: int
+) -> tuple[Point, Params]:
+    """Half a kick, a drift, half a kick: keeps volumes, and with -p it runs back."""
+    for _ in range(steps):
+        p = _tree.add(p, here.force, kick / 2)
+        here = look(_tree.add(here.e, p, drift))
+        p = _tree.add(p, here.force, kick / 2)
+    return here, p
+
+
+INTEGRATORS: dict[str, Integrator] = {"leapfrog": leapfrog, "euler": euler}
+ACCEPTANCES = ("metropolis", "inside")
+
+
+def propose(
+    key: jax.Array,
+    here: Point,
+    look: Look,
+    *,
+    integrate: Integrator,
+    accept: str,
+    radius: Scalar,
+    delta: Scalar,
+    beta: Scalar,
+    sigma: Scalar,
+    steps: int,
+) -> tuple[Point, jax.Array]:
+    """One proposal of the chain: a path from a fresh momentum, accepted or not.
+
+    Args:
+      key: PRNG key of the momentum and the decision.
+      here: where the chain stands.
+      look: e -> `Point`.
+      integrate: `leapfrog` or `euler`.
+      accept: "metropolis" or "inside".
+      radius: of the ball; outside of it the target is 0.
+      delta: the target is exp(delta L) inside of the ball.
+      beta: step size.
+      sigma: standard deviation of a coordinate of the momentum.
+      steps: number of steps of the path.
+
+    Returns:
+      Where the chain stands now, and whether the proposal was accepted: shape (), bool.
+    """
+    key_momentum, key_decision = jax.random.split(key)
+    p0 = noise_laws.gaussian(rms=sigma)(key_momentum, here.e)
+    there, p = integrate(here, p0, look, kick=beta * delta, drift=beta / sigma**2, steps=steps)
+    accepted = _tree.norm(there.e) <= jnp.asarray(radius, _tree.accumulator_dtype(there.e))
+    accepted &= _tree.all_finite(there.value, there.grad)  # an infinite loss attracts nothing
+    if accept == "metropolis":
+        gain = delta * (there.value - here.value) - _kinetic_gain(p0, p) / sigma**2
+        accepted &= jnp.log(jax.random.uniform(key_decision, dtype=gain.dtype)) < gain
+    return jax.tree.map(lambda x, y: jnp.where(accepted, x, y), there, here), accepted
+
+
+def _kinetic_gain(p0: Params, p: Params) -> jax.Array:
+    """(||p||^2 - ||p0||^2) / 2 as one inner product: the squares are of size d, and cancel."""
+    return _tree.inner(_tree.add(p, p0, -1.0), _tree.add(p, p0)) / 2
+
+
+def tsam_hmc(
+    t: ScalarOrSchedule,
+    s: int,
+    *,
+    radius: ScalarOrSchedule,
+    beta: ScalarOrSchedule,
+    delta: ScalarOrSchedule | Literal["half"] = "half",
+    sigma: ScalarOrSchedule = 1.0,
+    steps: int = 1,
+    proposals: int = 1,
+    integrator: Literal["leapfrog", "euler"] = "leapfrog",
+    accept: Literal["metropolis", "inside"] = "metropolis",
+    mask: Mask | None = None,
+    aux: AuxPolicy = "first",
+    strategy: Strategy = "auto",
+    key: KeyLike = 0,
+) -> GradientEstimator:
+    r"""Tilted SAM whose samples are drawn by Hamiltonian Monte Carlo.
+
+    Estimates the gradient of $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$
+    (Eq. 3), epsilon uniform in the ball of the given radius, by samples of $\pi(e) \propto
+    e^{\delta L(\theta + e)}$ on that ball, which account for delta of the tilt, and the weights
+    $w = \mathrm{softmax}((t - \delta) L)$ for the rest. Each sample is a chain of its own: $e$
+    uniform in the ball, and then for each proposal $p \sim N(0, \sigma^2 I)$ and k steps of
+
+    "euler" (Eq. 8): $p \leftarrow p + \beta \delta g(\theta + e), \
+    e \leftarrow e + \frac{\beta}{\sigma^2} p$;
+
+    "leapfrog": the same with half of the kick before the drift and half after it, at the new e.
+
+    A proposal $e'$ outside of the ball, or where the loss is not finite, is rejected: the chain
+    stays at e. Inside, "metropolis" accepts with probability $\min(1, e^{\delta (L' - L) -
+    (\lVert p' \rVert^2 - \lVert p \rVert^2) / 2 \sigma^2})$, and "inside" always.
+
+    What is exact: with "leapfrog" and "metropolis" every proposal leaves pi as it is, for any
+    beta, sigma and steps, so the samples tend to pi as `proposals` grows, and the estimate to
+    the gradient of $L_t$ as s grows after that. One proposal from a uniform start, which is the
+    paper's algorithm, does not sample pi: it lies between the uniform law and pi, and the
+    effective tilt between t - delta and t. "euler" is not reversible and has another limit: its
+    first kick is whole where leapfrog's is half, so that small steps lead to $e^{(1 + 1/k) \delta
+    L}$, for k = 1 twice the delta. "inside" errs by what leapfrog does not conserve of the energy,
+    which falls with beta.
+
+    In d dimensions most of the ball lies within radius / d of its surface, and only steps with
+    beta / sigma of the order of radius / d are accepted there: look at `acceptance` in the state.
+    For millions of parameters that hardly moves a chain; `tsam` is the method for networks.
+
+    Args:
+      t: tilt, >= 0, also 0 and infinity; unit: one over that of the loss. A number, a traced
+        scalar, or a schedule on the step counter.
+      s: number of samples, a positive integer, known before tracing.
+      radius: of the ball, l2 over the masked leaves together, >= 0; a number, a traced scalar, or
+        a schedule.
+      beta: step size, >= 0; a number, a traced scalar, or a schedule. What counts is beta / sigma,
+        which is a length.
+      delta: the part of the tilt that the sampling accounts for. A number between 0 and t, a
+        schedule, or "half" for t / 2, which needs a finite t.
+      sigma: standard deviation of the momentum, > 0; a number, a traced scalar, or a schedule.
+      steps: steps of a proposal, a positive integer (the paper's N).
+      proposals: proposals of a sample, a positive integer.
+      integrator: "leapfrog" or "euler".
+      accept: "metropolis" or "inside".
+      mask: which leaves are perturbed, as for `tsam`.
+      aux: whose auxiliary output is returned, as for `tsam`; a sample's is that of the start of its
+        chain.
+      strategy: how samples are evaluated, as for `tsam`. Steps and proposals are unrolled.
+      key: seed or PRNG key.
+
+    Returns:
+      A `GradientEstimator` with state `ChainState`. `value` is the tilted loss of the samples at
+      tilt t - delta.
+
+    Raises:
+      ValueError: if a number is out of its range, or a name is none of the choices.
+      TypeError: if `s`, `steps` or `proposals` is not an integer, or `t` is an `AutoTilt`.
+
+    Cost: s (steps * proposals + 1) gradient evaluations a step; a rejection costs nothing more.
+    If `radius` is the number 0 it is `erm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax import value_and_grad
+      >>> estimator = tsam_hmc(t=2.0, s=3, radius=0.5, beta=0.1)
+      >>> x = jnp.array([1.0, -1.0])
+      >>> loss = lambda x: jnp.sum(x**4)
+      >>> (value, grad), state = value_and_grad(loss, estimator)(x, estimator.init(x))
+      >>> estimator.cost.gradients, state.acceptance.shape
+      (6, (3,))
+
+    Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Section 4, Eq. 8
+    and the acceptance rule below it. Deviations from the paper: "leapfrog" by default; the ball
+    takes part in the acceptance. The official code has no Hamiltonian Monte Carlo.
+    """
+    _check(t, s, radius, beta, delta, sigma, steps, proposals, integrator, accept, aux, strategy)
+    is_erm = is_static_zero(radius)
+
+    def init(params: Params) -> ChainState:
+        dtype = _tree.accumulator_dtype(params)
+        losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
+        return ChainState(zero_step(), as_key(key), losses, weights, jnp.zeros(s, dtype))
+
+    def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
+        step, dtype = state.step, state.losses.dtype
+        tilt = at(t, step)
+        part = tilt / 2 if delta == "half" else at(delta, step)
+        numbers = {"radius": at(radius, step), "delta": part, "beta": at(beta, step)}
+        numbers = {**numbers, "sigma": at(sigma, step)}
+        numbers = {name: jnp.asarray(x, dtype) for name, x in numbers.items()}
+
+        def look_with_aux(e: Params) -> tuple[Point, PyTree]:
+            here = oracle.evaluate(_tree.add(params, e))
+            return Point(e, here.value, here.grad, _tree.select(here.grad, mask)), here.aux
+
+        def sample(sample_key: jax.Array) -> Evaluation:
+            key_start, *keys = jax.random.split(sample_key, proposals + 1)
+            wide = jax.tree.map(_widened, _tree.select(params, mask))
+            start = noise_laws.ball(radius=numbers["radius"])(key_start, wide)
+            here, first_aux = look_with_aux(start)
+            accepted = jnp.zeros((), dtype)
+            for proposal_key in keys:
+                here, moved = propose(
+                    proposal_key,
+                    here,
+                    lambda e: look_with_aux(e)[0],
+                    integrate=INTEGRATORS[integrator],
+                    accept=accept,
+                    steps=steps,
+                    **numbers,
+                )
+                accepted += moved.astype(dtype)
+            return Evaluation(here.value, (first_aux, accepted / proposals), here.grad)
+
+        state = state._replace(step=optax.safe_increment(step))
+        if is_erm:
+            evaluation = oracle.evaluate(params)
+            losses = jnp.broadcast_to(evaluation.value, (s,)).astype(dtype)
+            return evaluation, state._replace(losses=losses)
+        keys = jax.random.split(jax.random.fold_in(state.key, step), s)
+        combined = combine_samples(
+            sample, keys, tilt - part, strategy=strategy, aux="mean" if aux == "mean" else "first"
+        )
+        kept = oracle.value(params)[1] if aux == "clean" else combined.evaluation.aux[0]
+        return combined.evaluation._replace(aux=kept), state._replace(
+            losses=combined.losses.astype(dtype),
+            weights=combined.weights.astype(dtype),
+            acceptance=combined.auxes[1],
+        )
+
+    gradients = 1 if is_erm else s * (steps * proposals + 1)
+    return GradientEstimator(
+        init, estimate, Cost(gradients, values=float(aux == "clean" and not is_erm))
+    )
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """In float32 at least, so that small steps of a chain are not rounded away."""
+    return x.astype(_tree.wide_dtype(x))
+
+
+def _check(
+    t: ScalarOrSchedule,
+    s: int,
+    radius: ScalarOrSchedule,
+    beta: ScalarOrSchedule,
+    delta: ScalarOrSchedule | Literal["half"],
+    sigma: ScalarOrSchedule,
+    steps: int,
+    proposals: int,
+    integrator: str,
+    accept: str,
+    aux: AuxPolicy,
+    strategy: Strategy,
+) -> None:
+    owner = "tsam_hmc"
+    if isinstance(t, AutoTilt):
+        msg = f"`{owner}(t=...)` must be a number or a schedule, got {t!r}."
+        raise TypeError(msg)
+    check_nonnegative(owner, finite=delta == "half", t=t)
+    check_nonnegative(owner, radius=radius, beta=beta, sigma=sigma)
+    if is_static_zero(sigma):
+        msg = f"`{owner}(sigma=...)` must be a finite number > 0, got {sigma!r}."
+        raise ValueError(msg)
+    if delta != "half":
+        check_nonnegative(owner, delta=delta)
+        if is_static_number(t) and is_static_number(delta) and delta > t:
+            msg = f"`{owner}(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
+            raise ValueError(msg)
+    check_positive_int(owner, s=s, steps=steps, proposals=proposals)
+    check_choice(owner, tuple(INTEGRATORS), integrator=integrator)
+    check_choice(owner, ACCEPTANCES, accept=accept)
+    check_choice(owner, AUX_POLICIES, aux=aux)
+    check_choice(owner, STRATEGIES, strategy=strategy)
