@@ -51,7 +51,7 @@ class Combined(NamedTuple):
     auxes: PyTree
 
 
-def choose_strategy(sample: Callable[[jax.Array], Any], keys: jax.Array) -> Strategy:
+def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) -> Strategy:
     """What "auto" stands for: unrolled or streamed, by backend, model and number of samples.
 
     * Without `jit`, or for one sample: unrolled, since a scan would be compiled anew every step.
@@ -94,29 +94,6 @@ def _has_convolution(jaxpr: Any) -> bool:
             for equation in jaxpr.eqns
         )
     return isinstance(jaxpr, (tuple, list)) and any(map(_has_convolution, jaxpr))
-
-
-def map_values(fun: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
-    """Evaluates losses at several points, one after the other, in the form that "auto" chooses.
-
-    Args:
-      fun: number -> loss of shape ().
-      xs: shape (n,), the numbers.
-
-    Returns:
-      The losses, shape (n,).
-
-    Cost: n times that of `fun`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> map_values(lambda x: x**2, jnp.array([1.0, 3.0])).tolist()
-      [1.0, 9.0]
-    """
-    if choose_strategy(fun, xs) == "unrolled":
-        return jnp.stack([fun(x) for x in xs])
-    losses: jax.Array = jax.lax.map(fun, xs)
-    return losses
 
 
 def combine_samples(

@@ -12,7 +12,6 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import map_values
 from tsam_jax.methods._common import at, zero_step
 from tsam_jax.methods._erm import erm
 
@@ -104,7 +103,8 @@ def esam2(
         def point_at(rho: jax.Array) -> Params:
             return _tree.add(params, direction, rho)
 
-        losses = map_values(lambda rho: oracle.value(point_at(rho))[0], lengths)
+        # in a loop, where forward passes are as fast as one by one, also of convolutions
+        losses = jax.lax.map(lambda rho: oracle.value(point_at(rho))[0], lengths)
         worst = jnp.argmax(jnp.where(jnp.isfinite(losses), losses, -jnp.inf))  # (2)
         chosen = lengths[worst]
         last = oracle.evaluate(point_at(chosen))  # (3)
