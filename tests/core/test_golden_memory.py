@@ -17,6 +17,8 @@ XSAM = golden_records.names("xsam")
 NEGLOSS = "xsam/xsam__k1_search_negloss__quad"
 RSAM = golden_records.names("rsam")
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 def cast(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
@@ -174,14 +176,19 @@ def test_rsam_noise_and_first_gradient(name, x64):
     """The part of this R-SAM that is ours too: noise by filters, and a gradient at theta + D."""
     record = golden_records.load(name)
     arrays, loss = record.arrays, make_loss(record)
+
+    @jax.jit
+    def loss_at_noise(params, d):
+        estimator = methods.tilted_sampling(0.0, 1, noise=lambda key, params: d)
+        return tsam_jax.value_and_grad(loss, estimator)(params, estimator.init(params))[0][0]
+
     for k in range(STEPS):
         params = record.init if k == 0 else {p: x[k - 1] for p, x in arrays["params"].items()}
         z, d = ({p: x[k] for p, x in arrays[n].items()} for n in ("noise_raw", "noise_applied"))
         for p, w in params.items():
             scale = filter_norms(w) if w.ndim == 2 else 1.0  # ours scales vectors too
             np.testing.assert_allclose(d[p], record.meta["sigma"] * scale * z[p], rtol=1e-12)
-        estimator = methods.tilted_sampling(0.0, 1, noise=lambda key, params: d)  # noqa: B023
-        (value, _), _ = tsam_jax.value_and_grad(loss, estimator)(params, estimator.init(params))
+        value = loss_at_noise(params, d)
         np.testing.assert_allclose(value, arrays["eval_loss"][k, 0], rtol=1e-12)
 
 
