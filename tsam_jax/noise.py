@@ -391,9 +391,13 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
     The perturbations that `law` gives are made orthogonal by Gram-Schmidt, set by set, and get
     their lengths back. For a law that is isotropic (`sphere`, `ball`, `gaussian`) every sample
     keeps that law: directions become a random frame, whose vectors are uniform each, and lengths
-    are independent of them. Sample j starts from the draw that it has without the design. In d
-    dimensions s independent draws are nearly orthogonal already, up to $\sqrt{s / d}$: this is
-    for few parameters, or a mask that leaves few.
+    are independent of them. Sample j starts from the draw that it has without the design.
+
+    Independent directions are uncorrelated already, so alone this does next to nothing: what it
+    evens out is quadratic in the perturbation, and a frame of d gives the mean of a quadratic form
+    exactly. Take it with pairs, `antithetic(orthogonal(law))`, which cancel what is odd. In d
+    dimensions s independent draws are nearly orthogonal, up to $\sqrt{s / d}$: this is for few
+    parameters, or a mask that leaves few.
 
     Args:
       law: an isotropic law, or a scheduled one. (`filter_scaled` is none: its samples would no
@@ -427,6 +431,8 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
         raise TypeError(msg)
 
     def draw(law: NoiseLaw, key: jax.Array, j: Scalar, s: int, params: Params) -> Params:
+        if not jax.tree.leaves(params):
+            return params
         size = max(1, min(s, _tree.size(params)))
         start: Scalar = 0 if size == s else jnp.asarray(j) // size * size
         members = jnp.minimum(start + jnp.arange(size), s - 1)  # the last set may be incomplete

@@ -262,11 +262,11 @@ def weighted_mean(trees: PyTree, weights: jax.Array) -> PyTree:
 
     def mean(x: jax.Array) -> jax.Array:
         wide = x.astype(_tree.wide_dtype(x))
-        reference = wide[k]
+        reference = wide[k][None]
         shape = (-1,) + (1,) * (x.ndim - 1)
         gaps = jnp.where(used.reshape(shape), wide - reference, jnp.zeros_like(wide))
         sum_of_gaps = jnp.tensordot(weights.astype(wide.dtype), gaps, axes=1)
-        return (reference + sum_of_gaps).astype(x.dtype)
+        return (reference[0] + sum_of_gaps).astype(x.dtype)
 
     return jax.tree.map(mean, trees)
 
