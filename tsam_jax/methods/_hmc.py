@@ -277,6 +277,7 @@ def tsam_hmc(
             key_start, *keys = jax.random.split(sample_key, proposals + 1)
             wide = jax.tree.map(_widened, _tree.select(params, mask))
             start = noise_laws.ball(radius=numbers["radius"])(key_start, wide)
+            start = _tree.add(jax.tree.map(jnp.zeros_like, wide), start)  # sharded as params are
             here, first_aux = look_with_aux(start)
             accepted = jnp.zeros((), dtype)
             for proposal_key in keys:
