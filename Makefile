@@ -11,7 +11,7 @@ PYTEST := $(RUN) pytest -n auto --maxprocesses 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow check bench setup-train setup-dev clean
+.PHONY: help demo test test-slow mutants check bench setup-train setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
@@ -24,6 +24,9 @@ test: check ## formatting, lint, types, doctests, the README's examples, all tes
 
 test-slow: setup-dev ## the tests that take minutes
 	$(PYTEST) -m slow
+
+mutants: setup-dev ## break each method's core lines, and see that the tests notice
+	"$(VENV)/bin/python" tests/mutants.py
 
 check: setup-dev ## formatting, lint and types
 	$(RUN) ruff format --check .

@@ -1,0 +1,173 @@
+"""Breaks the core lines of each method, one at a time, and shows that the tests notice.
+
+    .venv/bin/python tests/mutants.py [part of a path ...]
+
+Not a part of the tests, which it takes minutes to run against each mutant: run it after a
+change of a method or of its tests (`make mutants`). Each mutant is made in a copy of the package;
+it is killed when the tests beside it fail, and the exit status is that of a survivor.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    """A line of the package, what becomes of it, and the tests that must notice."""
+
+    path: str
+    line: str
+    broken: str
+    tests: str
+
+
+ASCENT, MEMORY = "test_ascent_methods.py", "test_memory_methods.py"
+MUTANTS = [
+    # the shared algebra: norm, sign, size
+    Mutant(
+        "_tree.py",
+        "1 / (length + _TINY_NORM)",
+        "1 / (length + _TINY_NORM) ** 2",
+        "test_golden_sam.py",
+    ),
+    Mutant("_tree.py", "return add(a, b, -share)", "return add(a, b, share)", ASCENT),
+    Mutant("tilting.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
+    Mutant("tilting.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
+    Mutant(
+        "methods/_common.py",
+        "_tree.unit(direction), rho)",
+        "_tree.unit(direction), -rho)",
+        "test_golden_sam.py",
+    ),
+    Mutant(
+        "methods/_common.py",
+        "_tree.unit(direction), rho)",
+        "_tree.unit(direction), rho**2)",
+        "test_golden_sam.py",
+    ),
+    Mutant(
+        "methods/_common.py", "_tree.unit(direction), rho)", "direction, rho)", "test_golden_sam.py"
+    ),
+    # sam, asam
+    Mutant("methods/_sam.py", "length / steps, mask)", "length, mask)", "test_golden_sam.py"),
+    Mutant(
+        "methods/_common.py",
+        "return jnp.abs(x).astype(dtype) + ",
+        "return x.astype(dtype) + ",
+        ASCENT,
+    ),
+    Mutant(
+        "methods/_common.py", "_tree.multiply(direction, sizes), rho)", "direction, rho)", ASCENT
+    ),
+    # pgn, wsam, gsam, esam2, looksam
+    Mutant(
+        "methods/_pgn.py",
+        "_tree.lerp(first.grad, last.grad, share)",
+        "_tree.lerp(last.grad, first.grad, share)",
+        ASCENT,
+    ),
+    Mutant(
+        "methods/_gsam.py",
+        "_tree.reject(first.grad, last.grad)",
+        "_tree.reject(last.grad, first.grad)",
+        ASCENT,
+    ),
+    Mutant("methods/_gsam.py", "-at(alpha, step))", "at(alpha, step))", ASCENT),
+    Mutant("methods/_esam2.py", "jnp.argmax(", "jnp.argmin(", ASCENT),
+    Mutant(
+        "methods/_esam2.py", "lengths = jnp.sort(lengths)", "lengths = -jnp.sort(-lengths)", ASCENT
+    ),
+    Mutant("methods/_looksam.py", "_tree.norm(first.grad)", "_tree.norm(sharp)", ASCENT),
+    # averages: off by one, weights swapped
+    Mutant(
+        "methods/_averages.py", "state.step == 0, 1.0, share", "state.step == 1, 1.0, share", MEMORY
+    ),
+    Mutant(
+        "methods/_averages.py",
+        "_tree.lerp(state.average, grad, share)",
+        "_tree.lerp(grad, state.average, share)",
+        MEMORY,
+    ),
+    Mutant("methods/_fsam.py", "-at(sigma, step))", "at(sigma, step))", MEMORY),
+    Mutant("methods/_fsam.py", "1 - at(lmbda, step))", "at(lmbda, step))", MEMORY),
+    # rsam, xsam
+    Mutant("methods/_rsam.py", "ascend(smoothed, first.grad", "ascend(params, first.grad", MEMORY),
+    Mutant("methods/_xsam.py", "jnp.sin((1 - alpha) * psi)", "jnp.sin((1 + alpha) * psi)", MEMORY),
+    Mutant(
+        "methods/_xsam.py",
+        "jnp.where(finite, losses, -jnp.inf)",
+        "jnp.where(losses > 0, losses, -jnp.inf)",
+        "test_golden_memory.py",
+    ),
+    # tsam
+    Mutant(
+        "methods/_tsam.py",
+        "oracle.evaluate(point)._replace(aux=first.aux)",
+        "first",
+        "test_closed_forms.py",
+    ),
+    Mutant(
+        "methods/_tsam.py",
+        "ascend(point, first.grad",
+        "ascend(params, first.grad",
+        "test_closed_forms.py",
+    ),
+    Mutant("methods/_tsam.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
+    Mutant(
+        "methods/_tsam.py",
+        "jax.random.fold_in(state.key, step)",
+        "state.key",
+        "test_golden_tsam.py",
+    ),
+    # tsam_hmc
+    Mutant("methods/_hmc.py", "kick / 2)", "kick)", "test_hmc.py"),
+    Mutant(
+        "methods/_hmc.py",
+        "gain = delta * (there.value - here.value)",
+        "gain = delta * (here.value - there.value)",
+        "test_hmc.py",
+    ),
+    Mutant(
+        "methods/_hmc.py", "_tree.norm(there.e) <= ", "_tree.norm(there.e) >= 0 * ", "test_hmc.py"
+    ),
+    # noise
+    Mutant("noise.py", "radius * u / length", "radius / length", "test_noise.py"),
+    Mutant("noise.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
+]
+
+
+def main(wanted: list[str]) -> int:
+    survivors = []
+    for mutant in MUTANTS:
+        if wanted and not any(part in mutant.path for part in wanted):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder)
+            for name in ("tsam_jax", "tests"):
+                shutil.copytree(ROOT / name, copy / name)
+            shutil.copy(ROOT / "pyproject.toml", copy)
+            path = copy / "tsam_jax" / mutant.path
+            source = path.read_text()
+            if mutant.line not in source:
+                survivors.append(mutant)
+                print(f"NOT FOUND  {mutant.path}: {mutant.line}")
+                continue
+            path.write_text(source.replace(mutant.line, mutant.broken, 1))
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+            test = copy / "tests" / "core" / mutant.tests
+            done = subprocess.run([*command, test], cwd=copy, capture_output=True, check=False)
+        verdict = {0: "SURVIVED", 1: "killed"}.get(done.returncode, "BROKEN")
+        if verdict != "killed":
+            survivors.append(mutant)
+        print(f"{verdict:9}  {mutant.path}: {mutant.line}  ->  {mutant.broken}", flush=True)
+    print(f"{len(survivors)} not killed")
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
