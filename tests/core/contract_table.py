@@ -57,8 +57,8 @@ TABLE = {
         {"t": 2.0, "s": 2, "rho": 0.5, "alpha": 0.8}, {"t": 30.0}, erm={"rho": 0.0}, sampled=True
     ),
     "tsam_hmc": Row(
-        {"t": 1.2, "s": 2, "radius": 2.0, "beta": 0.03, "delta": 1.0, "sigma": 1.0},
-        {"t": 30.0, "radius": 1.0, "beta": 0.05, "delta": 0.2, "sigma": 0.8},
+        {"t": 1.2, "s": 2, "radius": 0.8, "beta": 0.03, "delta": 1.0, "sigma": 1.0},
+        {"t": 30.0, "radius": 0.4, "beta": 0.05, "delta": 0.2, "sigma": 0.8},
         erm={"radius": 0},
         sampled=True,
     ),

@@ -69,7 +69,7 @@ def test_ctrl_c_leaves_a_partial_report(tmp_path, capsys, monkeypatch):
     make_measure = compare_module.make_measure
     monkeypatch.setattr(compare_module, "make_measure", interrupt_the_second)
     out = tmp_path / "run"
-    methods = ["erm", "sam(rho=0.1)", "sam(rho=0.2)"]
+    methods = ["erm()", "sam(rho=0.1)", "sam(rho=0.2)"]
     code, shown, _ = run(capsys, "compare", "--methods", *methods, *FEW, "--out", str(out))
     assert code == 130
     report = json.loads((out / "report.json").read_text())
@@ -144,7 +144,7 @@ def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
     [
         (["compare", "--methods", "smm"], "Perhaps you meant `sam`"),
         (["compare", "--methods", "sam(rho=-1)"], "must be a finite number >= 0, got -1"),
-        (["compare", "--methods", "erm", "erm"], "`--methods` has erm() more than once"),
+        (["compare", "--methods", "erm()", "erm( )"], "`--methods` has erm() more than once"),
         (["compare", "--label-noise", "1.5"], "`--label-noise` must be between 0 and 1, got 1.5"),
         (["compare", "--seeds", "0"], "`--seeds` must be a finite number >= 1, got 0"),
         (["compare", "--budget", "0"], "`--budget` must be a finite number > 0, got 0"),

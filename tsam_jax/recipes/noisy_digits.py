@@ -59,6 +59,6 @@ FAMILY_SEARCH = (
     "xsam(rho=[0.4, 0.6], rho_max=[0.6, 0.8], lr=0.01, weight_decay=0.0005)",
     "tilted_sampling(t=[1, 20], s=3, noise=[sphere(rms=0.02), sphere(rms=0.05)], lr=0.01,"
     " weight_decay=0.01)",
-    "tsam_hmc(t=20, s=3, radius=6.0, beta=[0.01, 0.03, 0.1, 0.3], lr=0.01, weight_decay=0.01)",
+    "tsam_hmc(t=20, s=3, radius=6.0, beta=[2e-5, 5e-5, 1e-4, 2e-4], lr=0.01, weight_decay=0.01)",
 )
 """Four settings of each other method; `tsam-jax sweep --seeds 1 --methods` tried them."""
