@@ -16,8 +16,16 @@ from tsam_jax import Oracle, estimate_gradient, make_oracle, methods, value_and_
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-every_method = pytest.mark.parametrize("name", methods.METHODS)
-sampled = pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.sampled])
+
+def rows(names):
+    marks = {True: [pytest.mark.slow], False: []}
+    return [
+        pytest.param(name, marks=marks[name in TABLE and TABLE[name].spelling]) for name in names
+    ]
+
+
+every_method = pytest.mark.parametrize("name", rows(methods.METHODS))
+sampled = pytest.mark.parametrize("name", rows(n for n, row in TABLE.items() if row.sampled))
 masked = pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.masked])
 with_numbers = pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, row in TABLE.items() for number in row.numbers]
