@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
             complete = True
             metrics = log.last
     except KeyboardInterrupt:
-        console.print(f"Interrupted; go on with: tsam-jax train --resume {directory}")
+        again = shlex.join(["tsam-jax", "train", "--resume", str(directory)])
+        console.print(f"Interrupted; go on with: {again}", markup=False, soft_wrap=True)
     result = {
         "complete": complete,
         "setting": setting.text,
