@@ -15,13 +15,14 @@ PACKAGE = Path(tsam_jax.__file__).parent
 # What each part may import: parts of tsam_jax, then third-party packages. A part is a module
 # or a subpackage, directly under tsam_jax; "__init__" is `import tsam_jax` itself.
 ARRAYS = {"jax", "jaxlib", "numpy", "optax", "chex"}
-BASE = {"_types", "_checks", "_tree"}
+BASE = {"_types", "_checks", "_tree", "_axes"}
 SAMPLING = BASE | {"noise", "tilting"}
 CORE = SAMPLING | {"estimator", "execution", "methods", "transform"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "_types": (set(), ARRAYS),
     "_checks": ({"_types"}, ARRAYS),
     "_tree": ({"_types"}, ARRAYS),
+    "_axes": ({"_types", "_tree"}, ARRAYS),
     "noise": (BASE, ARRAYS),
     "tilting": (BASE, ARRAYS),
     "estimator": (SAMPLING, ARRAYS),

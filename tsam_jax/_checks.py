@@ -54,3 +54,11 @@ def check_choice(owner: str, choices: Collection[str], **arguments: Any) -> None
             allowed = ", ".join(repr(choice) for choice in choices)
             msg = f"`{owner}({name}=...)` must be one of {allowed}, got {x!r}."
             raise ValueError(msg)
+
+
+def check_axis(owner: str, **arguments: Any) -> None:
+    """Refuses what is neither None nor the name of one mesh axis."""
+    for name, x in arguments.items():
+        if x is not None and not isinstance(x, str):
+            msg = f"`{owner}({name}=...)` must be the name of a mesh axis or None, got {x!r}."
+            raise TypeError(msg)

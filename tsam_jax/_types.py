@@ -25,6 +25,9 @@ Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 KeyLike: TypeAlias = int | jax.Array
 """An integer seed or a PRNG key."""
 
+AxisName: TypeAlias = str | tuple[str, ...]
+"""The name of a mesh axis, or of several."""
+
 AuxPolicy: TypeAlias = Literal["first", "mean", "clean"]
 """Whose auxiliary output a sampled method returns: see `tsam_jax.methods.tsam`."""
 

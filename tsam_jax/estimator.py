@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
-from tsam_jax._types import Params, PyTree
+from tsam_jax import _axes, _tree
+from tsam_jax._types import AxisName, Params, PyTree
 
 __all__ = ["Cost", "Evaluation", "GradientEstimator", "Oracle", "make_oracle", "value_and_grad"]
 
@@ -79,7 +79,13 @@ class GradientEstimator(NamedTuple):
     cost: Cost
 
 
-def make_oracle(fun: Callable[..., Any], *, batch: PyTree = None, has_aux: bool = False) -> Oracle:
+def make_oracle(
+    fun: Callable[..., Any],
+    *,
+    batch: PyTree = None,
+    has_aux: bool = False,
+    axis_name: AxisName | None = None,
+) -> Oracle:
     """Makes the oracle that estimators call.
 
     Args:
@@ -88,11 +94,14 @@ def make_oracle(fun: Callable[..., Any], *, batch: PyTree = None, has_aux: bool 
       batch: the batch, for methods that split it (`tsam_jax.methods.m_sam`); None if `fun` knows
         its own.
       has_aux: whether `fun` returns a pair.
+      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`: value,
+        gradient and what is floating point in aux are means over its devices.
 
     Returns:
       An `Oracle`; its values are in float32 at least.
 
-    Cost: one gradient, or one loss evaluation, a call.
+    Cost: one gradient, or one loss evaluation, a call; with an `axis_name`, one sum of the size of
+    a gradient over the devices.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,7 +111,8 @@ def make_oracle(fun: Callable[..., Any], *, batch: PyTree = None, has_aux: bool 
     if batch is not None:
 
         def on(part: PyTree) -> Oracle:
-            return make_oracle(lambda params: fun(params, part), has_aux=has_aux)
+            on_part = lambda params: fun(params, part)  # noqa: E731
+            return make_oracle(on_part, has_aux=has_aux, axis_name=axis_name)
 
         return on(batch)._replace(batch=batch, on=on)
 
@@ -113,19 +123,30 @@ def make_oracle(fun: Callable[..., Any], *, batch: PyTree = None, has_aux: bool 
     def wide(value: jax.Array) -> jax.Array:
         return jnp.asarray(value).astype(_tree.accumulator_dtype(value))
 
+    def over_devices(tree: Any) -> Any:
+        return tree if axis_name is None else _axes.mean(tree, axis_name)
+
     def evaluate(params: Params) -> Evaluation:
+        if axis_name is not None:  # else the gradient would be the sum over the devices
+            params = _axes.as_varying(params, axis_name)
         (value, aux), grad = jax.value_and_grad(with_aux, has_aux=True)(params)
-        return Evaluation(wide(value), aux, grad)
+        evaluation: Evaluation = over_devices(Evaluation(wide(value), aux, grad))
+        return evaluation
 
     def value(params: Params) -> tuple[jax.Array, PyTree]:
         loss, aux = with_aux(params)
-        return wide(loss), aux
+        result: tuple[jax.Array, PyTree] = over_devices((wide(loss), aux))
+        return result
 
     return Oracle(evaluate, value)
 
 
 def value_and_grad(
-    fun: Callable[..., Any], estimator: GradientEstimator, *, has_aux: bool = False
+    fun: Callable[..., Any],
+    estimator: GradientEstimator,
+    *,
+    has_aux: bool = False,
+    axis_name: AxisName | None = None,
 ) -> Callable[..., tuple[Any, PyTree]]:
     """`jax.value_and_grad` with an estimator in place of the plain gradient.
 
@@ -137,13 +158,18 @@ def value_and_grad(
       estimator: a method of `tsam_jax.methods`, or your own.
       has_aux: whether `fun` returns a pair; which probe's aux comes back is the estimator's
         `aux` policy.
+      axis_name: for use inside `jax.shard_map`: the mesh axis, or axes, over which the batch is
+        split. Loss and gradient are averaged over its devices before any norm or softmax, so the
+        result is that of the whole batch on one device; so is what is floating point in aux. `fun`
+        must not average over the devices itself. (Under plain `jit` with sharded arrays nothing
+        is needed; `tsam_jax.methods.per_device` is for ascents that differ by device.)
 
     Returns:
       A function `(params, state, *args, **kwargs) -> ((value, grads), state)`, or
       `(((value, aux), grads), state)` if `has_aux`. `state` starts as `estimator.init(params)`.
       `value` is what the estimator's gradient is the gradient of, in float32 at least.
 
-    Cost: `estimator.cost` a call.
+    Cost: `estimator.cost` a call; with an `axis_name`, one sum over the devices for each gradient.
 
     Example:
       >>> import jax.numpy as jnp
@@ -160,10 +186,11 @@ def value_and_grad(
         params = jax.tree.map(jnp.asarray, params)
         batch, *others = args or (None,)
         if batch is None:
-            oracle = make_oracle(lambda p: fun(p, *args, **kwargs), has_aux=has_aux)
+            on_nothing = lambda p: fun(p, *args, **kwargs)  # noqa: E731
+            oracle = make_oracle(on_nothing, has_aux=has_aux, axis_name=axis_name)
         else:
             with_batch = lambda p, part: fun(p, part, *others, **kwargs)  # noqa: E731
-            oracle = make_oracle(with_batch, batch=batch, has_aux=has_aux)
+            oracle = make_oracle(with_batch, batch=batch, has_aux=has_aux, axis_name=axis_name)
         (value, aux, grad), state = estimator.estimate(oracle, params, state)
         return (((value, aux) if has_aux else value), grad), state
 

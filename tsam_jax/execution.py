@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from tsam_jax import _tree, tilting
+from tsam_jax import _axes, _tree, tilting
 from tsam_jax._types import AuxPolicy, PyTree, Scalar, Strategy
 from tsam_jax.estimator import Evaluation
 from tsam_jax.tilting import TiltedMean
@@ -103,6 +103,7 @@ def combine_samples(
     *,
     strategy: Strategy,
     aux: AuxPolicy,
+    axis: str | None = None,
 ) -> Combined:
     """Evaluates one sample for each key and combines them by tilt weights.
 
@@ -117,12 +118,15 @@ def combine_samples(
       strategy: see the module's docstring. If the tilt is a function, "auto" is "vectorized"
         where it would be "streamed".
       aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
+      axis: mesh axis of `jax.shard_map` over whose devices the samples are spread; None: all of
+        them are evaluated here.
 
     Returns:
-      A `Combined`.
+      A `Combined`, the same on all devices.
 
     Raises:
-      ValueError: if the tilt is a function and the strategy is "streamed".
+      ValueError: if the tilt is a function and the strategy is "streamed"; if there is no
+        `shard_map` over the axis, or its devices do not divide the samples.
 
     Cost: s times that of `sample`.
 
@@ -134,7 +138,59 @@ def combine_samples(
       >>> combined.evaluation.grad.tolist(), combined.evaluation.value.item()
       ([1.0, 1.0], 2.0)
     """
-    run = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
+    grad, losses, auxes, known = _run(sample, keys, tilt, strategy, axis)
+    value = tilting.tilted_loss(losses, known)
+    kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
+    weights = tilting.tilt_weights(losses, known)
+    return Combined(Evaluation(value, kept, grad), losses, weights, known, auxes)
+
+
+_Sample: TypeAlias = Callable[[jax.Array], Evaluation]
+_Tilt: TypeAlias = Scalar | _TiltOfLosses
+
+
+def on_each_device(
+    evaluate: Callable[[Any], Evaluation], axis: str | None
+) -> Callable[[Any], Evaluation]:
+    """Gradients of the device's own samples, for use in a `sample` of `combine_samples`.
+
+    Args:
+      evaluate: params -> `Evaluation`, as an oracle has it.
+      axis: the axis that `combine_samples` is given.
+
+    Returns:
+      The same function, whose gradient `shard_map` does not sum over the axis.
+
+    Cost: that of `evaluate`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> evaluate = lambda x: Evaluation(x**2, None, 2 * x)
+      >>> on_each_device(evaluate, None)(jnp.float32(3.0)).grad.item()
+      6.0
+    """
+    return evaluate if axis is None else lambda params: evaluate(_axes.as_varying(params, axis))
+
+
+class _Result(NamedTuple):
+    """What a strategy says of its samples.
+
+    `losses` (s,) have NaN for a sample that is not finite, `auxes` are stacked, `like` has the
+    dtypes of a gradient, and `fold` makes the tilted mean of them, once the tilt is known.
+    """
+
+    losses: jax.Array
+    auxes: PyTree
+    like: PyTree
+    fold: Callable[[Scalar], TiltedMean]
+
+
+def _run(
+    sample: _Sample, keys: jax.Array, tilt: _Tilt, strategy: Strategy, axis: str | None
+) -> tuple[PyTree, jax.Array, PyTree, Scalar]:
+    """The tilted gradient, and the losses, auxes and tilt: of all samples, on every device."""
+    if axis is not None:
+        keys = _own_share(keys, axis)
     chosen = choose_strategy(sample, keys) if strategy == "auto" else strategy
     if chosen == "streamed" and callable(tilt):
         if strategy != "auto":
@@ -144,49 +200,74 @@ def combine_samples(
             )
             raise ValueError(msg)
         chosen = "vectorized"
-    grad, losses, auxes, known = run[chosen](sample, keys, tilt)
-    value = tilting.tilted_loss(losses, known)
-    kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
-    weights = tilting.tilt_weights(losses, known)
-    return Combined(Evaluation(value, kept, grad), losses, weights, known, auxes)
+    strategies = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
+    losses, auxes, like, fold = strategies[chosen](sample, keys, tilt)
+    if axis is not None:
+        losses, auxes = _axes.gather((losses, auxes), axis)
+    known = tilt(losses) if callable(tilt) else tilt
+    part = fold(known)
+    if axis is not None:
+        part = tilting.merge_over(part, known, axis)
+    return _settle(part, like), losses, auxes, known
 
 
-# Each strategy returns the tilted gradient, the losses (s,) with NaN for a sample that is
-# not finite, the auxes of all samples, stacked, and the tilt.
-_Result: TypeAlias = tuple[PyTree, jax.Array, PyTree, Scalar]
-_Sample: TypeAlias = Callable[[jax.Array], Evaluation]
+def _own_share(keys: jax.Array, axis: str) -> jax.Array:
+    """The keys of this device of the axis."""
+    if not _axes.is_manual(axis):
+        msg = (
+            f"`sample_axis={axis!r}` must be an axis of a `jax.shard_map` around the step, which"
+            f" has {list(_axes.manual()) or 'none'}: call `jax.shard_map(step, mesh=mesh,"
+            f" in_specs=P(), out_specs=P(), axis_names={{{axis!r}}})`."
+        )
+        raise ValueError(msg)
+    s, devices = keys.shape[0], jax.lax.axis_size(axis)
+    if s % devices:
+        msg = (
+            f"`sample_axis={axis!r}` has {devices} devices, which must divide the number of"
+            f" samples, s = {s}."
+        )
+        raise ValueError(msg)
+    share = s // devices
+    return jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(axis) * share, share)
 
 
-def _vectorized(sample: _Sample, keys: jax.Array, tilt: Scalar | _TiltOfLosses) -> _Result:
+def _vectorized(sample: _Sample, keys: jax.Array, tilt: _Tilt) -> _Result:
+    del tilt
     samples = jax.vmap(sample)(keys)
     losses = jax.vmap(_masked_loss)(samples)
-    known = tilt(losses) if callable(tilt) else tilt
-    grad = tilting.weighted_mean(samples.grad, tilting.tilt_weights(losses, known))
-    return grad, losses, samples.aux, known
+
+    def fold(known: Scalar) -> TiltedMean:
+        return tilting.stacked_mean(losses, samples.grad, known)
+
+    return _Result(losses, samples.aux, samples.grad, fold)
 
 
-def _unrolled(sample: _Sample, keys: jax.Array, tilt: Scalar | _TiltOfLosses) -> _Result:
+def _unrolled(sample: _Sample, keys: jax.Array, tilt: _Tilt) -> _Result:
+    del tilt
     samples = [sample(key) for key in keys]
     losses = jnp.stack([_masked_loss(this) for this in samples])
-    known = tilt(losses) if callable(tilt) else tilt
-    part = tilting.tilted_mean(samples[0].value, samples[0].grad)
-    for this in samples[1:]:
-        part = _fold(part, this, known)
     auxes = jax.tree.map(lambda *x: jnp.stack(x), *(this.aux for this in samples))
-    return _settle(part, samples[0].grad), losses, auxes, known
+
+    def fold(known: Scalar) -> TiltedMean:
+        part = tilting.tilted_mean(samples[0].value, samples[0].grad)
+        for this in samples[1:]:
+            part = _fold(part, this, known)
+        return part
+
+    return _Result(losses, auxes, samples[0].grad, fold)
 
 
 def _streamed(sample: _Sample, keys: jax.Array, tilt: Any) -> _Result:
     shapes = jax.eval_shape(sample, keys[0])
-    no_grad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes.grad)
-    no_sample = tilting.tilted_mean(jnp.full((), jnp.nan, shapes.value.dtype), no_grad)
+    zeros = jax.tree.map(lambda x: _axes.zeros_like(x, x.dtype), (shapes.value, shapes.grad))
+    no_sample = tilting.tilted_mean(zeros[0] + jnp.nan, zeros[1])
 
     def body(part: TiltedMean, key: jax.Array) -> tuple[TiltedMean, tuple[jax.Array, PyTree]]:
         this = sample(key)
         return _fold(part, this, tilt), (_masked_loss(this), this.aux)
 
     part, (losses, auxes) = jax.lax.scan(body, no_sample, keys)
-    return _settle(part, shapes.grad), losses, auxes, tilt
+    return _Result(losses, auxes, shapes.grad, lambda _: part)
 
 
 def _fold(part: TiltedMean, this: Evaluation, tilt: Scalar) -> TiltedMean:

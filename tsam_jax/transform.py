@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tsam_jax import _tree, methods
-from tsam_jax._types import Params, PyTree, ScalarOrSchedule
+from tsam_jax._types import AxisName, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import GradientEstimator, make_oracle
 
 __all__ = ["EstimateGradientState", "estimate_gradient", "tsam"]
@@ -26,7 +26,9 @@ class EstimateGradientState(NamedTuple):
     inner: PyTree
 
 
-def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformationExtraArgs:
+def estimate_gradient(
+    estimator: GradientEstimator, *, axis_name: AxisName | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Makes an estimator the first link of an optax chain.
 
     `update(updates, state, params, *, value_fn, batch=None, **extra_args)` evaluates `value_fn`, a
@@ -39,6 +41,8 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
 
     Args:
       estimator: a method of `tsam_jax.methods`, or your own.
+      axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
+        `tsam_jax.value_and_grad`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state `EstimateGradientState`. Its updates
@@ -101,7 +105,7 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
             )
             raise TypeError(msg)
         params = jax.tree.map(jnp.asarray, params)
-        oracle = make_oracle(value_fn, batch=batch)
+        oracle = make_oracle(value_fn, batch=batch, axis_name=axis_name)
         evaluation, inner = estimator.estimate(oracle, params, state.inner)
         return evaluation.grad, EstimateGradientState(
             evaluation.value.astype(state.value.dtype), inner
@@ -115,6 +119,8 @@ def tsam(
     t: ScalarOrSchedule,
     rho: ScalarOrSchedule,
     s: int,
+    *,
+    axis_name: AxisName | None = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Tilted SAM around any optax optimizer.
@@ -126,7 +132,9 @@ def tsam(
       t: tilt, >= 0: see `tsam_jax.methods.tsam`.
       rho: length of the ascent step, >= 0.
       s: number of samples, a positive integer.
-      **options: `noise`, `delta`, `mask`, `aux`, `strategy`, `key`.
+      axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
+        `tsam_jax.value_and_grad`.
+      **options: `noise`, `delta`, `mask`, `aux`, `strategy`, `sample_axis`, `key`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and `value_fn`:
@@ -152,4 +160,5 @@ def tsam(
     Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Algorithms 1
     and 3.
     """
-    return optax.chain(estimate_gradient(methods.tsam(t, rho, s, **options)), base)
+    estimator = methods.tsam(t, rho, s, **options)
+    return optax.chain(estimate_gradient(estimator, axis_name=axis_name), base)

@@ -1,10 +1,8 @@
 """What sampled methods must do, beyond test_contract.py; and the limits that are documented."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import device_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,13 +79,7 @@ def test_vmap_over_tilts_and_keys(name):
 
 def test_updates_and_state_keep_their_sharding():
     program = Path(__file__).parent / "sharding_program.py"
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split() == list(methods.METHODS)
+    assert device_programs.run(program) == list(methods.METHODS)
 
 
 @every_method

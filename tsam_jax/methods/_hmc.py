@@ -15,6 +15,7 @@ import optax
 from tsam_jax import _tree
 from tsam_jax import noise as noise_laws
 from tsam_jax._checks import (
+    check_axis,
     check_choice,
     check_nonnegative,
     check_positive_int,
@@ -32,7 +33,7 @@ from tsam_jax._types import (
     Strategy,
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import STRATEGIES, combine_samples
+from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
 from tsam_jax.methods._common import AUX_POLICIES, as_key, at, zero_step
 from tsam_jax.tilting import AutoTilt
 
@@ -175,6 +176,7 @@ def tsam_hmc(
     mask: Mask | None = None,
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
+    sample_axis: str | None = None,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Tilted SAM whose samples are drawn by Hamiltonian Monte Carlo.
@@ -226,6 +228,7 @@ def tsam_hmc(
       aux: whose auxiliary output is returned, as for `tsam`; a sample's is that of the start of its
         chain.
       strategy: how samples are evaluated, as for `tsam`. Steps and proposals are unrolled.
+      sample_axis: mesh axis over which samples are spread, as for `tsam`.
       key: seed or PRNG key.
 
     Returns:
@@ -254,6 +257,7 @@ def tsam_hmc(
     takes part in the acceptance. The official code has no Hamiltonian Monte Carlo.
     """
     _check(t, s, radius, beta, delta, sigma, steps, proposals, integrator, accept, aux, strategy)
+    check_axis("tsam_hmc", sample_axis=sample_axis)
     is_erm = is_static_zero(radius)
 
     def init(params: Params) -> ChainState:
@@ -269,15 +273,17 @@ def tsam_hmc(
         numbers = {**numbers, "sigma": at(sigma, step)}
         numbers = {name: jnp.asarray(x, dtype) for name, x in numbers.items()}
 
+        evaluate = on_each_device(oracle.evaluate, sample_axis)
+
         def look_with_aux(e: Params) -> tuple[Point, PyTree]:
-            here = oracle.evaluate(_tree.add(params, e))
+            here = evaluate(_tree.add(params, e))
             return Point(e, here.value, here.grad, _tree.select(here.grad, mask)), here.aux
 
         def sample(sample_key: jax.Array) -> Evaluation:
             key_start, *keys = jax.random.split(sample_key, proposals + 1)
             wide = jax.tree.map(_widened, _tree.select(params, mask))
             start = noise_laws.ball(radius=numbers["radius"])(key_start, wide)
-            start = _tree.add(jax.tree.map(jnp.zeros_like, wide), start)  # sharded as params are
+            start = _tree.add(_tree.scale(wide, 0.0), start)  # sharded as params are
             here, first_aux = look_with_aux(start)
             accepted = jnp.zeros((), dtype)
             for proposal_key in keys:
@@ -300,7 +306,12 @@ def tsam_hmc(
             return evaluation, state._replace(losses=losses)
         keys = jax.random.split(jax.random.fold_in(state.key, step), s)
         combined = combine_samples(
-            sample, keys, tilt - part, strategy=strategy, aux="mean" if aux == "mean" else "first"
+            sample,
+            keys,
+            tilt - part,
+            strategy=strategy,
+            aux="mean" if aux == "mean" else "first",
+            axis=sample_axis,
         )
         kept = oracle.value(params)[1] if aux == "clean" else combined.evaluation.aux[0]
         return combined.evaluation._replace(aux=kept), state._replace(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
+from tsam_jax import _axes, _tree
 from tsam_jax._checks import check_choice, check_positive_int
 from tsam_jax._types import Params, PyTree
 from tsam_jax.estimator import Evaluation, GradientEstimator, Oracle
@@ -103,9 +103,7 @@ def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimato
     over the devices.)
 
     Args:
-      estimator: any estimator, also an `m_sam`. Under `shard_map`'s check of replication it must
-        not carry gradients through a `lax.scan`: give a sampled method strategy "unrolled", or
-        turn the check off.
+      estimator: any estimator, also an `m_sam`.
       axis_name: the mesh axis over which the batch is split.
 
     Returns:
@@ -135,15 +133,9 @@ def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimato
 
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
         # Replicated parameters would get a gradient that is summed over the devices.
-        local = jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), params)
+        local = _axes.as_varying(params, axis_name)
         result = estimator.estimate(oracle, local, state)
-
-        def mean(x: jax.Array) -> Any:
-            if not jnp.issubdtype(x.dtype, jnp.inexact):
-                return x
-            return jax.lax.pmean(x.astype(_tree.wide_dtype(x)), axis_name).astype(x.dtype)
-
-        averaged: tuple[Evaluation, PyTree] = jax.tree.map(mean, result)
+        averaged: tuple[Evaluation, PyTree] = _axes.mean(result, axis_name)
         return averaged
 
     return GradientEstimator(estimator.init, estimate, estimator.cost)
@@ -175,7 +167,7 @@ def _mean_over(estimate_on: Any, n: int, strategy: str) -> tuple[Evaluation, PyT
         return totals, [x for x, mean in leaves if not mean]
 
     totals = [
-        jnp.zeros(x.shape, _tree.wide_dtype(x), device=x.sharding)
+        _axes.zeros_like(x, _tree.wide_dtype(x))
         for x, mean in zip(shapes, has_mean, strict=True)
         if mean
     ]

@@ -10,6 +10,7 @@ import optax
 from tsam_jax import _tree
 from tsam_jax import noise as noise_laws
 from tsam_jax._checks import (
+    check_axis,
     check_choice,
     check_nonnegative,
     check_positive_int,
@@ -27,7 +28,7 @@ from tsam_jax._types import (
     Strategy,
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import STRATEGIES, combine_samples
+from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
 from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, zero_step
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
@@ -82,6 +83,7 @@ def tsam(
     mask: Mask | None = None,
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
+    sample_axis: str | None = None,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Tilted SAM: the gradient of a log-mean-exp of the losses around the parameters.
@@ -116,6 +118,9 @@ def tsam(
         their noise points; "clean": that of theta, for one more loss evaluation.
       strategy: "auto", "vectorized", "unrolled" or "streamed": see `tsam_jax.execution`. With an
         `AutoTilt` not "streamed".
+      sample_axis: mesh axis over whose devices the samples are spread, s / devices on each, with
+        one sum of a gradient at the end; the step must run in a `jax.shard_map` over this axis
+        (`axis_names={sample_axis}` leaves the others to `jit`). Default: all samples here.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -154,7 +159,7 @@ def tsam(
         if is_static_number(t) and is_static_number(delta) and delta > t:
             msg = f"`tsam(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
             raise ValueError(msg)
-    return _sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, key)
+    return _sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
 
 
 def tilted_sampling(
@@ -165,6 +170,7 @@ def tilted_sampling(
     mask: Mask | None = None,
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
+    sample_axis: str | None = None,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Naive tilted sampling: tilted weights on plain noise, without ascent.
@@ -180,6 +186,7 @@ def tilted_sampling(
       mask: which leaves are perturbed, as for `tsam`.
       aux: whose auxiliary output is returned, as for `tsam`.
       strategy: how samples are evaluated, as for `tsam`.
+      sample_axis: mesh axis over which samples are spread, as for `tsam`.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -204,7 +211,7 @@ def tilted_sampling(
     Source: Li et al. 2025, Eq. 70; the t that is missing from its printed denominator is
     restored.
     """
-    return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, key)
+    return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
 
 
 def from_paper(
@@ -230,7 +237,7 @@ def from_paper(
         networks with millions.
       alpha: share of the noise, between 0 and 1.
       delta: as for `tsam`; the paper's is "half".
-      **options: `mask`, `aux`, `strategy`, `key`, as for `tsam`.
+      **options: `mask`, `aux`, `strategy`, `sample_axis`, `key`, as for `tsam`.
 
     Returns:
       A `GradientEstimator`: that of `tsam`.
@@ -278,12 +285,14 @@ def _sampled(
     mask: Mask | None,
     aux: AuxPolicy,
     strategy: Strategy,
+    sample_axis: str | None,
     key: KeyLike,
 ) -> GradientEstimator:
     check_nonnegative(owner, finite=False, t=t)
     check_positive_int(owner, s=s)
     check_choice(owner, AUX_POLICIES, aux=aux)
     check_choice(owner, STRATEGIES, strategy=strategy)
+    check_axis(owner, sample_axis=sample_axis)
     if isinstance(t, AutoTilt):
         _check_auto_tilt(owner, delta, strategy)
     if not callable(noise):
@@ -310,6 +319,7 @@ def _sampled(
         tilt = tilt_at(step)
         law = noise_laws.law_at(noise, step)
         step_key = jax.random.fold_in(state.key, step)
+        evaluate = on_each_device(oracle.evaluate, sample_axis)
 
         def sample(key_or_index: jax.Array) -> Evaluation:
             eps = _tree.select(params, mask)
@@ -318,11 +328,11 @@ def _sampled(
             else:
                 eps = law(key_or_index, eps)
             point = params if noise is noise_laws.none else _tree.add(params, eps)  # Alg. 3, l. 2
-            first = oracle.evaluate(point)
+            first = evaluate(point)
             if not ascends:
                 return first
             point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            return oracle.evaluate(point)._replace(aux=first.aux)
+            return evaluate(point)._replace(aux=first.aux)
 
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
             evaluation = oracle.evaluate(params)
@@ -332,7 +342,12 @@ def _sampled(
             designed = isinstance(law, noise_laws.Design)
             keys = jnp.arange(s) if designed else jax.random.split(step_key, s)[:distinct]
             evaluation, losses, weights, tilt, _ = combine_samples(  # Alg. 1, lines 3 and 4
-                sample, keys, tilt, strategy=strategy, aux="mean" if aux == "mean" else "first"
+                sample,
+                keys,
+                tilt,
+                strategy=strategy,
+                aux="mean" if aux == "mean" else "first",
+                axis=sample_axis if distinct == s else None,
             )
             if aux == "clean":
                 evaluation = evaluation._replace(aux=oracle.value(params)[1])

@@ -1,0 +1,24 @@
+"""Batch, samples and parameters over a mesh of 8 devices, against one device."""
+
+from pathlib import Path
+
+import device_programs
+import pytest
+
+PROGRAM = Path(__file__).parent / "mesh_program.py"
+SPREAD = ("tsam", "mean", "worst", "sampling", "pairs", "chosen", "hmc", "masked")
+LINES = {
+    "samples_under_jit": [f"jit {name}" for name in SPREAD],
+    "samples_in_shard_map": [f"shard_map {name}" for name in SPREAD],
+    "batch_in_shard_map": [
+        f"axis_name {name}" for name in ("sam", "gsam", "esam2", "vasso", "xsam", "m_sam")
+    ],
+    "parameters_stay_sharded": ["fsdp"],
+    "one_reduction": ["reduction"],
+    "refusals": ["refusals"],
+}
+
+
+@pytest.mark.parametrize("part", LINES)
+def test_on_a_mesh(part):
+    assert device_programs.run(PROGRAM, part) == LINES[part]

@@ -1,0 +1,81 @@
+"""Mesh axes: what estimators exchange over them inside `jax.shard_map`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree
+from tsam_jax._types import AxisName, PyTree
+
+
+def names(axis: AxisName) -> tuple[str, ...]:
+    """The names of the axes, one or several."""
+    return (axis,) if isinstance(axis, str) else tuple(axis)
+
+
+def manual() -> tuple[str, ...]:
+    """The axes of the `shard_map` around: of these the code that is traced sees one device."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def is_manual(axis: AxisName) -> bool:
+    """Says whether there is a `shard_map` around over these axes."""
+    return set(names(axis)) <= set(manual())
+
+
+def varying_over(x: Any) -> frozenset[str]:
+    """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
+    kind = getattr(x, "manual_axis_type", None)  # until jax 0.9: x.vma
+    return kind.varying if kind is not None else getattr(x, "vma", frozenset())
+
+
+def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
+    """The tree, typed as one that may differ over the axes.
+
+    `shard_map` sums the gradient in an array over the axes over which that does not differ.
+
+    Returns:
+      The same numbers; outside of `shard_map`'s check of replication the same arrays.
+    """
+
+    def cast(x: Any) -> Any:
+        missing = tuple(name for name in names(axis) if name not in varying_over(jax.typeof(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)
+
+
+def zeros_like(x: Any, dtype: jnp.dtype) -> jax.Array:
+    """Zeros of the shape, sharding and varying axes of `x`: to start a `lax.scan` with."""
+    zeros = jnp.zeros(x.shape, dtype, device=x.sharding)
+    varying: jax.Array = as_varying(zeros, tuple(sorted(varying_over(x))))
+    return varying
+
+
+def mean(tree: PyTree, axis: AxisName) -> PyTree:
+    """The mean over the axes, in float32 at least; integers, booleans and keys stay as they are."""
+
+    def averaged(x: Any) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        return jax.lax.pmean(x.astype(_tree.wide_dtype(x)), names(axis)).astype(x.dtype)
+
+    return jax.tree.map(averaged, tree)
+
+
+def gather(tree: PyTree, axis: str) -> PyTree:
+    """Joins the leading axes of the leaves over the devices, in their order; the same on all."""
+    devices, own = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+
+    def joined(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = joined(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        numbers = x.astype(jnp.int32) if x.dtype == jnp.bool_ else x
+        # a sum, since the result of `all_gather` counts as one that differs
+        placed = jnp.zeros((devices, *x.shape), numbers.dtype).at[own].set(numbers)
+        total = jax.lax.psum(placed, axis)
+        return total.reshape(devices * x.shape[0], *x.shape[1:]).astype(x.dtype)
+
+    return jax.tree.map(joined, tree)
