@@ -1,0 +1,46 @@
+"""Two processes on this machine train to the same parameters as one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+PROGRAM = Path(__file__).parent / "process_program.py"
+DEVICES = 4
+
+
+def start(count: int, out: Path) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, PROGRAM, str(port), str(count), str(index), out / f"{count}-{index}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    processes = [*start(1, tmp_path), *start(2, tmp_path)]
+    try:
+        for process in processes:
+            said, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+    alone, *together = [np.load(tmp_path / f"{name}.npz") for name in ("1-0", "2-0", "2-1")]
+    for result in together:
+        for name in ("w", "v", "losses"):
+            np.testing.assert_allclose(result[name], alone[name], rtol=1e-5, atol=1e-6)
+    assert len(set(alone["losses"].tolist())) == 4  # of four different samples
