@@ -46,7 +46,7 @@ def test_an_epoch_of_erm_is_sgd_with_momentum_and_coupled_weight_decay(network, 
         batch = data.train._replace(
             inputs=data.train.inputs[rows], labels=data.train.labels[1][rows]
         )
-        grads = jax.grad(lambda p, b=batch: network.loss(p, rest, b)[0])(params)
+        grads = jax.grad(lambda p, b=batch: network.loss(p, b, rest)[0])(params)
         velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
         params = jax.tree.map(lambda p, v: p - 0.05 * v, params, velocity)
     found = jax.tree.map(lambda x: x[0], rounds[0].state.params)

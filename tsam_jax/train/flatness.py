@@ -49,7 +49,7 @@ def make_measure(network: Network) -> Callable[[TrainState, Data], Flatness]:
     @jax.jit
     def measure(params: Any, rest: Any, train: Batch) -> tuple[jax.Array, ...]:
         def loss(params: Any) -> jax.Array:
-            return network.measure(params, rest, train)[0]
+            return network.measure(params, train, rest)[0]
 
         def around(rms: jax.Array) -> Any:
             law = noise.gaussian(rms=rms)

@@ -11,6 +11,7 @@ import optax
 
 from tsam_jax.estimator import Cost, value_and_grad
 from tsam_jax.train.config import Optimizer
+from tsam_jax.train.mesh import Devices
 from tsam_jax.train.settings import Setting
 from tsam_jax.train.task import Batch, Data, Network
 
@@ -63,6 +64,7 @@ def make_program(
     optimizer: Optimizer,
     train_size: int,
     parts: Sequence[str] = PARTS,
+    devices: Devices | None = None,
 ) -> Program:
     """Compiles the training of one setting.
 
@@ -73,10 +75,12 @@ def make_program(
       train_size: number of training examples; what is left of an epoch after the last full
         batch is left out.
       parts: what is measured, some of `PARTS`.
+      devices: the mesh that it runs on; its state and data are the same on all devices of it.
 
     Returns:
       A `Program`.
     """
+    devices = devices or Devices()
     chosen = optimizer.for_setting(setting)
     base = optax.chain(  # as torch's SGD: the L2 penalty enters the momentum
         optax.add_decayed_weights(chosen.weight_decay),
@@ -91,11 +95,12 @@ def make_program(
         epoch = jnp.zeros((), jnp.int32)
         return TrainState(epoch, order_key, params, rest, estimator, base.init(params))
 
-    estimate = value_and_grad(network.loss, setting.build(), has_aux=True)
+    spread = setting.build(sample_axis=devices.sample_axis)
+    estimate = value_and_grad(network.loss, spread, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         ((_, (rest, _)), grads), estimator = estimate(
-            state.params, state.estimator, state.rest, batch
+            state.params, state.estimator, batch, state.rest
         )
         updates, base_state = base.update(grads, state.base, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -106,7 +111,8 @@ def make_program(
         order = order[: steps * batch_size].reshape(steps, batch_size)
 
         def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, None]:
-            return step(state, Batch(train.inputs[rows], train.labels[rows])), None
+            batch = devices.split(Batch(train.inputs[rows], train.labels[rows]))
+            return step(state, batch), None
 
         state, _ = jax.lax.scan(body, state, order)
         return state._replace(epoch=state.epoch + 1)
@@ -120,15 +126,15 @@ def make_program(
     def measure(state: TrainState, data: Data) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = {}
         for part in parts:
-            loss, accuracy = network.measure(state.params, state.rest, getattr(data, part))
+            loss, accuracy = network.measure(state.params, getattr(data, part), state.rest)
             metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
         return metrics
 
     shared: Any = None
     axes = Data(Batch(shared, 0), shared, shared)  # type: ignore[arg-type]  # labels differ by seed
     return Program(
-        jax.jit(jax.vmap(init)),
-        jax.jit(jax.vmap(advance, in_axes=(0, axes, None)), donate_argnums=0),
+        lambda seeds: devices.replicate(jax.jit(jax.vmap(init))(seeds)),
+        jax.jit(devices.spread(jax.vmap(advance, in_axes=(0, axes, None))), donate_argnums=0),
         jax.jit(jax.vmap(measure, in_axes=(0, axes))),
         setting.build().cost,
         steps,

@@ -203,7 +203,7 @@ def _together_is_faster(network: Network, data: Data, batch_size: int) -> bool:
         """Thirty in a row, each depending on the last, as in training."""
 
         def body(_: int, params: Any) -> Any:
-            grads = jax.grad(network.loss, has_aux=True)(params, rest, batch)[0]
+            grads = jax.grad(network.loss, has_aux=True)(params, batch, rest)[0]
             return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads)
 
         return jax.lax.fori_loop(0, 30, body, params)

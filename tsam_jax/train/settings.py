@@ -72,11 +72,14 @@ class Setting:
     arguments: Mapping[str, Any]
     overrides: Mapping[str, float]
 
-    def build(self, key: jax.Array | int = 0) -> GradientEstimator:
+    def build(
+        self, key: jax.Array | int = 0, *, sample_axis: str | None = None
+    ) -> GradientEstimator:
         """Makes the estimator.
 
         Args:
           key: seed or PRNG key, for a method that draws noise.
+          sample_axis: mesh axis over which its samples are spread.
 
         Returns:
           The `GradientEstimator`.
@@ -85,9 +88,11 @@ class Setting:
           SettingError: if the method refuses its arguments.
         """
         method = METHODS[self.name]
-        random = {"key": key} if _takes(method, "key") else {}
+        given: dict[str, Any] = {"key": key} if _takes(method, "key") else {}
+        if sample_axis is not None:
+            given["sample_axis"] = sample_axis
         try:
-            return method(**self.arguments, **random)
+            return method(**self.arguments, **given)
         except (TypeError, ValueError) as error:
             msg = f"in `{self.text}`: {error}"
             raise SettingError(msg) from error
@@ -161,14 +166,17 @@ def _setting(call: ast.Call) -> Setting:
         if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             msg = f"in `{text}`: `{key}` must be a finite number >= 0, got {value!r}."
             raise SettingError(msg)
-    if "key" in values:
-        msg = f"in `{text}`: `key` is not a setting; the seeds of a run are given by `--seeds`."
+    elsewhere = {"key": "the seeds of a run are given by `--seeds`", "sample_axis": "see `--mesh`"}
+    for key in elsewhere.keys() & values.keys():
+        msg = f"in `{text}`: `{key}` is not a setting; {elsewhere[key]}."
         raise SettingError(msg)
     parameters = inspect.signature(METHODS[name]).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in values:
             _known(
-                key, [*(k for k in parameters if k != "key"), *OVERRIDES], f"argument of `{name}`"
+                key,
+                [*(k for k in parameters if k not in elsewhere), *OVERRIDES],
+                f"argument of `{name}`",
             )
     return Setting(text, name, values, overrides)
 

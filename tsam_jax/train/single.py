@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tsam_jax.train import config, loop, provenance
 from tsam_jax.train.checkpoint import Checkpoints, open_checkpoints
+from tsam_jax.train.mesh import make_devices
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import Setting
 from tsam_jax.train.task import load_data, make_network
@@ -30,6 +31,9 @@ class Train:
     """Directory of a run to go on with, as it was started: it takes no other options."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; there is one at the end too."""
+    mesh: str | None = None
+    """Devices, "data=4,sample=2": the batch is split over the first axis, the samples of a sampled
+    method over the second. Default: one device."""
     task: config.Task = dataclasses.field(default_factory=config.Task)
     """What is learnt."""
     optimizer: config.Optimizer = dataclasses.field(default_factory=config.Optimizer)
@@ -50,7 +54,7 @@ class Train:
                 f" {self.checkpoint_every} and {self.seed}."
             )
             raise config.ConfigError(msg)
-        self.setting()
+        make_devices(self.mesh, self.setting(), self.optimizer)
 
     def setting(self) -> Setting:
         """Reads the setting to train.
@@ -104,9 +108,12 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
       The content of result.json: the last metrics, and whether training was completed.
     """
     setting = command.setting()
-    data = load_data(command.task, [command.seed])
+    devices = make_devices(command.mesh, setting, command.optimizer)
+    data = devices.replicate(load_data(command.task, [command.seed]))
     network = make_network(command.task, data.train)
-    program = loop.make_program(network, setting, command.optimizer, command.task.train_size)
+    program = loop.make_program(
+        network, setting, command.optimizer, command.task.train_size, devices=devices
+    )
     epochs = command.budget.epochs_for(setting)
     per_epoch = program.steps_per_epoch * program.cost.gradients
     fresh = program.init(jnp.asarray([command.seed]))

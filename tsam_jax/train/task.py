@@ -35,13 +35,13 @@ class Network(NamedTuple):
 
     Attributes:
       init: key -> (params, rest); `rest` is the other state, BatchNorm statistics say.
-      loss: (params, rest, batch) -> (loss, (rest, accuracy)), in training mode.
-      measure: (params, rest, batch) -> (loss, accuracy), in evaluation mode.
+      loss: (params, batch, rest) -> (loss, (rest, accuracy)), in training mode.
+      measure: (params, batch, rest) -> (loss, accuracy), in evaluation mode.
     """
 
     init: Callable[[jax.Array], tuple[Any, Any]]
-    loss: Callable[[Any, Any, Batch], tuple[jax.Array, tuple[Any, jax.Array]]]
-    measure: Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array]]
+    loss: Callable[[Any, Batch, Any], tuple[jax.Array, tuple[Any, jax.Array]]]
+    measure: Callable[[Any, Batch, Any], tuple[jax.Array, jax.Array]]
 
 
 def load_data(task: config.Task, seeds: Sequence[int]) -> Data:
@@ -104,11 +104,11 @@ def make_network(task: config.Task, example: Batch, num_classes: int = 10) -> Ne
         hits = jnp.argmax(logits, axis=-1) == batch.labels
         return jnp.mean(losses), jnp.mean(hits.astype(jnp.float32)), model
 
-    def loss(params: Any, rest: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    def loss(params: Any, batch: Batch, rest: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
         value, accuracy, model = forward(training, params, rest, batch)
         return value, (_split(model)[2], accuracy)
 
-    def measure(params: Any, rest: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def measure(params: Any, batch: Batch, rest: Any) -> tuple[jax.Array, jax.Array]:
         return forward(evaluation, params, rest, batch)[:2]
 
     return Network(init, loss, measure)

@@ -1,0 +1,48 @@
+"""Run on 8 devices by test_mesh.py: trains on a mesh and alone, and compares."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsam_jax.train import config, loop
+from tsam_jax.train.mesh import make_devices
+from tsam_jax.train.settings import parse
+from tsam_jax.train.task import load_data, make_network
+
+TASK = config.Task(train_size=80, width=8, depth=1)
+OPTIMIZER = config.Optimizer(batch_size=40)
+TSAM = "tsam(t=5, rho=0.1, s=4, noise=sphere(rms=0.05))"
+CASES = {"data=4,sample=2": TSAM, "sample=4": TSAM, "data=8": "sam(rho=0.1)"}
+
+
+def trained(text, mesh):
+    [setting] = parse(text)
+    devices = make_devices(mesh, setting, OPTIMIZER)
+    data = devices.replicate(load_data(TASK, [0]))
+    network = make_network(TASK, data.train)
+    program = loop.make_program(network, setting, OPTIMIZER, TASK.train_size, devices=devices)
+    start = program.init(jnp.asarray([0]))
+    compiled = program.advance.lower(start, data, 2).compile().as_text()
+    [last] = loop.train(program, start, data, epochs=2, every=2)
+    return last, "all-reduce" in compiled
+
+
+def main() -> None:
+    assert jax.device_count() == 8
+    for mesh, text in CASES.items():
+        alone, alone_talks = trained(text, None)
+        spread, talks = trained(text, mesh)
+        assert talks
+        assert not alone_talks
+        leaves = jax.tree.leaves((alone.state.params, alone.metrics))
+        for a, b in zip(
+            leaves, jax.tree.leaves((spread.state.params, spread.metrics)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=mesh)
+        for x in jax.tree.leaves(spread.state):
+            assert x.sharding.is_fully_replicated
+        print(mesh)  # noqa: T201 - read by the test
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Training over a mesh of devices, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import device_programs
+import pytest
+
+from tsam_jax import cli
+from tsam_jax.train.mesh import parse_mesh
+
+
+def test_training_on_a_mesh_is_training_on_one_device():
+    program = Path(__file__).parent / "mesh_program.py"
+    assert device_programs.run(program) == ["data=4,sample=2", "sample=4", "data=8"]
+
+
+def test_sizes_are_read():
+    assert parse_mesh("data=4,sample=2") == {"data": 4, "sample": 2}
+    assert parse_mesh(" sample = 2 ") == {"data": 1, "sample": 2}
+
+
+WRONG = {
+    "data=4,model=2": "must give a size of at least 1 to the axes data and sample",
+    "data": "for example `--mesh data=4,sample=2`, got 'data'",
+    "data=0": "size of at least 1",
+    "data=2,data=2": "once each",
+    "data=4,sample=2": "needs 8 devices; this machine has 1: ",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_mesh_is_refused_before_anything_is_written(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", "--mesh", text, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert WRONG[text] in said
+    assert "`--mesh" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "tsam(t=1, rho=0.1, s=2, sample_axis='x')",
+            "`sample_axis` is not a setting; see `--mesh`",
+        ),
+        ("sam(rho=0.1, sample_axis='x')", "`sample_axis` is not a setting"),
+    ],
+)
+def test_the_axis_is_not_a_setting(text, message, capsys):
+    assert cli.main(["train", "--method", text]) == 2
+    assert message in capsys.readouterr().err
