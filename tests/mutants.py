@@ -36,8 +36,8 @@ MUTANTS = [
         "test_golden_sam.py",
     ),
     Mutant("_tree.py", "return add(a, b, -share)", "return add(a, b, share)", ASCENT),
-    Mutant("tilting.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
-    Mutant("tilting.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
+    Mutant("tilting/_weights.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
+    Mutant("tilting/_means.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
     Mutant(
         "methods/_common.py",
         "_tree.unit(direction), rho)",
@@ -125,19 +125,22 @@ MUTANTS = [
         "test_golden_tsam.py",
     ),
     # tsam_hmc
-    Mutant("methods/_hmc.py", "kick / 2)", "kick)", "test_hmc.py"),
+    Mutant("methods/_chains.py", "kick / 2)", "kick)", "test_hmc.py"),
     Mutant(
-        "methods/_hmc.py",
+        "methods/_chains.py",
         "gain = delta * (there.value - here.value)",
         "gain = delta * (here.value - there.value)",
         "test_hmc.py",
     ),
     Mutant(
-        "methods/_hmc.py", "_tree.norm(there.e) <= ", "_tree.norm(there.e) >= 0 * ", "test_hmc.py"
+        "methods/_chains.py",
+        "_tree.norm(there.e) <= ",
+        "_tree.norm(there.e) >= 0 * ",
+        "test_hmc.py",
     ),
     # noise
-    Mutant("noise.py", "radius * u / length", "radius / length", "test_noise.py"),
-    Mutant("noise.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
+    Mutant("noise/_laws.py", "radius * u / length", "radius / length", "test_noise.py"),
+    Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
 ]
 
 

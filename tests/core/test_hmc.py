@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 
 from tsam_jax import _tree, methods, noise, tilting, value_and_grad
-from tsam_jax.methods import _hmc
+from tsam_jax.methods import _chains, _hmc
 
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 G = jnp.array([2.0, -1.0, 0.5])
@@ -28,7 +28,7 @@ def curved(e):
 def make_look(loss):
     def look(e):
         value, grad = jax.value_and_grad(loss)(e)
-        return _hmc.Point(e, value, grad, grad)
+        return _chains.Point(e, value, grad, grad)
 
     return look
 
@@ -38,8 +38,8 @@ def make_kernel(loss, integrator="leapfrog", accept="metropolis", **numbers):
     look = make_look(loss)
 
     def kernel(key, e):
-        options = {"integrate": _hmc.INTEGRATORS[integrator], "accept": accept, **numbers}
-        there, accepted = _hmc.propose(key, look(e), look, **options)
+        options = {"integrate": _chains.INTEGRATORS[integrator], "accept": accept, **numbers}
+        there, accepted = _chains.propose(key, look(e), look, **options)
         return there.e, accepted
 
     return kernel
@@ -64,10 +64,10 @@ PATH = {"kick": 0.2 * 1.5, "drift": 0.2 / 0.7**2}
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("integrator", _hmc.INTEGRATORS)
+@pytest.mark.parametrize("integrator", _chains.INTEGRATORS)
 def test_paths_are_the_naive_ones(integrator, steps, x64):
     e, p = jnp.array([0.3, -0.2, 0.1]), jnp.array([0.5, 0.4, -1.0])
-    integrate, look = _hmc.INTEGRATORS[integrator], make_look(curved)
+    integrate, look = _chains.INTEGRATORS[integrator], make_look(curved)
     there, momentum = integrate(look(e), p, look, **PATH, steps=steps)
     desired = naive_path(
         jax.grad(curved), e, p, **NUMBERS, steps=steps, half=integrator == "leapfrog"
@@ -81,7 +81,7 @@ def test_paths_are_the_naive_ones(integrator, steps, x64):
 @pytest.mark.parametrize(("integrator", "returns"), [("leapfrog", True), ("euler", False)])
 def test_only_leapfrog_runs_back(integrator, returns, x64):
     e, p = jnp.array([0.3, -0.2, 0.1]), jnp.array([0.5, 0.4, -1.0])
-    integrate, look = _hmc.INTEGRATORS[integrator], make_look(curved)
+    integrate, look = _chains.INTEGRATORS[integrator], make_look(curved)
     there, momentum = integrate(look(e), p, look, **PATH, steps=3)
     back, momentum = integrate(there, -momentum, look, **PATH, steps=3)
     error = max(np.abs(back.e - e).max(), np.abs(momentum + p).max())
@@ -93,7 +93,7 @@ def test_the_difference_of_large_kinetic_energies_keeps_its_digits():
     p0 = jax.random.normal(jax.random.key(0), (1_000_000,))
     p = p0 + 1e-3
     exact = np.sum(np.square(np.asarray(p, float)) - np.square(np.asarray(p0, float))) / 2
-    np.testing.assert_allclose(_hmc._kinetic_gain(p0, p), exact, atol=2e-3)
+    np.testing.assert_allclose(_chains._kinetic_gain(p0, p), exact, atol=2e-3)
 
 
 # --- The law of the samples.
@@ -297,14 +297,14 @@ def replay(state, j, s, *, proposals, mask=None, **options):
 
     def look(e):
         value, grad = oracle(_tree.add(PARAMS, e))
-        return _hmc.Point(e, value, grad, _tree.select(grad, mask))
+        return _chains.Point(e, value, grad, _tree.select(grad, mask))
 
     key = jax.random.split(jax.random.fold_in(state.key, state.step), s)[j]
     key, *keys = jax.random.split(key, proposals + 1)
     here = look(noise.ball(radius=options["radius"])(key, _tree.select(PARAMS, mask)))
     accepted = 0.0
     for k in keys:
-        here, moved = _hmc.propose(k, here, look, integrate=_hmc.leapfrog, **options)
+        here, moved = _chains.propose(k, here, look, integrate=_chains.leapfrog, **options)
         accepted += moved
     return here, accepted / proposals
 
@@ -346,7 +346,7 @@ def test_no_proposal_outside_of_the_ball_is_accepted(fast_compile):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("accept", _hmc.ACCEPTANCES)
+@pytest.mark.parametrize("accept", _chains.ACCEPTANCES)
 def test_proposals_that_are_not_finite_are_rejected(accept, bad, fast_compile):
     def loss(e):
         return linear(e) + jnp.where(e[0] > 0, bad, 0.0)
