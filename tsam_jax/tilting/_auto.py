@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from tsam_jax._checks import is_static_number
+from tsam_jax._checks import check_scalar, is_static_number
 from tsam_jax._types import Scalar, ScalarOrSchedule
 from tsam_jax.tilting._weights import effective_sample_size, prepare, weights_of
 
@@ -115,9 +115,7 @@ def tilt_for_ess(losses: jax.Array, fraction: Scalar) -> jax.Array:
 
 
 def _check_fraction(owner: str, fraction: ScalarOrSchedule) -> None:
+    check_scalar(owner, fraction=fraction)
     if is_static_number(fraction) and not 0 < fraction <= 1:
         msg = f"`{owner}(fraction=...)` must be a number above 0 and at most 1, got {fraction!r}."
         raise ValueError(msg)
-    if isinstance(fraction, (str, bool)) or fraction is None:
-        msg = f"`{owner}(fraction=...)` must be a number or a schedule, got {fraction!r}."
-        raise TypeError(msg)
