@@ -16,15 +16,6 @@ from tsam_jax import methods, noise, value_and_grad
 SPREADS = (0.0, 0.1, 1.0, 10.0)  # the tilt times the standard deviation of the samples' losses
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure, and how often."""
-
-    draws: int = 500
-    """Estimates for each variance."""
-    output: Path = Path(__file__).parent / "results" / "variance.json"
-
-
 def quadratic():
     """8 parameters, curvatures from 0.1 to 10."""
     curvature = jnp.logspace(-1, 1, 8)
@@ -46,6 +37,20 @@ def network():
         return jnp.mean((jnp.tanh(x @ p["a"] + p["b"]) @ p["c"] + p["d"] - y) ** 2)
 
     return loss, params, 0.5
+
+
+PROBLEMS = {"quadratic": quadratic, "network": network}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure, and how often."""
+
+    problems: tuple[str, ...] = tuple(PROBLEMS)
+    samples: tuple[int, ...] = (4, 16)
+    draws: int = 500
+    """Estimates for each variance."""
+    output: Path = Path(__file__).parent / "results" / "variance.json"
 
 
 def measure(loss, params, radius, s, settings) -> list[dict]:
@@ -91,8 +96,10 @@ def main(settings: Settings) -> None:
     """Measures, prints, and writes the numbers as JSON."""
     where = environment()
     results = {}
-    for name, build in {"quadratic": quadratic, "network": network}.items():
-        results[name] = [row for s in (4, 16) for row in measure(*build(), s, settings)]
+    for name in settings.problems:
+        results[name] = [
+            row for s in settings.samples for row in measure(*PROBLEMS[name](), s, settings)
+        ]
         for row in results[name]:
             print(name, row["s"], row["tilt_times_spread"], row["variance"], row["squared_error"])
     record = {

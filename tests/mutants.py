@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
     tests: str
 
 
-ASCENT, MEMORY = "test_ascent_methods.py", "test_memory_methods.py"
+ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
 MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant(
@@ -36,8 +36,8 @@ MUTANTS = [
         "test_golden_sam.py",
     ),
     Mutant("_tree.py", "return add(a, b, -share)", "return add(a, b, share)", ASCENT),
-    Mutant("tilting.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
-    Mutant("tilting.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
+    Mutant("tilting/_weights.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
+    Mutant("tilting/_means.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
     Mutant(
         "methods/_common.py",
         "_tree.unit(direction), rho)",
@@ -78,9 +78,12 @@ MUTANTS = [
         ASCENT,
     ),
     Mutant("methods/_gsam.py", "-at(alpha, step))", "at(alpha, step))", ASCENT),
-    Mutant("methods/_esam2.py", "jnp.argmax(", "jnp.argmin(", ASCENT),
+    Mutant("methods/_esam2.py", "jnp.argmax(", "jnp.argmin(", "test_esam2.py"),
     Mutant(
-        "methods/_esam2.py", "lengths = jnp.sort(lengths)", "lengths = -jnp.sort(-lengths)", ASCENT
+        "methods/_esam2.py",
+        "lengths = jnp.sort(lengths)",
+        "lengths = -jnp.sort(-lengths)",
+        "test_esam2.py",
     ),
     Mutant("methods/_looksam.py", "_tree.norm(first.grad)", "_tree.norm(sharp)", ASCENT),
     # averages: off by one, weights swapped
@@ -125,19 +128,22 @@ MUTANTS = [
         "test_golden_tsam.py",
     ),
     # tsam_hmc
-    Mutant("methods/_hmc.py", "kick / 2)", "kick)", "test_hmc.py"),
+    Mutant("methods/_chains.py", "kick / 2)", "kick)", "test_hmc_paths.py"),
     Mutant(
-        "methods/_hmc.py",
+        "methods/_chains.py",
         "gain = delta * (there.value - here.value)",
         "gain = delta * (here.value - there.value)",
-        "test_hmc.py",
+        "test_hmc_law.py",
     ),
     Mutant(
-        "methods/_hmc.py", "_tree.norm(there.e) <= ", "_tree.norm(there.e) >= 0 * ", "test_hmc.py"
+        "methods/_chains.py",
+        "_tree.norm(there.e) <= ",
+        "_tree.norm(there.e) >= 0 * ",
+        "test_hmc_paths.py",
     ),
     # noise
-    Mutant("noise.py", "radius * u / length", "radius / length", "test_noise.py"),
-    Mutant("noise.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
+    Mutant("noise/_laws.py", "radius * u / length", "radius / length", "test_noise.py"),
+    Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
 ]
 
 

@@ -19,12 +19,23 @@ def is_static_zero(x: Any) -> bool:
     return is_static_number(x) and x == 0
 
 
-def check_nonnegative(owner: str, /, *, finite: bool = True, **arguments: Any) -> None:
-    """Refuses negative, NaN and (unless `finite` is False) infinite numbers."""
+def check_scalar(owner: str, /, **arguments: Any) -> None:
+    """Refuses strings, booleans, None, containers, and arrays that have an axis."""
     for name, x in arguments.items():
-        if isinstance(x, (str, bool)) or x is None:
-            msg = f"`{owner}({name}=...)` must be a number or a schedule, got {x!r}."
+        shape = () if callable(x) else getattr(x, "shape", ())
+        several = shape != () or isinstance(x, (list, tuple, dict, set))
+        if several or isinstance(x, (str, bool)) or x is None:
+            given = f"an array of shape {shape}" if shape != () else repr(x)
+            msg = f"`{owner}({name}=...)` must be a number or a schedule, got {given}."
+            if several:
+                msg += " For several values make an estimator of each, or use `jax.vmap`."
             raise TypeError(msg)
+
+
+def check_nonnegative(owner: str, /, *, finite: bool = True, **arguments: Any) -> None:
+    """Refuses negative, NaN and (unless `finite` is False) infinite numbers, and what is none."""
+    for name, x in arguments.items():
+        check_scalar(owner, **{name: x})
         if not is_static_number(x):
             continue
         if math.isnan(x) or x < 0 or (finite and math.isinf(x)):

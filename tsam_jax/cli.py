@@ -24,7 +24,7 @@ _INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """List every method: what it computes, what it costs, its knobs, its source."""
+    """List every method and wrapper: what it computes, what it costs, its knobs, its source."""
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {

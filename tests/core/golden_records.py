@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+from tsam_jax import GradientEstimator, estimate_gradient, value_and_grad
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
 STEPS = 3
@@ -122,3 +125,58 @@ def relative_error(actual: Any, desired: Any) -> float:
     ]
     distance = np.sqrt(sum(np.sum((a - d) ** 2) for a, d in pairs))
     return float(distance / np.sqrt(sum(np.sum(d**2) for _, d in pairs)))
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Floating-point arrays in a dtype, others as they are."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
+
+
+def loss_of(record: Record, dtype: Any) -> Callable:
+    """The loss of a record without label smoothing, params -> scalar."""
+    data = record.data | ({"c": np.float64(record.meta["c"])} if "c" in record.meta else {})
+    return make_loss(record.meta["problem"], cast(data, dtype), jnp.zeros((), dtype))
+
+
+def replay(
+    record: Record, estimator: GradientEstimator, dtype: Any, learning_rate: Any = None
+) -> dict[str, Any]:
+    """Three steps by both adapters: losses (T,), gradients, parameters and states (T, ...)."""
+    meta, loss = record.meta, loss_of(record, dtype)
+    sgd = optax.sgd(meta["lr"] if learning_rate is None else learning_rate, meta["momentum"])
+    optimizer = optax.chain(estimate_gradient(estimator), sgd)
+
+    @jax.jit
+    def step(params, inner, state):
+        (value, grad), inner = value_and_grad(loss, estimator)(params, inner)
+        updates, state = optimizer.update(params, state, params, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+        output = {"loss": value, "final_grad": grad, "params": params, "state": inner}
+        return params, inner, state, output
+
+    params, outputs = cast(record.init, dtype), []
+    states = (estimator.init(params), optimizer.init(params))
+    for _ in range(STEPS):
+        params, *states, output = step(params, *states)
+        np.testing.assert_array_equal(states[1][0].value, output["loss"])
+        outputs.append(output)
+    actual = jax.tree.map(lambda *x: np.stack(x), *outputs)
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype), np.dtype(np.int32)}
+    return actual
+
+
+def check(
+    actual: dict[str, Any],
+    record: Record,
+    tolerance: float,
+    *,
+    share: float = 1.0,
+    upto: int = STEPS,
+) -> None:
+    """Compares a replay with its record; `share` is that of the last loss in the value."""
+    losses = record.arrays["eval_loss"]
+    desired = {name: record.arrays[name] for name in ("final_grad", "params")}
+    desired["loss"] = (1 - share) * losses[:, 0] + share * losses[:, -1]
+    for name, array in desired.items():
+        a, d = jax.tree.map(lambda x: x[:upto], (actual[name], array))
+        assert relative_error(a, d) < tolerance, name

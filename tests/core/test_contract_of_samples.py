@@ -9,7 +9,15 @@ import numpy as np
 import optax
 import pytest
 from contract_table import TABLE, batch, loss, make, parameters
-from test_contract import difference, every_method, flat, listen, make_optimizer, sampled, train
+from test_contract import (
+    difference,
+    every_method,
+    flat,
+    listen,
+    make_optimizer,
+    one_step,
+    sampled,
+)
 
 from tsam_jax import estimate_gradient, methods, noise, value_and_grad
 
@@ -56,7 +64,7 @@ def test_aux_of_a_sample_that_is_not_finite_is_not_used(name, policy):
 @sampled
 @pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
 def test_strategies_agree(name, strategy):
-    results = [train(make_optimizer(make(name, strategy=x)), steps=1) for x in (strategy, "auto")]
+    results = [one_step(name, strategy=x) for x in (strategy, "auto")]
     (params, state), (desired, desired_state) = results
     np.testing.assert_allclose(flat(params), flat(desired), rtol=2e-6)
     np.testing.assert_allclose(state[0].inner.losses, desired_state[0].inner.losses, rtol=2e-6)

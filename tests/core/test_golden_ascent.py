@@ -1,14 +1,11 @@
 """ASAM, GSAM, WSAM and more SAMs against their authors' codes: tests/data/golden/README.md."""
 
 import golden_records
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from golden_records import STEPS, relative_error
+from golden_records import STEPS, replay
 
-import tsam_jax
 from tsam_jax import methods
 
 FAMILIES = ("tsamrepo_sam", "po_sam", "davda54_asam", "samsung_asam", "gsam", "po_wsam")
@@ -52,44 +49,12 @@ def make_estimator(name, meta):
             return methods.sam(meta["rho"])
 
 
-def run(name, record, dtype):
-    """Three steps: values (T,), gradients and parameters (T, ...)."""
-    meta, estimator = record.meta, make_estimator(name, record.meta)
-    optimizer = optax.chain(
-        tsam_jax.estimate_gradient(estimator), optax.sgd(learning_rate(meta), meta["momentum"])
-    )
-
-    def cast(tree):
-        return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
-
-    params, data = cast((record.init, record.data))
-    loss = golden_records.make_loss(meta["problem"], data, jnp.zeros((), dtype))
-
-    @jax.jit
-    def step(params, inner, state):
-        (value, grad), inner = tsam_jax.value_and_grad(loss, estimator)(params, inner)
-        updates, state = optimizer.update(params, state, params, value_fn=loss)
-        params = optax.apply_updates(params, updates)
-        return params, inner, state, {"loss": value, "final_grad": grad, "params": params}
-
-    states, outputs = (estimator.init(params), optimizer.init(params)), []
-    for _ in range(STEPS):
-        params, *states, output = step(params, *states)
-        np.testing.assert_array_equal(states[1][0].value, output["loss"])
-        outputs.append(output)
-    return jax.tree.map(lambda *x: np.stack(x), *outputs)
-
-
 def check(name, dtype, tolerance):
     record = golden_records.load(name)
-    actual = run(name, record, dtype)
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype)}
-    first, last = record.arrays["eval_loss"].T
-    gamma = record.meta.get("gamma", 0.5)
-    share = gamma / (1 - gamma)
-    assert relative_error(actual["loss"], (1 - share) * first + share * last) < tolerance
-    assert relative_error(actual["final_grad"], record.arrays["final_grad"]) < tolerance
-    assert relative_error(actual["params"], record.arrays["params"]) < tolerance
+    meta = record.meta
+    actual = replay(record, make_estimator(name, meta), dtype, learning_rate(meta))
+    gamma = meta.get("gamma", 0.5)
+    golden_records.check(actual, record, tolerance, share=gamma / (1 - gamma))
 
 
 def test_all_records_are_covered():

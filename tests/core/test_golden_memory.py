@@ -4,9 +4,8 @@ import golden_records
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from golden_records import STEPS, relative_error
+from golden_records import STEPS, check, loss_of, relative_error, replay
 
 import tsam_jax
 from tsam_jax import methods, noise
@@ -18,50 +17,6 @@ NEGLOSS = "xsam/xsam__k1_search_negloss__quad"
 RSAM = golden_records.names("rsam")
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
-
-
-def cast(tree, dtype):
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
-
-
-def make_loss(record, dtype=jnp.float64):
-    data = record.data | ({"c": np.float64(record.meta["c"])} if "c" in record.meta else {})
-    return golden_records.make_loss(record.meta["problem"], cast(data, dtype), jnp.zeros((), dtype))
-
-
-def run(record, estimator, dtype):
-    """Three steps by both adapters: losses, gradients, parameters and states, (T, ...)."""
-    meta, loss = record.meta, make_loss(record, dtype)
-    optimizer = optax.chain(
-        tsam_jax.estimate_gradient(estimator), optax.sgd(meta["lr"], meta["momentum"])
-    )
-
-    @jax.jit
-    def step(params, inner, state):
-        (value, grad), inner = tsam_jax.value_and_grad(loss, estimator)(params, inner)
-        updates, state = optimizer.update(params, state, params, value_fn=loss)
-        params = optax.apply_updates(params, updates)
-        output = {"loss": value, "final_grad": grad, "params": params, "state": inner}
-        return params, inner, state, output
-
-    params, outputs = cast(record.init, dtype), []
-    states = (estimator.init(params), optimizer.init(params))
-    for _ in range(STEPS):
-        params, *states, output = step(params, *states)
-        np.testing.assert_array_equal(states[1][0].value, output["loss"])
-        outputs.append(output)
-    actual = jax.tree.map(lambda *x: np.stack(x), *outputs)
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype), np.dtype(np.int32)}
-    return actual
-
-
-def check(actual, record, tolerance, upto=STEPS):
-    arrays = record.arrays
-    desired = {name: arrays[name] for name in ("final_grad", "params")}
-    desired["loss"] = arrays["eval_loss"][:, -1]
-    for name, array in desired.items():
-        a, d = jax.tree.map(lambda x: x[:upto], (actual[name], array))
-        assert relative_error(a, d) < tolerance, name
 
 
 def make_fsam(meta):
@@ -77,7 +32,7 @@ def test_all_records_are_covered():
 @pytest.mark.parametrize("name", FSAM)
 def test_fsam_float64(name, x64):
     record = golden_records.load(name)
-    actual = run(record, make_fsam(record.meta), jnp.float64)
+    actual = replay(record, make_fsam(record.meta), jnp.float64)
     check(actual, record, 1e-10)
     assert relative_error(actual["state"].average, record.arrays["fsam_momentum"]) < 1e-10
 
@@ -85,12 +40,12 @@ def test_fsam_float64(name, x64):
 @pytest.mark.parametrize("name", FSAM)
 def test_fsam_float32(name):
     record = golden_records.load(name)
-    check(run(record, make_fsam(record.meta), jnp.float32), record, 1e-5)
+    check(replay(record, make_fsam(record.meta), jnp.float32), record, 1e-5)
 
 
 def follow_fsam(record, fed_to_the_average):
     """F-SAM line by line: gradients (T, ...), averages (T, ...)."""
-    meta, gradient = record.meta, jax.jit(jax.grad(make_loss(record)))
+    meta, gradient = record.meta, jax.jit(jax.grad(loss_of(record, jnp.float64)))
     params, average, velocity, outputs = record.init, None, None, []
     for _ in range(STEPS):
         g = gradient(params)
@@ -121,7 +76,7 @@ def test_fsam_of_pytorch_optimizer_feeds_its_average_with_another_gradient(name,
     assert relative_error(theirs["final_grad"], record.arrays["final_grad"]) < 1e-10
     assert relative_error(theirs["average"], record.arrays["fsam_momentum"]) < 1e-10
 
-    actual, desired = run(record, make_fsam(record.meta), jnp.float64), follow_fsam(record, "g")
+    actual, desired = replay(record, make_fsam(record.meta), jnp.float64), follow_fsam(record, "g")
     assert relative_error(actual["final_grad"], desired["final_grad"]) < 1e-10
     assert relative_error(actual["state"].average, desired["average"]) < 1e-10
     check(actual, record, 1e-10, upto=2)
@@ -145,7 +100,7 @@ def make_xsam(meta):
 @pytest.mark.parametrize("name", XSAM)
 def test_xsam_float64(name, x64):
     record = golden_records.load(name)
-    actual, arrays = run(record, make_xsam(record.meta), jnp.float64), record.arrays
+    actual, arrays = replay(record, make_xsam(record.meta), jnp.float64), record.arrays
     if name == NEGLOSS:
         # The peer finds no loss above 0, and keeps alpha = 0; at first, its losses are ours.
         assert relative_error(actual["state"].losses[0], arrays["alpha_losses"][0]) < 1e-10
@@ -166,7 +121,7 @@ def test_xsam_float64(name, x64):
 @pytest.mark.parametrize("name", [name for name in XSAM if name != NEGLOSS])
 def test_xsam_float32(name):
     record = golden_records.load(name)
-    actual = run(record, make_xsam(record.meta), jnp.float32)
+    actual = replay(record, make_xsam(record.meta), jnp.float32)
     np.testing.assert_allclose(actual["state"].alpha, record.arrays["alpha_used"], atol=1e-6)
     check(actual, record, 1e-5)
 
@@ -175,7 +130,7 @@ def test_xsam_float32(name):
 def test_rsam_noise_and_first_gradient(name, x64):
     """The part of this R-SAM that is ours too: noise by filters, and a gradient at theta + D."""
     record = golden_records.load(name)
-    arrays, loss = record.arrays, make_loss(record)
+    arrays, loss = record.arrays, loss_of(record, jnp.float64)
 
     @jax.jit
     def loss_at_noise(params, d):

@@ -1,38 +1,35 @@
 """What must hold between the methods, whatever the numbers are."""
 
+import functools
+
+import contract_table
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_problem import (
+    assert_bitwise,
+    assert_close,
+    assert_differ,
+    evaluate,
+    loss,
+    parameters,
+    run,
+)
+from test_m_sam import INNER
 
-from tsam_jax import Oracle, make_oracle, methods, noise, tilting, value_and_grad
+from tsam_jax import Oracle, make_oracle, methods, noise, value_and_grad
 
-X = jnp.array([[0.3, -1.1], [0.7, 0.2]])
-PARAMS = {"w": X, "b": jnp.array([0.1, -0.2])}
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
-def loss(p):
-    return jnp.sum(jnp.tanh(X @ p["w"] + p["b"]) ** 2) + 0.1 * jnp.sum(p["w"] ** 4)
-
-
-def evaluate(estimator, params=PARAMS, fun=loss):
-    (value, grad), state = jax.jit(value_and_grad(fun, estimator))(params, estimator.init(params))
-    return value, grad, state
-
-
-def assert_close(a, b, rtol=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b)
-
-
-def assert_bitwise(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
+@functools.cache
+def sam():
+    """Value and gradient of SAM."""
+    return evaluate(methods.sam(0.1))[:2]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -42,9 +39,7 @@ def test_without_noise_tsam_is_sam(s, t, strategy):
     tsam = methods.tsam(t, 0.1, s, noise=noise.none, strategy=strategy)
     assert tsam.cost == methods.sam(0.1).cost
     value, grad, state = evaluate(tsam)
-    sam_value, sam_grad, _ = evaluate(methods.sam(0.1))
-    assert_bitwise(grad, sam_grad)
-    assert value == sam_value
+    assert_bitwise((value, grad), sam())
     np.testing.assert_allclose(state.weights, 1 / s)
     assert state.losses.shape == (s,)
 
@@ -53,7 +48,7 @@ def test_without_noise_tsam_is_sam(s, t, strategy):
 def test_noise_that_happens_to_be_zero_is_sam(strategy):
     law = noise.sphere(radius=lambda step: 0.0 * step)
     _, grad, state = evaluate(methods.tsam(3.0, 0.1, 3, noise=law, strategy=strategy))
-    assert_close(grad, evaluate(methods.sam(0.1))[1], rtol=1e-6)
+    assert_close(grad, sam()[1], rtol=1e-6)
     np.testing.assert_allclose(state.weights, 1 / 3, rtol=1e-5)
 
 
@@ -67,9 +62,9 @@ def test_without_ascent_and_delta_tsam_is_tilted_sampling():
 
 def probes(state, law, rho):
     """Losses and gradients of the samples of the step that starts at `state`, one by one."""
-    s = state.losses.size
+    s, params = state.losses.size, parameters()
     for key in jax.random.split(jax.random.fold_in(state.key, state.step), s):
-        point = jax.tree.map(jnp.add, PARAMS, law(key, PARAMS))
+        point = jax.tree.map(jnp.add, params, law(key, params))
         g = jax.grad(loss)(point)
         length = optax.tree.norm(g)
         point = jax.tree.map(lambda x, d: x + rho * d / length, point, g)  # noqa: B023 - used here
@@ -80,7 +75,7 @@ def probes(state, law, rho):
 def test_t_less_delta_of_zero_is_the_uniform_mean(strategy):
     law = noise.gaussian(rms=0.3)
     estimator = methods.tsam(4.0, 0.1, 3, delta=4.0, noise=law, strategy=strategy)
-    losses, grads = zip(*probes(estimator.init(PARAMS), law, 0.1), strict=True)
+    losses, grads = zip(*probes(estimator.init(parameters()), law, 0.1), strict=True)
     value, grad, state = evaluate(estimator)
     np.testing.assert_allclose(state.weights, 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(value, sum(losses) / 3, rtol=1e-6)
@@ -92,48 +87,11 @@ def test_t_less_delta_of_zero_is_the_uniform_mean(strategy):
 def test_infinite_tilt_is_the_worst_sample(delta, strategy):
     law = noise.gaussian(rms=0.3)
     estimator = methods.tsam(jnp.inf, 0.1, 3, delta=delta, noise=law, strategy=strategy)
-    worst, grad_of_worst = max(probes(estimator.init(PARAMS), law, 0.1), key=lambda x: x[0])
+    worst, grad_of_worst = max(probes(estimator.init(parameters()), law, 0.1), key=lambda x: x[0])
     value, grad, state = evaluate(estimator)
     np.testing.assert_allclose(value, worst, rtol=1e-6)
     assert_close(grad, grad_of_worst)
     assert sorted(state.weights.tolist()) == [0.0, 0.0, 1.0]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_gradient_of_the_tilted_loss_over_all_samples(strategy):
-    """Lemma 3.2: for fixed perturbations the estimate is the gradient of the tilted loss."""
-    law = noise.gaussian(rms=0.3)
-    estimator = methods.tilted_sampling(2.0, 4, noise=law, strategy=strategy)
-    state = estimator.init(PARAMS)
-
-    def tilted(params):
-        keys = jax.random.split(jax.random.fold_in(state.key, 0), 4)
-        points = [jax.tree.map(jnp.add, params, law(key, params)) for key in keys]
-        return tilting.tilted_loss(jnp.stack([loss(p) for p in points]), 2.0)
-
-    value, grad, _ = evaluate(estimator)
-    np.testing.assert_allclose(value, tilted(PARAMS), rtol=1e-6)
-    assert_close(grad, jax.grad(tilted)(PARAMS))
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_order_of_the_samples_does_not_matter(strategy):
-    table = jax.random.normal(jax.random.key(2), (4, 2, 2))
-    order = jnp.array([2, 0, 3, 1])
-
-    def estimate(table):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 4)
-
-        def law(key, params):
-            match = jnp.all(jax.random.key_data(keys) == jax.random.key_data(key), axis=1)
-            return {"w": table[jnp.argmax(match)], "b": jnp.zeros(2)}
-
-        return evaluate(methods.tsam(3.0, 0.1, 4, noise=law, strategy=strategy, key=0))
-
-    value, grad, state = estimate(table)
-    permuted_value, permuted_grad, permuted = estimate(table[order])
-    np.testing.assert_allclose(permuted.weights, state.weights[order], rtol=1e-5)
-    assert_close((permuted_value, permuted_grad), (value, grad))
 
 
 def test_adding_to_the_loss_does_not_matter_and_scaling_it_does():
@@ -157,42 +115,122 @@ def test_from_paper_splits_the_ball_into_noise_and_ascent():
     paper = methods.from_paper(20.0, 3, rho=2.0, alpha=0.9, key=1)
     ours = methods.tsam(20.0, 0.2, 3, noise=noise.sphere(radius=1.8), delta="half", key=1)
     assert_close(evaluate(paper)[:2], evaluate(ours)[:2], rtol=1e-6)
-    lengths, oracle = [], make_oracle(loss)
+    lengths, oracle, params = [], make_oracle(loss), parameters()
 
     def evaluate_and_measure(point):
-        lengths.append(optax.tree.norm(jax.tree.map(jnp.subtract, point, PARAMS)))
+        lengths.append(optax.tree.norm(jax.tree.map(jnp.subtract, point, params)))
         return oracle.evaluate(point)
 
-    paper.estimate(Oracle(evaluate_and_measure, oracle.value), PARAMS, paper.init(PARAMS))
+    paper.estimate(Oracle(evaluate_and_measure, oracle.value), params, paper.init(params))
     np.testing.assert_allclose(lengths[::2], 1.8, rtol=1e-6)  # the noise points
     assert max(lengths) <= 2.0 * (1 + 1e-6)
     assert methods.from_paper(20.0, 3, alpha=1.0).cost.gradients == 3
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_same_key_same_bits(strategy):
-    def run(key):
-        return evaluate(methods.tsam(3.0, 0.1, 3, key=key, strategy=strategy))
-
-    value, grad, state = run(3)
-    assert_bitwise(run(jax.random.key(3))[:2], (value, grad))
-    assert jnp.all(run(4)[2].losses != state.losses)
+LAWS = {
+    "filter": noise.filter_scaled(0.2),
+    "leaf": noise.leaf_scaled(0.2),
+    "none": noise.gaussian(rms=0.2),
+}
 
 
-@pytest.mark.parametrize("key", [3, np.int64(3), jnp.int32(3), jax.random.PRNGKey(3)])
-def test_any_kind_of_key(key):
-    state = methods.tsam(3.0, 0.1, 3, key=key).init(PARAMS)
-    assert state.key == jax.random.key(3)
+@pytest.mark.parametrize("scaling", LAWS)
+@pytest.mark.parametrize("t", [0.0, 5.0])
+def test_rsam_is_tsam_with_one_sample(scaling, t):
+    rsam = methods.rsam(0.3, gamma=0.2, scaling=scaling, key=4)
+    tsam = methods.tsam(t, 0.3, 1, noise=LAWS[scaling], key=4)
+    outputs, state = run(rsam)
+    desired, tsam_state = run(tsam)
+    assert_close(outputs, desired, rtol=1e-6)
+    assert state.key == tsam_state.key
+    assert state.step == 3
+    assert rsam.cost == tsam.cost
 
 
-def test_seeds_beyond_32_bits():
-    assert methods.tsam(3.0, 0.1, 3, key=2**40).init(PARAMS).key == jax.random.key(2**40)
+def test_rsam_without_ascent_is_the_gradient_at_the_noise():
+    rsam = methods.rsam(0.0, gamma=0.2, key=4)
+    sampling = methods.tilted_sampling(0.0, 1, noise=noise.filter_scaled(0.2), key=4)
+    assert_close(run(rsam)[0], run(sampling)[0], rtol=1e-6)
+    assert rsam.cost.gradients == 1
 
 
-def test_steps_and_samples_draw_different_noise():
-    estimator = methods.tsam(3.0, 0.0, 3, noise=noise.gaussian(rms=0.3))
-    step, state, losses = jax.jit(value_and_grad(loss, estimator)), estimator.init(PARAMS), []
-    for _ in range(2):
-        _, state = step(PARAMS, state)
-        losses.append(state.losses)
-    assert jnp.unique(jnp.concatenate(losses)).size == 6
+# What each method is at, so that it is SAM.
+SAMS = {
+    "pgn": {"rho": 0.2, "alpha": 1.0},
+    "wsam": {"rho": 0.2, "gamma": 0.5},
+    "gsam": {"rho": 0.2, "alpha": 0.0},
+    "asam": {"rho": 0.2, "adapt": False},
+    "esam2": {"rhos": (0.2,)},
+    "looksam": {"rho": 0.2, "every": 1},
+    "vasso": {"rho": 0.2, "theta": 1.0},
+    "fsam": {"rho": 0.2, "sigma": 0.0},
+    "rsam": {"rho": 0.2, "gamma": 0.0},
+    "xsam": {"rho": 0.2, "alpha": 1.0, "search_every": None},
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", SAMS)
+def test_special_cases_are_sam(name, masked, x64):
+    mask = {"w": True, "b": False} if masked else None
+    outputs, _ = run(methods.METHODS[name](**SAMS[name], mask=mask))
+    desired = sam_of(masked)
+    if name == "looksam":  # its value is that of the parameters
+        outputs, desired = ([output[1:] for output in o] for o in (outputs, desired))
+    assert_close(outputs, desired, rtol=1e-12, atol=1e-13)
+
+
+@functools.cache
+def sam_of(masked):
+    """Three steps of SAM in float64."""
+    return run(methods.sam(0.2, mask={"w": True, "b": not masked}))[0]
+
+
+@pytest.mark.parametrize("name", ["vasso", "fsam"])
+def test_averages_that_do_not_count_are_bitwise_sam(name):
+    assert_bitwise(run(methods.METHODS[name](**SAMS[name]))[0], run(methods.sam(0.2))[0])
+
+
+def test_several_steps_of_xsam_at_alpha_1_are_those_of_sam():
+    xsam = methods.xsam(0.3, steps=3, alpha=1.0, search_every=None)
+    assert_close(run(xsam)[0], run(methods.sam(0.3, steps=3))[0])
+
+
+@pytest.mark.parametrize("name", ["vasso", "fsam"])
+def test_the_first_step_is_sam(name):
+    (first, second), _ = run(methods.METHODS[name](0.3), 2)
+    (desired, other), _ = run(methods.sam(0.3), 2)
+    assert_bitwise(first, desired)
+    assert_differ(second, other)
+
+
+def test_wsam_is_pgn(x64):
+    assert_close(
+        evaluate(methods.wsam(0.2, 0.9))[:2], evaluate(methods.pgn(0.2, 9.0))[:2], rtol=1e-10
+    )
+
+
+def test_asam_of_parameters_of_size_1_is_sam(x64):
+    ones = jax.tree.map(jnp.sign, parameters())
+    asam = methods.asam(0.2, eta=0.0, adapt=True)
+    assert_close(evaluate(asam, ones)[:2], evaluate(methods.sam(0.2), ones)[:2], rtol=1e-12)
+
+
+def test_gsam_with_adapt_and_without_alpha_is_asam(x64):
+    gsam = methods.gsam(0.5, 0.0, adapt={"w": True, "b": False}, eta=0.01)
+    assert_close(evaluate(gsam)[:2], evaluate(methods.asam(0.5))[:2], rtol=1e-12)
+
+
+def test_a_traced_alpha_of_0_is_the_plain_gradient():
+    pgn = jax.jit(lambda alpha: evaluate(methods.pgn(0.2, alpha))[1])(0.0)
+    assert_close(pgn, jax.grad(loss)(parameters()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_m_sam_of_the_whole_batch_is_the_inner_estimator_bitwise(name):
+    inner, params, x = INNER[name], contract_table.parameters(), contract_table.batch()
+    estimator = methods.m_sam(inner, len(x))
+    step, plain = (jax.jit(value_and_grad(contract_table.loss, e)) for e in (estimator, inner))
+    results = step(params, estimator.init(params), x), plain(params, inner.init(params), x)
+    assert_bitwise(*results)
+    assert estimator.cost == inner.cost

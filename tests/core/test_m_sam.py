@@ -41,16 +41,6 @@ def described(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-@every_inner
-def test_one_micro_batch_is_the_inner_estimator_bitwise(name):
-    inner, params = INNER[name], parameters()
-    estimator = methods.m_sam(inner, 6)
-    actual = jax.jit(value_and_grad(loss, estimator))(params, estimator.init(params), batch())
-    desired = jax.jit(value_and_grad(loss, inner))(params, inner.init(params), batch())
-    close(actual, desired, rtol=0, atol=0)
-    assert estimator.cost == inner.cost
-
-
 def hand_loop(inner, m, params, state, x):
     """All micro-batches from one state; the mean of what they say and of where they lead."""
     results = []

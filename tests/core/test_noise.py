@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from small_problem import parameters
 
 from tsam_jax import methods, noise, value_and_grad
 
@@ -149,3 +150,23 @@ def test_a_schedule_follows_the_step_counter_of_the_method():
 )
 def test_size_zero_is_none(law):
     assert law is noise.none
+
+
+def test_leaf_scaled_noise_has_the_length_of_its_leaf():
+    params = {
+        **parameters(),
+        "zero": jnp.zeros(3),
+        "empty": jnp.zeros((0, 2)),
+        "scalar": jnp.float32(-2),
+    }
+    for dtype, rtol in (jnp.float32, 1e-5), (jnp.bfloat16, 2e-2):
+        cast = jax.tree.map(lambda x: x.astype(dtype), params)  # noqa: B023 - used here
+        eps = noise.leaf_scaled(0.1)(jax.random.key(0), cast)
+        for name, w in cast.items():
+            assert eps[name].dtype == dtype
+            desired = 0.1 * jnp.linalg.norm(jnp.ravel(w.astype(jnp.float32)))
+            length = jnp.linalg.norm(jnp.ravel(eps[name].astype(jnp.float32)))
+            np.testing.assert_allclose(length, desired, rtol=rtol)
+    assert noise.leaf_scaled(0.0) is noise.none
+    scheduled = noise.leaf_scaled(lambda step: 0.1 * step)
+    assert noise.law_at(scheduled, 1)(jax.random.key(0), parameters())["w"].any()

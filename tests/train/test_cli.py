@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.methods import METHODS
+from tsam_jax.methods import METHODS, WRAPPERS
+from tsam_jax.train import catalogue
 from tsam_jax.train import compare as compare_module
 
 SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
@@ -194,6 +195,36 @@ def test_methods_lists_every_method_with_cost_and_source(capsys):
         assert name in shown
     assert "g(theta + rho u(g))" in shown
     assert "ICLR 2021" in shown
+
+
+def methods_row(name):
+    """What the table says in the row of a method, in one line."""
+    columns = catalogue.methods_table().columns
+    cells = [list(column.cells) for column in columns]
+    row = [str(cell) for cell in cells[0]].index(name)
+    return [" ".join(str(column[row]).split()) for column in cells[1:]]
+
+
+def test_methods_lists_every_wrapper():
+    text, cost = methods_row("m_sam")
+    assert text.startswith("1/n sum_i ghat(B_i), the batch cut into")
+    assert "estimator, m Foret et al." in text
+    assert cost == "as the estimator inside"
+    assert "estimator, axis_name Foret et al. 2021" in methods_row("per_device")[0]
+
+
+def test_methods_lists_a_new_wrapper_from_the_table_alone(monkeypatch):
+    def doubled(estimator, *, factor=2.0):
+        """Twice what an estimator says.
+
+        Source: ours.
+        """
+
+    monkeypatch.setitem(WRAPPERS, "doubled", doubled)
+    assert methods_row("doubled") == [
+        "Twice what an estimator says. estimator, factor=2.0 ours.",
+        "as the estimator inside",
+    ]
 
 
 @pytest.mark.parametrize("command", [[], ["compare"], ["methods"], ["sweep"], ["train"]])

@@ -1,7 +1,7 @@
 """The methods: one function each, which returns a `GradientEstimator`.
 
 A new method is one function and its name in `METHODS`; the contract test, the command line
-and the benchmark pick it up from there.
+and the benchmark pick it up from there. What is made of an estimator stands in `WRAPPERS`.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from tsam_jax.methods._xsam import InterpolationState, xsam
 
 __all__ = [
     "METHODS",
+    "WRAPPERS",
     "AutoTiltedState",
     "AverageState",
     "ChainState",
@@ -75,3 +76,9 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
     "rsam": rsam,
 }
 """Name -> function that makes the `GradientEstimator`."""
+
+WRAPPERS: dict[str, Callable[..., GradientEstimator]] = {
+    "m_sam": m_sam,
+    "per_device": per_device,
+}
+"""Name -> function that makes a `GradientEstimator` of another one, its first argument."""

@@ -1,7 +1,7 @@
-"""One line of mathematics for each method, for lists of methods.
+"""One line of mathematics for each method and wrapper, for lists of them.
 
 g is the gradient at theta, u(v) = v / ||v||, and a prime marks the ascent point theta' = theta +
-rho u(g) and what belongs to it.
+rho u(g) and what belongs to it. ghat(B) is what the estimator inside a wrapper says on a batch B.
 """
 
 FORMULAS = {
@@ -24,5 +24,7 @@ FORMULAS = {
     "from_paper": "tsam with rho_paper split: noise alpha rho_paper, ascent (1 - alpha) rho_paper",
     "tsam_hmc": "sum_j w_j g(theta + e_j), e_j by Hamiltonian steps towards exp(delta L) "
     "on the ball",
+    "m_sam": "1/n sum_i ghat(B_i), the batch cut into B_1 .. B_n of m examples",
+    "per_device": "1/n sum_i ghat(B_i), B_i the share of device i of n",
 }
 """Name -> formula of the gradient estimate."""

@@ -43,8 +43,7 @@ def fsam(
         schedule.
       adapt: leaves whose ascent is measured in units of their sizes, as for `asam`. Default: none.
       eta: added to the sizes of these leaves, as for `asam`.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: which leaves are perturbed, as for `sam`. Default: all.
 
     Returns:
       A `GradientEstimator` with state `AverageState`; `value` is the loss at the perturbed point

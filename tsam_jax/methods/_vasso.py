@@ -27,8 +27,7 @@ def vasso(
         traced scalar, or a schedule on this method's step counter.
       theta: share of the new gradient in the average, between 0 and 1; 1 is SAM. A number, a
         traced scalar, or a schedule.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: which leaves are perturbed, as for `sam`. Default: all.
 
     Returns:
       A `GradientEstimator` with state `AverageState`; `value` is the loss at the perturbed point

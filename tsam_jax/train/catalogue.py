@@ -1,13 +1,15 @@
-"""`tsam-jax methods`: every method with what it computes, what it costs, and its knobs."""
+"""`tsam-jax methods`: all methods and wrappers; what they compute and cost, and their knobs."""
 
 import inspect
 import re
+from collections.abc import Callable
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tsam_jax.methods import METHODS
+from tsam_jax.methods import METHODS, WRAPPERS
 from tsam_jax.methods._formulas import FORMULAS
 from tsam_jax.recipes import noisy_digits
 from tsam_jax.train.settings import parse
@@ -17,29 +19,36 @@ _COMMON = ("mask", "aux", "strategy", "key")
 
 
 def methods_table() -> Table:
-    """The table of methods.
+    """The table of methods, and of the wrappers around them.
 
     Returns:
-      A row for each of `METHODS`: name, formula and source; cost of a step of the method's setting
-      for the embedded task; arguments with their defaults, those that all methods share left out.
+      A row for each of `METHODS` and `WRAPPERS`: name, formula and source; cost of a step of the
+      method's setting for the embedded task; arguments with their defaults, those that all methods
+      share left out.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
     table.add_column("method", no_wrap=True)
     table.add_column("gradient estimate, knobs with defaults, source", overflow="fold")
     table.add_column("gradients\n+ losses\na step", justify="right")
-    for name in METHODS:
-        example = noisy_digits.SETTINGS.get(name, _PAPER)
-        cost = parse(example)[0].build().cost
+    for name, method in METHODS.items():
+        cost = parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].build().cost
         losses = f"\n+ {cost.values:g}" if cost.values else ""
-        parts = [Text(FORMULAS[name]), Text(_knobs(name), "bold"), Text(_source(name), "dim")]
-        text = Text("\n").join(part for part in parts if part)
-        table.add_row(Text(name, style="bold"), text, f"{cost.gradients:g}{losses}")
+        table.add_row(*_described(name, method), f"{cost.gradients:g}{losses}")
+    for name, wrapper in WRAPPERS.items():
+        table.add_row(*_described(name, wrapper), "as the\nestimator\ninside")
     return table
 
 
-def _knobs(name: str) -> str:
+def _described(name: str, function: Callable[..., Any]) -> tuple[Text, Text]:
+    """The name; and formula, knobs and source. Without a formula, the summary in words."""
+    formula = FORMULAS.get(name) or (inspect.getdoc(function) or "").partition("\n")[0]
+    parts = [Text(formula), Text(_knobs(function), "bold"), Text(_source(function), "dim")]
+    return Text(name, style="bold"), Text("\n").join(part for part in parts if part)
+
+
+def _knobs(function: Callable[..., Any]) -> str:
     knobs = []
-    for p in inspect.signature(METHODS[name]).parameters.values():
+    for p in inspect.signature(function).parameters.values():
         if p.name in _COMMON or p.kind is p.VAR_KEYWORD:
             continue
         knobs.append(p.name if p.default is p.empty else f"{p.name}={_shown(p.default)}")
@@ -54,9 +63,9 @@ def _shown(default: object) -> str:
     return repr(default)
 
 
-def _source(name: str) -> str:
+def _source(function: Callable[..., Any]) -> str:
     """The first sentence of the docstring's Source section."""
-    text = inspect.getdoc(METHODS[name]) or ""
+    text = inspect.getdoc(function) or ""
     found = re.search(
         r"^Source: (.*?)(?<!\bal)(?<!\bEq)(?:\.\s|;|\Z)", text, re.DOTALL | re.MULTILINE
     )

@@ -1,0 +1,87 @@
+"""Proposals of TSAM by Hamiltonian Monte Carlo: paths, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hmc_kernel import curved, linear, make_kernel, make_look
+
+from tsam_jax import noise
+from tsam_jax.methods import _chains
+
+
+def naive_path(gradient, e, p, *, beta, delta, sigma, steps, half):
+    """Both integrators with loops; for "euler" the whole kick comes first."""
+    for _ in range(steps):
+        kick = beta * delta * (0.5 if half else 1.0)
+        p = p + kick * gradient(e)
+        e = e + beta / sigma**2 * p
+        if half:
+            p = p + kick * gradient(e)
+    return e, p
+
+
+NUMBERS = {"beta": 0.2, "delta": 1.5, "sigma": 0.7}
+
+
+PATH = {"kick": 0.2 * 1.5, "drift": 0.2 / 0.7**2}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("integrator", _chains.INTEGRATORS)
+def test_paths_are_the_naive_ones(integrator, steps, x64):
+    e, p = jnp.array([0.3, -0.2, 0.1]), jnp.array([0.5, 0.4, -1.0])
+    integrate, look = _chains.INTEGRATORS[integrator], make_look(curved)
+    there, momentum = integrate(look(e), p, look, **PATH, steps=steps)
+    desired = naive_path(
+        jax.grad(curved), e, p, **NUMBERS, steps=steps, half=integrator == "leapfrog"
+    )
+    np.testing.assert_allclose(there.e, desired[0], rtol=1e-12)
+    np.testing.assert_allclose(momentum, desired[1], rtol=1e-12)
+    np.testing.assert_allclose(there.value, curved(there.e), rtol=1e-12)
+    np.testing.assert_allclose(there.grad, jax.grad(curved)(there.e), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("integrator", "returns"), [("leapfrog", True), ("euler", False)])
+def test_only_leapfrog_runs_back(integrator, returns, x64):
+    e, p = jnp.array([0.3, -0.2, 0.1]), jnp.array([0.5, 0.4, -1.0])
+    integrate, look = _chains.INTEGRATORS[integrator], make_look(curved)
+    there, momentum = integrate(look(e), p, look, **PATH, steps=3)
+    back, momentum = integrate(there, -momentum, look, **PATH, steps=3)
+    error = max(np.abs(back.e - e).max(), np.abs(momentum + p).max())
+    assert (error < 1e-12) == returns
+    assert returns or error > 0.01
+
+
+def test_the_difference_of_large_kinetic_energies_keeps_its_digits():
+    p0 = jax.random.normal(jax.random.key(0), (1_000_000,))
+    p = p0 + 1e-3
+    exact = np.sum(np.square(np.asarray(p, float)) - np.square(np.asarray(p0, float))) / 2
+    np.testing.assert_allclose(_chains._kinetic_gain(p0, p), exact, atol=2e-3)
+
+
+def test_no_proposal_outside_of_the_ball_is_accepted(fast_compile):
+    kernel = make_kernel(
+        linear, accept="inside", radius=0.5, delta=5.0, beta=0.3, sigma=1.0, steps=1
+    )
+    keys = jax.random.split(jax.random.key(0), 500)
+    start = jax.vmap(lambda key: noise.ball(radius=0.5)(key, jnp.zeros(3)))(keys)
+    end, accepted = jax.jit(jax.vmap(kernel))(keys, start)
+    assert 0 < accepted.sum() < 500
+    assert np.linalg.norm(end, axis=1).max() <= 0.5
+    np.testing.assert_array_equal(end[~accepted], start[~accepted])
+    assert np.all(np.any(end[accepted] != start[accepted], axis=1))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("accept", _chains.ACCEPTANCES)
+def test_proposals_that_are_not_finite_are_rejected(accept, bad, fast_compile):
+    def loss(e):
+        return linear(e) + jnp.where(e[0] > 0, bad, 0.0)
+
+    kernel = make_kernel(loss, accept=accept, radius=1.0, delta=1.0, beta=0.5, sigma=1.0, steps=1)
+    keys = jax.random.split(jax.random.key(0), 200)
+    start = -jnp.abs(jax.vmap(lambda key: noise.ball(radius=0.9)(key, jnp.zeros(3)))(keys))
+    end, accepted = jax.jit(jax.vmap(kernel))(keys, start)
+    assert 0 < accepted.sum() < 200
+    assert np.all(end[:, 0] <= 0)

@@ -1,0 +1,48 @@
+"""LookSAM: the steps between its looks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_problem import PARAMS, assert_close, evaluate, flat, loss, parameters, points_of
+
+from tsam_jax import methods
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+def test_looksam_looks_every_kth_step():
+    points = points_of(methods.looksam(0.1, every=3), steps=7)
+    clean = [bool(jnp.all(point["w"] == PARAMS["w"])) for point in points]
+    assert clean == [True, False, True, True, True, False, True, True, True, False]
+    jaxpr = jax.make_jaxpr(lambda s: evaluate(methods.looksam(0.1), state=s))(
+        methods.looksam(0.1).init(parameters())
+    )
+    assert "cond[" in str(jaxpr)  # and does not pay for it in between
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_looksam_does_not_blow_up_rounding(shape, dtype, x64):
+    """Where SAM's gradient is parallel to the plain one, there is nothing to add."""
+    x = jnp.full(shape, 0.7, dtype)
+    fun = lambda x: jnp.sum(jnp.square(x)) * dtype(1.3)  # noqa: E731
+    estimator = methods.looksam(0.1, every=2)
+    _, _, state = evaluate(estimator, x, fun)
+    _, grad, state = evaluate(estimator, x, fun, state)
+    np.testing.assert_array_equal(grad, jax.grad(fun)(x))
+    assert not np.any(state.sharp)
+
+
+def test_a_look_that_is_not_finite_is_not_kept():
+    estimator = methods.looksam(0.1, every=1)
+    _, _, state = evaluate(estimator)
+    broken = lambda p: loss(p) / (p["b"][0] == PARAMS["b"][0])  # noqa: E731
+    _, grad, after = evaluate(estimator, fun=broken, state=state)
+    assert not np.all(np.isfinite(flat(grad)))
+    assert_close(after.sharp, state.sharp, rtol=0, atol=0)
+    assert after.step == 2
+
+
+def test_cost():
+    assert methods.looksam(0.1, every=5).cost == (1.2, 0)
