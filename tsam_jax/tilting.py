@@ -68,9 +68,9 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
     losses, t, finite = _prepare(losses, t)
     # The formula does not depend on m, so m needs no derivative.
     peak = jax.lax.stop_gradient(jnp.max(losses, where=finite, initial=-jnp.inf))
-    gap = jnp.where(finite, losses - peak, jnp.zeros_like(losses))
+    gap = _gap(losses, peak, finite)
     count = jnp.sum(finite.astype(t.dtype))
-    mean_gap = jnp.sum(gap) / count
+    mean_gap = jnp.sum(gap / count)
     # The limits have branches of their own, since the derivative takes t * (1/t) there, which
     # is 0 * inf, or 0 where 1/t is subnormal and flushed to 0.
     flat, sharp = t < jnp.finfo(t.dtype).tiny, t > 1e-8 * jnp.finfo(t.dtype).max
@@ -109,8 +109,7 @@ def tilt_weights(losses: jax.Array, t: Scalar) -> jax.Array:
     check_nonnegative("tilt_weights", finite=False, t=t)
     losses, t, finite = _prepare(losses, t)
     peak = jnp.max(losses, where=finite, initial=-jnp.inf)
-    gap = jnp.where(finite, losses - peak, jnp.zeros_like(losses))
-    return _weights(gap, finite, t)
+    return _weights(_gap(losses, peak, finite), finite, t)
 
 
 def effective_sample_size(weights: jax.Array) -> jax.Array:
@@ -213,10 +212,10 @@ def tilt_for_ess(losses: jax.Array, fraction: Scalar) -> jax.Array:
     losses, fraction, finite = _prepare(losses, fraction)
     dtype, limits = losses.dtype, jnp.finfo(losses.dtype)
     peak = jnp.max(losses, where=finite, initial=-jnp.inf)
-    spread = peak - jnp.min(losses, where=finite, initial=jnp.inf)
+    spread = -jnp.min(_gap(losses, peak, finite), initial=0)
     differ = spread > 0
     unit = jnp.where(differ, spread, jnp.ones_like(spread))
-    gap = jnp.where(finite & differ, (losses - peak) / unit, jnp.zeros_like(losses))  # -1 to 0
+    gap = _gap(losses, peak, finite) / unit  # -1 to 0
     count = jnp.sum(finite.astype(dtype))
     ties = jnp.sum((finite & (losses == peak)).astype(dtype))
     target = fraction * count
@@ -348,7 +347,7 @@ def merge(a: TiltedMean, b: TiltedMean, t: Scalar) -> TiltedMean:
     tilt = _finite_tilt(t, peak.dtype)
 
     def rescaled(part: TiltedMean) -> jax.Array:
-        gap = jnp.where(part.weight > 0, part.peak - peak, jnp.zeros_like(peak))
+        gap = _gap(part.peak, peak, part.weight > 0)
         return part.weight * jnp.exp(tilt * gap)
 
     weight_b = rescaled(b)
@@ -370,6 +369,12 @@ def _check_fraction(owner: str, fraction: ScalarOrSchedule) -> None:
 def _finite_tilt(t: Scalar, dtype: jnp.dtype) -> jax.Array:
     """Infinity becomes the largest number, so that t times a gap of 0 is 0, not NaN."""
     return jnp.minimum(jnp.asarray(t, dtype), jnp.finfo(dtype).max)
+
+
+def _gap(losses: jax.Array, peak: jax.Array, present: jax.Array) -> jax.Array:
+    """How far losses lie below the peak, <= 0, and 0 where absent; at most the largest number."""
+    gap = jnp.maximum(losses - peak, -jnp.finfo(losses.dtype).max)  # 0 times it is 0, not NaN
+    return jnp.where(present, gap, jnp.zeros_like(losses))
 
 
 def _weights(gap: jax.Array, finite: jax.Array, t: jax.Array) -> jax.Array:
