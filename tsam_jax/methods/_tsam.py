@@ -207,54 +207,6 @@ def tilted_sampling(
     return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, key)
 
 
-def from_paper(
-    t: ScalarOrSchedule,
-    s: int,
-    *,
-    rho: float = 20.0,
-    alpha: float = 0.995,
-    delta: ScalarOrSchedule | Literal["half"] = "half",
-    **options: Any,
-) -> GradientEstimator:
-    r"""`tsam` in the paper's own terms, where one rho bounds noise and ascent together.
-
-    The share alpha of the ball goes to the noise and the rest to the ascent: a sphere of radius
-    $\alpha \rho$ and an ascent step of $(1 - \alpha) \rho$, so that $\lVert \epsilon \rVert \le
-    \rho$. The paper's rho = 20 and alpha = 0.995 give 19.9 and 0.1, which are the values in the
-    official run scripts.
-
-    Args:
-      t: tilt, as for `tsam`.
-      s: number of samples, as for `tsam`.
-      rho: radius of the neighbourhood, >= 0. It depends on the number of parameters: 20 is for
-        networks with millions.
-      alpha: share of the noise, between 0 and 1.
-      delta: as for `tsam`; the paper's is "half".
-      **options: `mask`, `aux`, `strategy`, `key`, as for `tsam`.
-
-    Returns:
-      A `GradientEstimator`: that of `tsam`.
-
-    Raises:
-      ValueError: if a number is out of its range.
-
-    Cost: 2s gradient evaluations a step.
-
-    Example:
-      >>> from_paper(t=20.0, s=5).cost.gradients
-      10
-
-    Source: Li et al. 2025, Appendix C.1 ("rho to be 20", "alpha to be 0.995", delta = t/2). The
-    printed Algorithm 3 has no alpha; this reading is the one that matches the official scripts.
-    """
-    check_nonnegative("from_paper", rho=rho, alpha=alpha)
-    if alpha > 1:
-        msg = f"`from_paper(alpha=...)` must be a number between 0 and 1, got {alpha!r}."
-        raise ValueError(msg)
-    law = noise_laws.sphere(radius=alpha * rho)
-    return tsam(t, (1 - alpha) * rho, s, noise=law, delta=delta, **options)
-
-
 def _check_auto_tilt(owner: str, delta: Any, strategy: Strategy) -> None:
     """Refuses what cannot go with a tilt that is known only after all samples."""
     if not is_static_zero(delta):
