@@ -274,7 +274,9 @@ def _sampled(
             if not ascends:
                 return first
             point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            return oracle.evaluate(point)._replace(aux=first.aux)
+            last = oracle.evaluate(point)
+            value = jnp.where(_tree.all_finite(first.value, first.grad), last.value, jnp.nan)
+            return Evaluation(value, first.aux, last.grad)
 
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
             evaluation = oracle.evaluate(params)
