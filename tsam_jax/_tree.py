@@ -27,8 +27,13 @@ def wide_dtype(*arrays: Any) -> jnp.dtype:
 
 
 def size(tree: PyTree) -> int:
-    """The number of coordinates of `tree`."""
-    return sum(x.size for x in jax.tree.leaves(tree))
+    """The number of real coordinates of `tree`: a complex entry has two."""
+    return sum(x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(tree))
+
+
+def conjugate(tree: PyTree) -> PyTree:
+    """The complex conjugate; a real leaf is returned as it is."""
+    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def norm(tree: PyTree) -> jax.Array:

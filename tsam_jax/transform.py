@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tsam_jax import _tree, methods
+from tsam_jax._checks import check_parameters
 from tsam_jax._types import Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import GradientEstimator, make_oracle
 
@@ -46,7 +47,8 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
 
     Raises:
       ValueError: in `update`, if `params` is None.
-      TypeError: in `update`, if `value_fn` is missing or not a function.
+      TypeError: if a leaf of the parameters is neither floating-point nor complex; in `update`,
+        if `value_fn` is missing or not a function, or the loss is no real scalar.
 
     Cost: `estimator.cost` an update.
 
@@ -73,6 +75,7 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
     """
 
     def init(params: Params) -> EstimateGradientState:
+        check_parameters(params)
         return EstimateGradientState(
             jnp.zeros((), _tree.accumulator_dtype(params)), estimator.init(params)
         )
@@ -100,10 +103,11 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
                 " value_fn=lambda p: loss(p, batch))`."
             )
             raise TypeError(msg)
+        check_parameters(params)
         params = jax.tree.map(jnp.asarray, params)
         oracle = make_oracle(value_fn, batch=batch)
         evaluation, inner = estimator.estimate(oracle, params, state.inner)
-        return evaluation.grad, EstimateGradientState(
+        return _tree.conjugate(evaluation.grad), EstimateGradientState(
             evaluation.value.astype(state.value.dtype), inner
         )
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tsam_jax import _tree
 from tsam_jax._types import Mask, Params, PyTree, Scalar
+from tsam_jax.methods._common import dtype_of_state
 
 
 class AverageState(NamedTuple):
@@ -25,7 +26,7 @@ class AverageState(NamedTuple):
 
 def zero_average(params: Params, mask: Mask | None) -> PyTree:
     """An average of nothing yet."""
-    dtype = _tree.accumulator_dtype(params)
+    dtype = dtype_of_state(params)
 
     def zeros(x: jax.Array) -> jax.Array:
         return jnp.zeros_like(x, dtype=_tree.wide_dtype(x, dtype))

@@ -28,7 +28,7 @@ from tsam_jax._types import (
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples
-from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, zero_step
+from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, dtype_of_state, zero_step
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
@@ -247,7 +247,7 @@ def _sampled(
     is_erm = noise is noise_laws.none and not ascends
 
     def init(params: Params) -> SampledState | AutoTiltedState:
-        dtype = _tree.accumulator_dtype(params)
+        dtype = dtype_of_state(params)
         losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
         state = SampledState(zero_step(), as_key(key), losses, weights)
         return AutoTiltedState(*state, jnp.zeros((), dtype)) if isinstance(t, AutoTilt) else state
