@@ -88,8 +88,8 @@ def test_a_sample_is_absent_if_its_first_evaluation_is_bad(kind, strategy):
         if kind == "loss":
             value = x**2 + jnp.where(near, jnp.inf, 0.0)
         else:  # comparisons with NaN are false, so that the end of the ascent looks well
-            value = jnp.where(corrupt(x, jnp.where(near, jnp.nan, 1.0)) > 0, x**2, 3.0)
-            value += corrupt(x, jnp.where(near, jnp.nan, 1.0)) * near
+            y = corrupt(x, jnp.where(near, jnp.nan, 1.0))
+            value = jnp.where(y > 0, y, 0.0) ** 2
         return value, x
 
     sides = noise.Design(lambda key, j, s, params: jnp.where(jnp.asarray(j) == 0, 1.0, 2.0))
