@@ -102,12 +102,12 @@ def test_a_kill_while_the_log_is_cut_back(whole, monkeypatch):
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
-    many = [*TRAIN, "--epochs", "300"]
+    many = [*TRAIN, "--epochs", "40"]
     program = [sys.executable, "-m", "tsam_jax.cli"]
     subprocess.run([*program, *many, "--out", str(whole)], check=True, capture_output=True)
     log, rng, kills = out / "metrics.jsonl", random.Random(0), 0
     arguments = [*many, "--out", str(out)]
-    for _ in range(4):
+    for _ in range(3):
         changed = log.stat().st_mtime_ns if log.exists() else None
         with subprocess.Popen([*program, *arguments], stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:  # until it has cut back the log, or written a line
@@ -118,6 +118,6 @@ def test_kills_at_random_moments(tmp_path):
             process.kill()
         kills += process.returncode == -signal.SIGKILL
         arguments = ["train", "--resume", str(out)]
-    assert kills >= 2
+    assert kills >= 1
     subprocess.run([*program, *arguments], check=True, capture_output=True)
     assert_ended_alike(out, whole)
