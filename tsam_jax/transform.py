@@ -50,6 +50,9 @@ def estimate_gradient(estimator: GradientEstimator) -> optax.GradientTransformat
       TypeError: if a leaf of the parameters is neither floating-point nor complex; in `update`,
         if `value_fn` is missing or not a function, or the loss is no real scalar.
 
+    An exception in `value_fn` leaves `state` and `params` as they were, unless the step was given
+    their buffers (`donate_argnums`): keep a copy.
+
     Cost: `estimator.cost` an update.
 
     Example:
