@@ -31,8 +31,8 @@ MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant(
         "_tree.py",
-        "1 / (length + _TINY_NORM)",
-        "1 / (length + _TINY_NORM) ** 2",
+        "/ ratio.astype(wide)).astype",
+        "/ ratio.astype(wide) ** 2).astype",
         "test_golden_sam.py",
     ),
     Mutant("_tree.py", "return add(a, b, -share)", "return add(a, b, share)", ASCENT),
@@ -87,9 +87,7 @@ MUTANTS = [
     ),
     Mutant("methods/_looksam.py", "_tree.norm(first.grad)", "_tree.norm(sharp)", ASCENT),
     # averages: off by one, weights swapped
-    Mutant(
-        "methods/_averages.py", "state.step == 0, 1.0, share", "state.step == 1, 1.0, share", MEMORY
-    ),
+    Mutant("methods/_averages.py", "bool)), share, 1.0)", "bool)), 1.0, share)", MEMORY),
     Mutant(
         "methods/_averages.py",
         "_tree.lerp(state.average, grad, share)",

@@ -8,6 +8,12 @@ import numbers
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsam_jax._types import Params, PyTree
+
 
 def is_static_number(x: Any) -> TypeGuard[float]:
     """Says whether `x` is a Python or NumPy number, known before tracing."""
@@ -73,3 +79,51 @@ def check_axis(owner: str, **arguments: Any) -> None:
         if x is not None and not isinstance(x, str):
             msg = f"`{owner}({name}=...)` must be the name of a mesh axis or None, got {x!r}."
             raise TypeError(msg)
+
+
+def check_parameters(params: Params) -> None:
+    """Refuses leaves that have no gradient: all but floating-point and complex numbers."""
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(x, (float, complex)) or jnp.issubdtype(_dtype(x), jnp.inexact):
+            continue
+        where = f" at {jax.tree_util.keystr(path)}" if path else ""
+        msg = (
+            f"`params` must have floating-point or complex leaves only, got {_described(x)}{where}."
+            " Give the loss what is not trained in another argument, or put None in its place;"
+            " `mask` is for leaves that are trained, but not perturbed."
+        )
+        raise TypeError(msg)
+
+
+def loss_and_aux(output: Any, *, has_aux: bool) -> tuple[Any, PyTree]:
+    """Takes apart what a loss function returns; refuses all but a real scalar, or a pair."""
+    loss, aux = output, None
+    if has_aux:
+        if not isinstance(output, (tuple, list)) or len(output) != 2:
+            msg = (
+                "`fun` must return a pair (loss, aux) with `has_aux=True`, got"
+                f" {_described(output)}. Leave `has_aux` out if there is no aux."
+            )
+            raise TypeError(msg)
+        loss, aux = output
+    if isinstance(loss, float) or (
+        jnp.issubdtype(_dtype(loss), jnp.floating) and jnp.shape(loss) == ()
+    ):
+        return loss, aux
+    msg = (
+        "`fun`, or `value_fn`, must return a real floating-point scalar, got"
+        f" {_described(loss)}. Reduce losses of examples by `jnp.mean`; for a pair (loss, aux) give"
+        " `value_and_grad` `has_aux=True`."
+    )
+    raise TypeError(msg)
+
+
+def _dtype(x: Any) -> Any:
+    """The dtype of an array, of whichever kind; that of objects for what is none."""
+    return getattr(x, "dtype", np.dtype(object))
+
+
+def _described(x: Any) -> str:
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype} of shape {x.shape}"
+    return type(x).__name__

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from tsam_jax._types import Mask, Params, PyTree, Scalar
 
-_TINY_NORM = 1e-12  # added to norms in denominators, as the authors' codes do
-
 
 def accumulator_dtype(*trees: PyTree) -> jnp.dtype:
     """The dtype for norms, losses and weights: float32, or wider if a leaf is wider."""
@@ -29,15 +27,34 @@ def wide_dtype(*arrays: Any) -> jnp.dtype:
 
 
 def size(tree: PyTree) -> int:
-    """The number of coordinates of `tree`."""
-    return sum(x.size for x in jax.tree.leaves(tree))
+    """The number of real coordinates of `tree`: a complex entry has two."""
+    return sum(x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(tree))
+
+
+def conjugate(tree: PyTree) -> PyTree:
+    """The complex conjugate; a real leaf is returned as it is."""
+    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves together, in float32 at least."""
+    largest, ratio = _largest_and_ratio(tree)
+    return largest * ratio
+
+
+def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
+    """About the largest size of an entry, 1 if that is 0 or not finite, and the norm over it."""
+    # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
     dtype = accumulator_dtype(tree)
-    squares = [jnp.sum(jnp.square(jnp.abs(x).astype(dtype))) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, start=jnp.zeros((), dtype)))
+    sizes = [jnp.abs(x).astype(dtype) for x in jax.tree.leaves(tree)]
+    largest = jnp.zeros((), dtype)
+    for x in sizes:
+        largest = jnp.maximum(largest, jnp.max(x, initial=0))
+    usable = (largest > 0) & (largest < jnp.inf)
+    largest = jnp.minimum(largest, 1 / jnp.finfo(dtype).tiny)  # of which XLA takes the inverse
+    largest = jnp.where(usable, largest, jnp.ones_like(largest))
+    squares = [jnp.sum(jnp.square(x / largest)) for x in sizes]
+    return largest, jnp.sqrt(sum(squares, start=jnp.zeros((), dtype)))
 
 
 def inner(a: PyTree, b: PyTree) -> jax.Array:
@@ -68,9 +85,16 @@ def multiply(tree: PyTree, factors: PyTree) -> PyTree:
 
 
 def unit(tree: PyTree) -> PyTree:
-    """The tree over its norm; zero, and not NaN, where the tree is zero."""
-    length = norm(tree)
-    return scale(tree, jnp.where(length > 0, 1 / (length + _TINY_NORM), jnp.zeros_like(length)))
+    """The tree over its norm; zero where the tree is zero, all NaN if an entry is not finite."""
+    largest, ratio = _largest_and_ratio(tree)
+    ratio = jnp.where(ratio < jnp.inf, ratio, jnp.nan)
+    ratio = jnp.where(ratio == 0, jnp.ones_like(ratio), ratio)
+
+    def divided(x: jax.Array) -> jax.Array:
+        wide = wide_dtype(x, largest)
+        return (x.astype(wide) / largest.astype(wide) / ratio.astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(divided, tree)
 
 
 def select(tree: PyTree, mask: Mask | None) -> PyTree:
@@ -107,6 +131,7 @@ def lerp(a: PyTree, b: PyTree, weight: Scalar) -> PyTree:
 
 def reject(a: PyTree, b: PyTree) -> PyTree:
     """The part of `a` that is orthogonal to `b`: a - <a, b> b / ||b||^2; `a` if `b` is zero."""
+    b = unit(jax.tree.map(lambda x: x.astype(wide_dtype(x)), b))  # whose squares do not overflow
     squares = inner(b, b)
     share = jnp.where(squares > 0, inner(a, b) / jnp.where(squares > 0, squares, 1), 0)
     return add(a, b, -share)

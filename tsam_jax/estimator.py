@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _axes, _tree
+from tsam_jax._checks import check_parameters, loss_and_aux
 from tsam_jax._types import AxisName, Params, PyTree
 
 __all__ = ["Cost", "Evaluation", "GradientEstimator", "Oracle", "make_oracle", "value_and_grad"]
@@ -22,7 +23,8 @@ class Evaluation(NamedTuple):
     Attributes:
       value: the loss; shape (), float32 at least.
       aux: auxiliary output of the loss function; any pytree, None if it has none.
-      grad: the gradient; structure, shapes and dtypes of the parameters.
+      grad: the gradient, which points uphill: that of a complex leaf is the conjugate of what
+        `jax.grad` says; structure, shapes and dtypes of the parameters.
     """
 
     value: jax.Array
@@ -117,7 +119,7 @@ def make_oracle(
         return on(batch)._replace(batch=batch, on=on)
 
     def with_aux(params: Params) -> tuple[jax.Array, PyTree]:
-        loss, aux = fun(params) if has_aux else (fun(params), None)
+        loss, aux = loss_and_aux(fun(params), has_aux=has_aux)
         return loss, jax.tree.map(jnp.asarray, aux)
 
     def wide(value: jax.Array) -> jax.Array:
@@ -130,7 +132,7 @@ def make_oracle(
         if axis_name is not None:  # else the gradient would be the sum over the devices
             params = _axes.as_varying(params, axis_name)
         (value, aux), grad = jax.value_and_grad(with_aux, has_aux=True)(params)
-        evaluation: Evaluation = over_devices(Evaluation(wide(value), aux, grad))
+        evaluation: Evaluation = over_devices(Evaluation(wide(value), aux, _tree.conjugate(grad)))
         return evaluation
 
     def value(params: Params) -> tuple[jax.Array, PyTree]:
@@ -167,7 +169,12 @@ def value_and_grad(
     Returns:
       A function `(params, state, *args, **kwargs) -> ((value, grads), state)`, or
       `(((value, aux), grads), state)` if `has_aux`. `state` starts as `estimator.init(params)`.
-      `value` is what the estimator's gradient is the gradient of, in float32 at least.
+      `value` is what the estimator's gradient is the gradient of, in float32 at least. Gradients of
+      complex leaves are conjugated as those of `jax.grad` are.
+
+    Raises:
+      TypeError: in a step, if a leaf of `params` is neither floating-point nor complex, or the
+        loss is no real scalar.
 
     Cost: `estimator.cost` a call; with an `axis_name`, one sum over the devices for each gradient.
 
@@ -183,6 +190,7 @@ def value_and_grad(
     """
 
     def estimate(params: Params, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
+        check_parameters(params)
         params = jax.tree.map(jnp.asarray, params)
         batch, *others = args or (None,)
         if batch is None:
@@ -192,6 +200,6 @@ def value_and_grad(
             with_batch = lambda p, part: fun(p, part, *others, **kwargs)  # noqa: E731
             oracle = make_oracle(with_batch, batch=batch, has_aux=has_aux, axis_name=axis_name)
         (value, aux, grad), state = estimator.estimate(oracle, params, state)
-        return (((value, aux) if has_aux else value), grad), state
+        return (((value, aux) if has_aux else value), _tree.conjugate(grad)), state
 
     return estimate

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tsam_jax import _tree, methods
+from tsam_jax._checks import check_parameters
 from tsam_jax._types import AxisName, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import GradientEstimator, make_oracle
 
@@ -50,7 +51,11 @@ def estimate_gradient(
 
     Raises:
       ValueError: in `update`, if `params` is None.
-      TypeError: in `update`, if `value_fn` is missing or not a function.
+      TypeError: if a leaf of the parameters is neither floating-point nor complex; in `update`,
+        if `value_fn` is missing or not a function, or the loss is no real scalar.
+
+    An exception in `value_fn` leaves `state` and `params` as they were, unless the step was given
+    their buffers (`donate_argnums`): keep a copy.
 
     Cost: `estimator.cost` an update.
 
@@ -77,6 +82,7 @@ def estimate_gradient(
     """
 
     def init(params: Params) -> EstimateGradientState:
+        check_parameters(params)
         return EstimateGradientState(
             jnp.zeros((), _tree.accumulator_dtype(params)), estimator.init(params)
         )
@@ -104,10 +110,11 @@ def estimate_gradient(
                 " value_fn=lambda p: loss(p, batch))`."
             )
             raise TypeError(msg)
+        check_parameters(params)
         params = jax.tree.map(jnp.asarray, params)
         oracle = make_oracle(value_fn, batch=batch, axis_name=axis_name)
         evaluation, inner = estimator.estimate(oracle, params, state.inner)
-        return evaluation.grad, EstimateGradientState(
+        return _tree.conjugate(evaluation.grad), EstimateGradientState(
             evaluation.value.astype(state.value.dtype), inner
         )
 

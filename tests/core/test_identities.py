@@ -127,6 +127,16 @@ def test_from_paper_splits_the_ball_into_noise_and_ascent():
     assert methods.from_paper(20.0, 3, alpha=1.0).cost.gradients == 3
 
 
+def test_the_share_and_size_of_from_paper_may_be_traced_or_scheduled():
+    def estimate(alpha, rho):
+        return evaluate(methods.from_paper(2.0, 2, rho=rho, alpha=alpha, key=1))[:2]
+
+    desired = estimate(0.9, 2.0)
+    assert_close(jax.jit(estimate)(0.9, 2.0), desired, rtol=1e-5)
+    for alpha, rho in (lambda step: 0.9 + step, 2.0), (0.9, lambda step: 2.0 + step):
+        assert_close(estimate(alpha, rho), desired, rtol=1e-5)
+
+
 LAWS = {
     "filter": noise.filter_scaled(0.2),
     "leaf": noise.leaf_scaled(0.2),

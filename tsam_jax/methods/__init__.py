@@ -12,6 +12,7 @@ from tsam_jax.methods._averages import AverageState
 from tsam_jax.methods._common import StepState
 from tsam_jax.methods._erm import erm
 from tsam_jax.methods._esam2 import RayState, esam2
+from tsam_jax.methods._from_paper import from_paper
 from tsam_jax.methods._fsam import fsam
 from tsam_jax.methods._gsam import gsam, rho_from_lr
 from tsam_jax.methods._hmc import ChainState, tsam_hmc
@@ -20,7 +21,7 @@ from tsam_jax.methods._m_sam import m_sam, per_device
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
-from tsam_jax.methods._tsam import AutoTiltedState, SampledState, from_paper, tilted_sampling, tsam
+from tsam_jax.methods._tsam import AutoTiltedState, SampledState, tilted_sampling, tsam
 from tsam_jax.methods._vasso import vasso
 from tsam_jax.methods._xsam import InterpolationState, xsam
 

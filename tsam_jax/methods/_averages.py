@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tsam_jax import _tree
 from tsam_jax._types import Mask, Params, PyTree, Scalar
+from tsam_jax.methods._common import dtype_of_state
 
 
 class AverageState(NamedTuple):
@@ -25,7 +26,7 @@ class AverageState(NamedTuple):
 
 def zero_average(params: Params, mask: Mask | None) -> PyTree:
     """An average of nothing yet."""
-    dtype = _tree.accumulator_dtype(params)
+    dtype = dtype_of_state(params)
 
     def zeros(x: jax.Array) -> jax.Array:
         return jnp.zeros_like(x, dtype=_tree.wide_dtype(x, dtype))
@@ -34,8 +35,9 @@ def zero_average(params: Params, mask: Mask | None) -> PyTree:
 
 
 def averaged(state: AverageState, grad: PyTree, share: Scalar) -> PyTree:
-    """(1 - share) average + share grad; in the first step, grad."""
-    share = jnp.where(state.step == 0, 1.0, share)
+    """(1 - share) average + share grad; grad if there was none yet that is finite and not 0."""
+    entries = [jnp.any(x != 0) for x in jax.tree.leaves(state.average)]
+    share = jnp.where(jnp.any(jnp.array(entries, bool)), share, 1.0)
     updated = _tree.lerp(state.average, grad, share)
     finite = _tree.all_finite(grad)  # else it is left out: the average would never recover
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state.average)

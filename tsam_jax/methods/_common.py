@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _tree
-from tsam_jax._checks import check_nonnegative, is_static_number
+from tsam_jax._checks import check_nonnegative, check_parameters, is_static_number
 from tsam_jax._types import KeyLike, Mask, Params, PyTree, Scalar, ScalarOrSchedule
 
 AUX_POLICIES = ("first", "mean", "clean")
@@ -21,6 +21,12 @@ class StepState(NamedTuple):
     """
 
     step: jax.Array
+
+
+def dtype_of_state(params: Params) -> jnp.dtype:
+    """The dtype of the losses and weights in a state; refuses parameters without gradient."""
+    check_parameters(params)
+    return _tree.accumulator_dtype(params)
 
 
 def zero_step() -> jax.Array:

@@ -12,7 +12,7 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.methods._common import at, zero_step
+from tsam_jax.methods._common import at, dtype_of_state, zero_step
 from tsam_jax.methods._erm import erm
 
 
@@ -90,7 +90,7 @@ def esam2(
         return erm()
 
     def init(params: Params) -> RayState:
-        dtype = _tree.accumulator_dtype(params)
+        dtype = dtype_of_state(params)
         return RayState(zero_step(), jnp.zeros((), dtype), jnp.zeros(len(sizes), dtype))
 
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:

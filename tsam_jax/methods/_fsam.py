@@ -73,7 +73,7 @@ def fsam(
     step and the defaults. (1) takes the average before this step's gradient enters it, as the
     code does. pytorch_optimizer's FriendlySAM differs: it feeds d to the average in place of g.
     Deviation from the code, whose adaptive form is `adapt=True, eta=0`: a gradient that is not
-    finite is left out of the average.
+    finite is left out of the average, which the first finite one starts.
     """
     check_nonnegative("fsam", rho=rho, sigma=sigma, eta=eta)
     check_share("fsam", lmbda=lmbda)

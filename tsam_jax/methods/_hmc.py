@@ -28,7 +28,7 @@ from tsam_jax._types import (
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
 from tsam_jax.methods._chains import ACCEPTANCES, INTEGRATORS, Point, propose
-from tsam_jax.methods._common import AUX_POLICIES, as_key, at, zero_step
+from tsam_jax.methods._common import AUX_POLICIES, as_key, at, dtype_of_state, zero_step
 from tsam_jax.tilting import AutoTilt
 
 
@@ -152,7 +152,7 @@ def tsam_hmc(
     is_erm = is_static_zero(radius)
 
     def init(params: Params) -> ChainState:
-        dtype = _tree.accumulator_dtype(params)
+        dtype = dtype_of_state(params)
         losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
         return ChainState(zero_step(), as_key(key), losses, weights, jnp.zeros(s, dtype))
 

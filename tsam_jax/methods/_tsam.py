@@ -29,7 +29,7 @@ from tsam_jax._types import (
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
-from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, zero_step
+from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, dtype_of_state, zero_step
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
@@ -214,54 +214,6 @@ def tilted_sampling(
     return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
 
 
-def from_paper(
-    t: ScalarOrSchedule,
-    s: int,
-    *,
-    rho: float = 20.0,
-    alpha: float = 0.995,
-    delta: ScalarOrSchedule | Literal["half"] = "half",
-    **options: Any,
-) -> GradientEstimator:
-    r"""`tsam` in the paper's own terms, where one rho bounds noise and ascent together.
-
-    The share alpha of the ball goes to the noise and the rest to the ascent: a sphere of radius
-    $\alpha \rho$ and an ascent step of $(1 - \alpha) \rho$, so that $\lVert \epsilon \rVert \le
-    \rho$. The paper's rho = 20 and alpha = 0.995 give 19.9 and 0.1, which are the values in the
-    official run scripts.
-
-    Args:
-      t: tilt, as for `tsam`.
-      s: number of samples, as for `tsam`.
-      rho: radius of the neighbourhood, >= 0. It depends on the number of parameters: 20 is for
-        networks with millions.
-      alpha: share of the noise, between 0 and 1.
-      delta: as for `tsam`; the paper's is "half".
-      **options: `mask`, `aux`, `strategy`, `sample_axis`, `key`, as for `tsam`.
-
-    Returns:
-      A `GradientEstimator`: that of `tsam`.
-
-    Raises:
-      ValueError: if a number is out of its range.
-
-    Cost: 2s gradient evaluations a step.
-
-    Example:
-      >>> from_paper(t=20.0, s=5).cost.gradients
-      10
-
-    Source: Li et al. 2025, Appendix C.1 ("rho to be 20", "alpha to be 0.995", delta = t/2). The
-    printed Algorithm 3 has no alpha; this reading is the one that matches the official scripts.
-    """
-    check_nonnegative("from_paper", rho=rho, alpha=alpha)
-    if alpha > 1:
-        msg = f"`from_paper(alpha=...)` must be a number between 0 and 1, got {alpha!r}."
-        raise ValueError(msg)
-    law = noise_laws.sphere(radius=alpha * rho)
-    return tsam(t, (1 - alpha) * rho, s, noise=law, delta=delta, **options)
-
-
 def _check_auto_tilt(owner: str, delta: Any, strategy: Strategy) -> None:
     """Refuses what cannot go with a tilt that is known only after all samples."""
     if not is_static_zero(delta):
@@ -304,7 +256,7 @@ def _sampled(
     is_erm = noise is noise_laws.none and not ascends
 
     def init(params: Params) -> SampledState | AutoTiltedState:
-        dtype = _tree.accumulator_dtype(params)
+        dtype = dtype_of_state(params)
         losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
         state = SampledState(zero_step(), as_key(key), losses, weights)
         return AutoTiltedState(*state, jnp.zeros((), dtype)) if isinstance(t, AutoTilt) else state
@@ -332,7 +284,9 @@ def _sampled(
             if not ascends:
                 return first
             point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            return evaluate(point)._replace(aux=first.aux)
+            last = evaluate(point)
+            value = jnp.where(_tree.all_finite(first.value, first.grad), last.value, jnp.nan)
+            return Evaluation(value, first.aux, last.grad)
 
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
             evaluation = oracle.evaluate(params)

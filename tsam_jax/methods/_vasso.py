@@ -56,7 +56,7 @@ def vasso(
     Source: Li and Giannakis, "Enhancing Sharpness-Aware Optimization Through Variance
     Suppression", NeurIPS 2023; its code for the first step, the absence of a bias correction and
     the default theta. Deviations from the code: the norm is not enlarged by 1e-7; a gradient that
-    is not finite is left out of the average.
+    is not finite is left out of the average, which the first finite one starts.
     """
     check_nonnegative("vasso", rho=rho)
     check_share("vasso", theta=theta)

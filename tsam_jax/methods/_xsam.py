@@ -12,7 +12,7 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, check_positive_int, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.methods._common import ascend, at, widened, zero_step
+from tsam_jax.methods._common import ascend, at, dtype_of_state, widened, zero_step
 from tsam_jax.methods._erm import erm
 
 DEFAULT_ALPHAS = tuple(i / 10 for i in range(21))
@@ -128,7 +128,7 @@ def xsam(
     candidates = len(alpha_grid) if searches else 0
 
     def init(params: Params) -> InterpolationState:
-        step, dtype = zero_step(), _tree.accumulator_dtype(params)
+        step, dtype = zero_step(), dtype_of_state(params)
         start = jnp.array(at(alpha, step), dtype)  # a copy, since states may be donated
         return InterpolationState(step, start, jnp.zeros(candidates, dtype))
 

@@ -174,8 +174,9 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw
         def scaled(z: jax.Array, w: jax.Array) -> jax.Array:
             axis = filter_axis % w.ndim if w.ndim > 1 else None
             others = tuple(i for i in range(w.ndim) if i != axis)
-            norms = jnp.sqrt(jnp.sum(jnp.square(w.astype(z.dtype)), axis=others, keepdims=True))
-            return jnp.asarray(gamma, z.dtype) * norms * z
+            sizes = jnp.abs(w).astype(_tree.accumulator_dtype(w))
+            norms = jnp.sqrt(jnp.sum(jnp.square(sizes), axis=others, keepdims=True))
+            return jnp.asarray(gamma, z.dtype) * norms.astype(z.dtype) * z
 
         return lambda key, params: like(params, jax.tree.map(scaled, _normal(key, params), params))
 
@@ -229,9 +230,13 @@ def _normal(key: jax.Array, params: Params) -> Params:
     def wide(x: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, _tree.wide_dtype(x))
 
+    def of_unit_coordinates(z: jax.Array) -> jax.Array:  # jax has complex ones of unit modulus
+        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z
+
     if not jax.tree.leaves(params):
         return params
-    return optax.tree.random_like(key, jax.tree.map(wide, params), sampler=jax.random.normal)
+    z = optax.tree.random_like(key, jax.tree.map(wide, params), sampler=jax.random.normal)
+    return jax.tree.map(of_unit_coordinates, z)
 
 
 def like(params: Params, tree: Params) -> Params:

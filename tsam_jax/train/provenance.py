@@ -38,9 +38,14 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON so that the file is either the old one or the new one, never half of it."""
+    """Writes JSON as `write_whole` does."""
+    write_whole(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it is either the old one or the new one, never half of it."""
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    draft.write_text(text)
     draft.replace(path)
 
 

@@ -183,7 +183,8 @@ class _Log:
     def keep_until(self, epoch: int) -> None:
         """Drops what was logged after the checkpoint that training goes on from."""
         self._lines = [line for line in self._lines if line["epoch"] <= epoch]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        text = "".join(json.dumps(line) + "\n" for line in self._lines)
+        provenance.write_whole(self._path, text)
 
     def write(self, this: loop.Round, gradients: float) -> dict[str, Any]:
         numbers = {name: provenance.json_number(x[0]) for name, x in this.metrics.items()}

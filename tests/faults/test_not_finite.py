@@ -1,0 +1,102 @@
+"""NaN and infinity in losses and gradients: they are seen, and do not stay in the state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract_table import TABLE, batch, loss, make, parameters
+
+from tsam_jax import methods, noise, value_and_grad
+
+STRATEGIES = ("vectorized", "unrolled", "streamed")
+every_method = pytest.mark.parametrize("name", [n for n, row in TABLE.items() if not row.spelling])
+
+
+@jax.custom_vjp
+def corrupt(x, factor):
+    """x, whose gradient is multiplied by `factor`."""
+    return x
+
+
+corrupt.defvjp(
+    lambda x, factor: (x, factor), lambda factor, g: (g * factor, jnp.zeros_like(factor))
+)
+
+
+def broken(p, x, of_loss, of_gradient):
+    """The loss of the contract times a factor; the gradient of one entry times another."""
+    factors = jnp.ones(3).at[0].set(of_gradient)
+    return of_loss * loss({**p, "b": corrupt(p["b"], factors)}, x)
+
+
+def all_finite(tree):
+    return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+
+
+def later(state):
+    return state._replace(step=state.step + 1) if state else state
+
+
+@every_method
+def test_a_bad_step_is_seen_and_leaves_only_its_diagnostics(name, fast_compile):
+    estimator, params = make(name), parameters()
+    step = jax.jit(value_and_grad(broken, estimator))
+    state = estimator.init(params)
+    for k in range(3):  # a first step, and one of each kind that methods of period 2 have
+        for factors in (jnp.nan, 1.0), (jnp.inf, 1.0), (1.0, jnp.nan), (1.0, jnp.inf):
+            (value, grad), after = step(params, state, batch(k), *factors)
+            assert not all_finite(grad)
+            assert not all_finite(value) or factors[0] == 1
+            actual, _ = step(params, after, batch(k + 1), 1.0, 1.0)
+            desired, _ = step(params, later(state), batch(k + 1), 1.0, 1.0)
+            assert all_finite(actual)
+            jax.tree.map(np.testing.assert_array_equal, actual, desired)
+        _, state = step(params, state, batch(k), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["vasso", "fsam"])
+def test_an_average_starts_with_the_first_good_gradient(name):
+    estimator, params = make(name), parameters()
+    step, start = value_and_grad(broken, estimator), estimator.init(parameters())
+    _, desired = step(params, start, batch(), 1.0, 1.0)
+    _, state = step(params, start, batch(), jnp.nan, 1.0)
+    _, state = step(params, state, batch(), 1.0, 1.0)
+    jax.tree.map(np.testing.assert_array_equal, state.average, desired.average)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_gradient_that_is_not_finite_takes_its_sample_away(strategy):
+    def fun(p):
+        factor = jnp.where(p["b"][0] > parameters()["b"][0], jnp.nan, 1.0)
+        return broken(p, batch(), 1.0, factor)
+
+    estimator, params = make("tilted_sampling", s=6, strategy=strategy), parameters()
+    (value, grad), state = value_and_grad(fun, estimator)(params, estimator.init(params))
+    present = np.isfinite(state.losses)
+    assert 0 < present.sum() < 6
+    assert np.all(np.asarray(state.weights)[~present] == 0)
+    assert all_finite((value, grad))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_sample_is_absent_if_its_first_evaluation_is_bad(kind, strategy):
+    """Also where the ascent leads out of what was bad there: its aux is of the first point."""
+
+    def fun(x):
+        near = jnp.abs(x - 1) < 0.1
+        if kind == "loss":
+            value = x**2 + jnp.where(near, jnp.inf, 0.0)
+        else:  # comparisons with NaN are false, so that the end of the ascent looks well
+            y = corrupt(x, jnp.where(near, jnp.nan, 1.0))
+            value = jnp.where(y > 0, y, 0.0) ** 2
+        return value, x
+
+    sides = noise.Design(lambda key, j, s, params: jnp.where(jnp.asarray(j) == 0, 1.0, 2.0))
+    estimator = methods.tsam(0.0, 0.5, 2, noise=sides, strategy=strategy)
+    x = jnp.float32(0.0)
+    step = value_and_grad(fun, estimator, has_aux=True)
+    ((value, aux), grad), state = step(x, estimator.init(x))
+    np.testing.assert_array_equal(state.losses, [jnp.nan, 6.25])
+    np.testing.assert_array_equal(state.weights, [0, 1])
+    assert (value, aux, grad) == (6.25, 2.0, 5.0)
