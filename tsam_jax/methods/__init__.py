@@ -17,6 +17,7 @@ from tsam_jax.methods._gsam import gsam, rho_from_lr
 from tsam_jax.methods._hmc import ChainState, tsam_hmc
 from tsam_jax.methods._looksam import LookState, looksam
 from tsam_jax.methods._m_sam import m_sam, per_device
+from tsam_jax.methods._microbatched import microbatched
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
@@ -43,6 +44,7 @@ __all__ = [
     "gsam",
     "looksam",
     "m_sam",
+    "microbatched",
     "per_device",
     "pgn",
     "rho_from_lr",
