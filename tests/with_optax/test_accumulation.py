@@ -177,3 +177,17 @@ def test_what_cannot_be_split_is_a_clear_error():
         methods.microbatched(methods.sam(RHO), 0)
     with pytest.raises(ValueError, match=r"`microbatched\(strategy=...\)` must be one of 'auto'"):
         methods.microbatched(methods.sam(RHO), 2, strategy="vectorized")
+
+
+def test_a_micro_batch_of_m_sam_inside_is_evaluated_in_parts():
+    """Else it would need more memory than m examples do."""
+    sizes = []
+
+    def recorded(params, batch):
+        sizes.append(len(batch))
+        return net(params, batch)[0]
+
+    estimator = methods.microbatched(methods.m_sam(methods.sam(RHO), 6), 2)
+    call, params = value_and_grad(recorded, estimator), net_parameters()
+    jax.eval_shape(call, params, estimator.init(params), net_batch(0))
+    assert set(sizes) == {2}
