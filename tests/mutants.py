@@ -27,6 +27,7 @@ class Mutant(NamedTuple):
 
 
 ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
+ADAPTER, MICRO = "../with_optax/test_sharpness_aware.py", "../with_optax/test_accumulation.py"
 MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant(
@@ -139,6 +140,18 @@ MUTANTS = [
         "_tree.norm(there.e) >= 0 * ",
         "test_hmc_paths.py",
     ),
+    # the optax adapters, micro-batches
+    Mutant("transform.py", "*tangents)", "*primals)", ADAPTER),
+    Mutant("transform.py", "jax.tree.map(jnp.conj, grad)", "grad", ADAPTER),
+    Mutant("transform.py", '"value": after.value', '"value": value_fn(params)', ADAPTER),
+    Mutant("transform.py", '"value_fn": objective', '"value_fn": value_fn', ADAPTER),
+    Mutant("transform.py", "        _refuse_masked(params)\n", "", "../with_optax/test_chains.py"),
+    Mutant("methods/_micro_batches.py", "(next(means) / n)", "next(means)", MICRO),
+    Mutant("methods/_micro_batches.py", "x[0] for x in stacked", "x[-1] for x in stacked", MICRO),
+    Mutant("methods/_micro_batches.py", "_tree.wide_dtype(x)", "x.dtype", MICRO),
+    Mutant("methods/_micro_batches.py", "batch=part, on=on", "batch=None, on=None", MICRO),
+    Mutant("methods/_microbatched.py", "estimate(in_parts(oracle)", "estimate(oracle", MICRO),
+    Mutant("methods/_microbatched.py", "part(i).value(params)", "part(0).value(params)", MICRO),
     # noise
     Mutant("noise/_laws.py", "radius * u / length", "radius / length", "test_noise.py"),
     Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),

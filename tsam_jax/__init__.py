@@ -14,7 +14,7 @@ from tsam_jax.estimator import (
     make_oracle,
     value_and_grad,
 )
-from tsam_jax.transform import EstimateGradientState, estimate_gradient, tsam
+from tsam_jax.transform import EstimateGradientState, estimate_gradient, sharpness_aware, tsam
 
 __all__ = [
     "Cost",
@@ -26,6 +26,7 @@ __all__ = [
     "make_oracle",
     "methods",
     "noise",
+    "sharpness_aware",
     "tilting",
     "tsam",
     "value_and_grad",

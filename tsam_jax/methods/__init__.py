@@ -18,6 +18,7 @@ from tsam_jax.methods._gsam import gsam, rho_from_lr
 from tsam_jax.methods._hmc import ChainState, tsam_hmc
 from tsam_jax.methods._looksam import LookState, looksam
 from tsam_jax.methods._m_sam import m_sam, per_device
+from tsam_jax.methods._microbatched import microbatched
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
@@ -45,6 +46,7 @@ __all__ = [
     "gsam",
     "looksam",
     "m_sam",
+    "microbatched",
     "per_device",
     "pgn",
     "rho_from_lr",
@@ -80,6 +82,7 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
 
 WRAPPERS: dict[str, Callable[..., GradientEstimator]] = {
     "m_sam": m_sam,
+    "microbatched": microbatched,
     "per_device": per_device,
 }
 """Name -> function that makes a `GradientEstimator` of another one, its first argument."""

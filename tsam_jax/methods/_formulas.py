@@ -25,6 +25,7 @@ FORMULAS = {
     "tsam_hmc": "sum_j w_j g(theta + e_j), e_j by Hamiltonian steps towards exp(delta L) "
     "on the ball",
     "m_sam": "1/n sum_i ghat(B_i), the batch cut into B_1 .. B_n of m examples",
+    "microbatched": "ghat(B), its L and g means over B_1 .. B_n of m examples",
     "per_device": "1/n sum_i ghat(B_i), B_i the share of device i of n",
 }
 """Name -> formula of the gradient estimate."""

@@ -1,15 +1,14 @@
 """Sharpness of parts of a batch: any estimator on micro-batches, or on each device's share."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
-from tsam_jax import _axes, _tree
+from tsam_jax import _axes
 from tsam_jax._checks import check_choice, check_positive_int
 from tsam_jax._types import Params, PyTree
 from tsam_jax.estimator import Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import choose_strategy
+from tsam_jax.methods._micro_batches import STRATEGIES, cut, mean_over
 
 
 def m_sam(
@@ -64,27 +63,18 @@ def m_sam(
     ICLR 2021, Section 4.1.
     """
     check_positive_int("m_sam", m=m)
-    check_choice("m_sam", ("auto", "unrolled", "streamed"), strategy=strategy)
+    check_choice("m_sam", STRATEGIES, strategy=strategy)
 
     def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
-        on = oracle.on
-        if on is None:
-            msg = (
-                "`m_sam` splits the batch, so the loss must get it as an argument: call"
-                " `value_and_grad(loss, estimator)(params, state, batch)`, or"
-                " `optimizer.update(grads, state, params, value_fn=loss, batch=batch)`, with a"
-                " function `loss(params, batch)`."
-            )
-            raise TypeError(msg)
-        n = _count(oracle.batch, m)
+        part, n = cut("m_sam", oracle, m)
         if n == 1:
             return estimator.estimate(oracle, params, state)
-        parts = jax.tree.map(lambda x: jnp.reshape(x, (n, m, *x.shape[1:])), oracle.batch)
 
         def estimate_on(i: jax.Array) -> tuple[Evaluation, PyTree]:
-            return estimator.estimate(on(jax.tree.map(lambda x: x[i], parts)), params, state)
+            return estimator.estimate(part(i), params, state)
 
-        return _mean_over(estimate_on, n, strategy)
+        averaged: tuple[Evaluation, PyTree] = mean_over(estimate_on, n, strategy)
+        return averaged
 
     return GradientEstimator(estimator.init, estimate, estimator.cost)
 
@@ -139,50 +129,3 @@ def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimato
         return averaged
 
     return GradientEstimator(estimator.init, estimate, estimator.cost)
-
-
-def _count(batch: PyTree, m: int) -> int:
-    """The number of micro-batches."""
-    sizes = {x.shape[:1] for x in map(jnp.asarray, jax.tree.leaves(batch))}
-    if len(sizes) != 1 or sizes == {()}:
-        msg = f"`m_sam` needs a batch whose leaves have one leading axis, got the axes {sizes}."
-        raise ValueError(msg)
-    ((size,),) = sizes
-    if size == 0 or size % m:
-        msg = f"`m_sam(m=...)` must divide the size of the batch, {size}, got {m!r}."
-        raise ValueError(msg)
-    return size // m
-
-
-def _mean_over(estimate_on: Any, n: int, strategy: str) -> tuple[Evaluation, PyTree]:
-    """The mean of `estimate_on(i)` over i < n: of the leaves that have one; else the first."""
-    indices = jnp.arange(n)
-    shapes, structure = jax.tree.flatten(jax.eval_shape(estimate_on, indices[0]))
-    has_mean = [jnp.issubdtype(x.dtype, jnp.inexact) for x in shapes]
-
-    def fold(totals: list[jax.Array], i: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-        leaves = list(zip(jax.tree.leaves(estimate_on(i)), has_mean, strict=True))
-        added = [x for x, mean in leaves if mean]
-        totals = [t + x.astype(t.dtype) for t, x in zip(totals, added, strict=True)]
-        return totals, [x for x, mean in leaves if not mean]
-
-    totals = [
-        _axes.zeros_like(x, _tree.wide_dtype(x))
-        for x, mean in zip(shapes, has_mean, strict=True)
-        if mean
-    ]
-    chosen = choose_strategy(estimate_on, indices) if strategy == "auto" else strategy
-    if chosen == "unrolled":
-        totals, first = fold(totals, indices[0])
-        for i in indices[1:]:
-            totals, _ = fold(totals, i)
-    else:
-        totals, stacked = jax.lax.scan(fold, totals, indices)
-        first = [x[0] for x in stacked]
-    means, others = iter(totals), iter(first)
-    leaves = [
-        (next(means) / n).astype(x.dtype) if mean else next(others)
-        for x, mean in zip(shapes, has_mean, strict=True)
-    ]
-    averaged: tuple[Evaluation, PyTree] = jax.tree.unflatten(structure, leaves)
-    return averaged
