@@ -313,6 +313,7 @@ def test_looksam_looks_every_kth_step():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("shape", [(), (7,)])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_looksam_does_not_blow_up_rounding(shape, dtype, x64):
     """Where SAM's gradient is parallel to the plain one, there is nothing to add."""
     x = jnp.full(shape, 0.7, dtype)
@@ -386,6 +387,7 @@ def test_constant_losses(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_one_parameter_and_empty_leaves(name, dtype, x64):
     """L = x^2: all gradients are at x or at x + rho."""
     params = {"x": jnp.asarray(0.5, dtype), "none": jnp.zeros((0, 3), dtype)}
@@ -401,6 +403,7 @@ def test_one_parameter_and_empty_leaves(name, dtype, x64):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_other_precisions_are_float32_to_rounding(name, dtype, x64):
     cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)  # noqa: E731
     rounded = jax.tree.map(lambda x: x.astype(jnp.float32), cast(PARAMS))

@@ -359,6 +359,7 @@ def test_proposals_that_are_not_finite_are_rejected(accept, bad, fast_compile):
     assert np.all(end[:, 0] <= 0)
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_chains_of_bfloat16_parameters_are_in_float32(monkeypatch):
     """Or steps below the spacing of the parameters would be lost."""
     seen, propose = [], _hmc.propose

@@ -294,6 +294,7 @@ def test_rounding_of_the_inner_product_is_no_nan():
     np.testing.assert_allclose(grads, 2 * xs * (1 + 0.3 / length), rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_opposite_directions_are_finite():
     """One parameter, and an ascent beyond the maximum."""
     estimator = methods.xsam(1.0, search_every=1)
@@ -410,6 +411,7 @@ def test_constant_losses_one_parameter_and_empty_leaves(name):
 
 
 @every
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_bfloat16_parameters_follow_float32(name):
     wide = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), PARAMS)
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), wide)

@@ -33,7 +33,7 @@ from tsam_jax._types import (
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples
-from tsam_jax.methods._common import AUX_POLICIES, as_key, at, zero_step
+from tsam_jax.methods._common import AUX_POLICIES, as_key, at, displace, zero_step
 from tsam_jax.tilting import AutoTilt
 
 
@@ -270,7 +270,7 @@ def tsam_hmc(
         numbers = {name: jnp.asarray(x, dtype) for name, x in numbers.items()}
 
         def look_with_aux(e: Params) -> tuple[Point, PyTree]:
-            here = oracle.evaluate(_tree.add(params, e))
+            here = oracle.evaluate(displace(params, e))
             return Point(e, here.value, here.grad, _tree.select(here.grad, mask)), here.aux
 
         def sample(sample_key: jax.Array) -> Evaluation:
