@@ -10,10 +10,10 @@ class Net(nnx.Module):
     """Linear, BatchNorm, ReLU, Dropout, Linear: 4 features, 3 classes."""
 
     def __init__(self, rngs, **dtypes):
-        self.hidden = nnx.Linear(4, 8, rngs=rngs, **dtypes)
-        self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs, **dtypes)
+        self.hidden = nnx.Linear(4, 8, use_bias=False, rngs=rngs, **dtypes)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, use_scale=False, rngs=rngs, **dtypes)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
-        self.head = nnx.Linear(8, 3, rngs=rngs, **dtypes)
+        self.head = nnx.Linear(8, 3, use_bias=False, rngs=rngs, **dtypes)
 
     def __call__(self, x):
         return self.head(self.dropout(nnx.relu(self.norm(self.hidden(x)))))

@@ -18,7 +18,9 @@ class Threshold(nnx.Module):
 
     def __init__(self):
         self.weight = nnx.Param(jnp.ones(()))
-        self.norm = nnx.BatchNorm(1, momentum=0.0, rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(
+            1, momentum=0.0, use_scale=False, use_bias=False, rngs=nnx.Rngs(0)
+        )
 
     def __call__(self, x):
         return self.norm(self.weight * x)[:, 0]
@@ -37,7 +39,7 @@ def after_a_step(aux):
     """The model after a step with noise of 0.5 on a weight of 1, in pairs that cancel."""
     model = Threshold()
     law = noise.antithetic(noise.gaussian(rms=0.5))
-    method = methods.tilted_sampling(1.0, 2, noise=law, aux=aux)
+    method = methods.tilted_sampling(1.0, 2, noise=law, aux=aux, strategy="vectorized")
     estimator = tsam_jax.nnx.Estimator(model, method)
     loss = lambda model, batch: jnp.mean((model(batch[0]) - batch[1]) ** 2)  # noqa: E731
     nnx.jit(lambda *args: args[1].value_and_grad(loss)(args[0], (X, Y))[0])(model, estimator)

@@ -15,7 +15,7 @@ from tsam_jax import HalfPrecisionWarning, Oracle, make_oracle, methods, noise
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-TSAM = methods.tsam(5.0, 0.05, 2, noise=noise.sphere(rms=0.005))
+TSAM = methods.tsam(5.0, 0.05, 1, noise=noise.sphere(rms=0.005))
 
 
 def dtypes(tree):

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("fast_compile")
 BASE = optax.sgd(0.1, momentum=0.9)
 LAW = noise.gaussian(rms=0.1)
 SAM = methods.sam(0.5)
-TSAM = methods.tsam(5.0, 0.1, 3, noise=LAW)
-M_SAM = methods.m_sam(SAM, 3)
+RANDOM = methods.rsam(0.1, gamma=0.1)
+TSAM = methods.tsam(5.0, 0.1, 2, noise=LAW, strategy="streamed")
 
 
 def new(estimator, model=None, wrt=nnx.Param):
@@ -71,9 +71,8 @@ def test_a_step_of_sam_by_hand():
         assert (counter(model), int(estimator.state.step[...])) == (k + 1, k + 1)
 
 
-@pytest.mark.parametrize("estimator", [TSAM, M_SAM], ids=["tsam", "m_sam"])
-def test_the_trajectory_is_that_of_the_pure_form(estimator):
-    model, optimizer, holder = new(estimator)
+def test_the_trajectory_is_that_of_the_pure_form():
+    model, optimizer, estimator = new(TSAM)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = nnx.as_pure(params), nnx.as_pure(rest)
 
@@ -83,33 +82,38 @@ def test_the_trajectory_is_that_of_the_pure_form(estimator):
 
     @jax.jit
     def pure_step(params, rest, state, base_state, batch):
-        function = value_and_grad(pure_loss, estimator, has_aux=True)
+        function = value_and_grad(pure_loss, TSAM, has_aux=True)
         ((loss, rest), grads), state = function(params, state, batch, rest)
         updates, base_state = BASE.update(grads, base_state, params)
         return optax.apply_updates(params, updates), rest, state, base_state, loss
 
-    state, base_state = estimator.init(params), BASE.init(params)
+    state, base_state = TSAM.init(params), BASE.init(params)
     for k in range(3):
         params, rest, state, base_state, desired = pure_step(
             params, rest, state, base_state, batch(k)
         )
-        np.testing.assert_allclose(
-            train_step(model, optimizer, holder, batch(k)), desired, rtol=1e-5
-        )
+        loss = train_step(model, optimizer, estimator, batch(k))
+        np.testing.assert_allclose(loss, desired, rtol=1e-5)
     nnx.update(twin := nnx.clone(model), params)
     nnx.update(twin, rest)
     close(arrays(model), arrays(twin))
     assert counter(model) == 3
 
 
-def test_m_sam_averages_the_statistics_of_its_micro_batches():
-    model, _, estimator = new(methods.m_sam(methods.erm(), 3))
-    hidden = model.hidden(batch()[0])
-    gradient = nnx.jit(lambda model, estimator: estimator.value_and_grad(loss_fn)(model, batch()))
-    gradient(model, estimator)
-    variance = (hidden[:3].var(0) + hidden[3:].var(0)) / 2
-    np.testing.assert_allclose(model.norm.mean[...], 0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(model.norm.var[...], 0.9 + 0.1 * variance, rtol=1e-4)
+def test_m_sam_averages_gradients_and_statistics_of_its_micro_batches():
+    gradient = nnx.jit(lambda model, estimator, x: estimator.value_and_grad(loss_fn)(model, x))
+    model, _, estimator = new(methods.m_sam(SAM, 3))
+    loss, grads = gradient(model, estimator, batch())
+    halves = []
+    for part in slice(0, 3), slice(3, 6):
+        half, _, sam = new(SAM)
+        result = gradient(half, sam, jax.tree.map(lambda x: x[part], batch()))  # noqa: B023
+        halves.append((result[0], arrays(result[1]), arrays(half)["norm"]))
+    close(
+        (loss, arrays(grads), arrays(model)["norm"]),
+        jax.tree.map(lambda a, b: (a + b) / 2, *halves),
+    )
+    assert counter(model) == 1
 
 
 def test_probes_share_a_dropout_mask_and_steps_do_not():
@@ -118,7 +122,7 @@ def test_probes_share_a_dropout_mask_and_steps_do_not():
     def number_of_mask(model, batch):
         kept = model.dropout(jnp.ones(16)) > 0
         number = jnp.sum(kept * 2.0 ** jnp.arange(16))
-        return number + 0.0 * model.head.bias.sum(), number
+        return number + 0.0 * model.head.kernel.sum(), number
 
     @nnx.jit
     def draw(model, estimator):
@@ -139,9 +143,10 @@ def test_without_perturbation_it_is_nnx_value_and_grad():
 
     model, _, estimator = new(methods.erm())
     twin = nnx.clone(model)
-    function = estimator.value_and_grad(with_aux, has_aux=True)
-    (value, aux), grads = function(model, batch(), factor=2.0)
-    (desired, _), twins = nnx.value_and_grad(with_aux, has_aux=True)(twin, batch(), 2.0)
+    ours = lambda *args: args[0].value_and_grad(with_aux, has_aux=True)(*args[1:], factor=2.0)  # noqa: E731
+    (value, aux), grads = nnx.jit(ours)(estimator, model, batch())
+    theirs = nnx.jit(nnx.value_and_grad(with_aux, has_aux=True))
+    (desired, _), twins = theirs(twin, batch(), 2.0)
     assert value == desired
     np.testing.assert_array_equal(aux["batch"], batch()[1])
     assert jax.tree.structure(grads) == jax.tree.structure(twins)
@@ -205,7 +210,7 @@ def test_only_the_parameters_of_wrt_move():
     assert points[1]["hidden"]["kernel"] is points[0]["hidden"]["kernel"]
     after = arrays(model)
     np.testing.assert_array_equal(after["hidden"]["kernel"], before["hidden"]["kernel"])
-    assert np.all(after["head"]["kernel"] != before["head"]["kernel"])
+    assert np.any(after["head"]["kernel"] != before["head"]["kernel"])
 
 
 def test_donated_and_pure_steps_are_the_same():
@@ -230,13 +235,13 @@ def test_donated_and_pure_steps_are_the_same():
 
 
 def test_a_restored_run_goes_on_bit_for_bit(tmp_path):
-    triple = new(TSAM)
+    triple = new(RANDOM)
     train_step(*triple, batch(0))
     with ocp.StandardCheckpointer() as checkpoints:
         checkpoints.save(tmp_path / "state", nnx.as_pure(nnx.state(triple)))
     train_step(*triple, batch(1))
 
-    restored = new(TSAM, Net(nnx.Rngs(7)))
+    restored = new(RANDOM, Net(nnx.Rngs(7)))
     with ocp.StandardCheckpointer() as checkpoints:
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.as_pure(nnx.state(restored)))
         nnx.update(restored, checkpoints.restore(tmp_path / "state", like))
@@ -261,7 +266,7 @@ def test_the_optax_adapter_does_for_models_without_such_state():
         optimizer.update(model, grads)
 
     model, twin = (nnx.Linear(4, 3, rngs=nnx.Rngs(0)) for _ in range(2))
-    optimizer = nnx.Optimizer(twin, tsam(BASE, 5.0, 0.1, 3, noise=LAW), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(twin, tsam(BASE, 5.0, 0.1, 2, noise=LAW), wrt=nnx.Param)
     triple = new(TSAM, model)
     for k in range(2):
         estimator_step(*triple, batch(k))
@@ -274,7 +279,9 @@ def test_another_model_is_a_clear_error():
     model, _, estimator = new(TSAM)
     gradient = estimator.value_and_grad(loss_fn)
     rule = r"`Estimator.value_and_grad` must be called with the model that .* made for: parameter"
-    with pytest.raises(ValueError, match=rf"{rule} `head/bias` was float32\[3\], got none.* Make"):
+    with pytest.raises(
+        ValueError, match=rf"{rule} `head/kernel` was float32\[8, 3\], got none.* Make"
+    ):
         gradient(model.hidden, batch())
     with pytest.raises(ValueError, match=rf"{rule} `head/.*` was float32.*, got bfloat16"):
         gradient(Net(nnx.Rngs(0), param_dtype=jnp.bfloat16), batch())
