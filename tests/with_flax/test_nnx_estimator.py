@@ -213,6 +213,22 @@ def test_only_the_parameters_of_wrt_move():
     assert np.any(after["head"]["kernel"] != before["head"]["kernel"])
 
 
+def test_what_does_not_move_is_not_carried_along():
+    """Or each sample would take a copy of all frozen weights with it."""
+    model = Net(nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+    wrt = nnx.All(nnx.Param, nnx.PathContains("head"))
+
+    def gradient(state):
+        model = nnx.merge(graphdef, state)
+        estimator = tsam_jax.nnx.Estimator(model, TSAM, wrt=wrt)
+        return nnx.as_pure(estimator.value_and_grad(loss_fn)(model, batch()))
+
+    program = str(jax.make_jaxpr(gradient)(nnx.as_pure(state)))
+    assert "f32[2,8]" in program  # the statistics of two samples
+    assert "f32[2,4,8]" not in program
+
+
 def test_donated_and_pure_steps_are_the_same():
     plain, donated = new(SAM), new(SAM)
     graphdef, state = nnx.split(new(SAM))
