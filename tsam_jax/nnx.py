@@ -40,6 +40,8 @@ class Estimator(nnx.Pytree):
     Attributes:
       state: the estimator's own state, with its diagnostics; its leaves are `EstimatorState`
         Variables.
+      estimator: the method.
+      wrt: the filter.
 
     Raises:
       TypeError: if `estimator` is no `GradientEstimator`.
@@ -79,7 +81,7 @@ class Estimator(nnx.Pytree):
         params = nnx.as_pure(nnx.state(model, wrt))
         self.estimator = estimator
         self.wrt = wrt
-        self.made_for = _described(params)
+        self._made_for = _described(params)
         self.state = nnx.data(jax.tree.map(EstimatorState, estimator.init(params)))
 
     def value_and_grad(
@@ -123,7 +125,7 @@ class Estimator(nnx.Pytree):
         def estimate(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, nnx.State]:
             graphdef, *states = nnx.split(model, self.wrt, ...)
             params, before = map(nnx.as_pure, states)
-            _check_model(self.made_for, _described(params))
+            _check_model(self._made_for, _described(params))
 
             def loss_of(params: Params, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
                 probe = nnx.merge(graphdef, params, before)
