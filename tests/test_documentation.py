@@ -18,7 +18,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("notebooks/guides/*.md")])
 FENCE = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
-PUBLIC = ("tsam_jax", "tsam_jax.methods", "tsam_jax.noise", "tsam_jax.tilting", "tsam_jax.analysis")
+PUBLIC = (
+    "tsam_jax",
+    "tsam_jax.methods",
+    "tsam_jax.noise",
+    "tsam_jax.tilting",
+    "tsam_jax.nnx",
+    "tsam_jax.analysis",
+)
 
 
 def program(page: str) -> str:
@@ -64,8 +71,10 @@ def missing_parts(thing: object) -> list[str]:
     function = inspect.unwrap(thing)
     if not inspect.isfunction(function):
         return []
-    wanted = ["Returns:", ">>>"]
-    if inspect.signature(function).parameters:
+    wanted, signature = [">>>"], inspect.signature(function)
+    if signature.return_annotation is not None:
+        wanted.append("Returns:")
+    if signature.parameters:
         wanted.append("Args:")
     return [part for part in wanted if part not in text]
 

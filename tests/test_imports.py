@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "execution": (SAMPLING | {"estimator"}, ARRAYS),
     "methods": (SAMPLING | {"estimator", "execution"}, ARRAYS),
     "transform": (SAMPLING | {"estimator", "execution", "methods"}, ARRAYS),
+    "nnx": (CORE, ARRAYS | {"flax"}),
     "__init__": (CORE, set()),
     "analysis": (CORE, ARRAYS | {"matfree", "matplotlib"}),
     "models": (set(), {"jax", "numpy", "flax"}),

@@ -14,6 +14,7 @@ from tsam_jax.estimator import (
     make_oracle,
     value_and_grad,
 )
+from tsam_jax.methods import HalfPrecisionWarning
 from tsam_jax.transform import EstimateGradientState, estimate_gradient, sharpness_aware, tsam
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EstimateGradientState",
     "Evaluation",
     "GradientEstimator",
+    "HalfPrecisionWarning",
     "Oracle",
     "estimate_gradient",
     "make_oracle",

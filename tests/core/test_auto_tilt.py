@@ -130,6 +130,7 @@ def test_without_noise_and_ascent_it_is_the_plain_gradient():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_dtypes_are_stable(dtype, x64):
     estimator = methods.tsam(AutoTilt(0.5), 0.1, 4, noise=LAW)
     x = X.astype(dtype)

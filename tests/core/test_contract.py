@@ -174,6 +174,7 @@ def test_buffers_can_be_donated(name):
 @every_method
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
     estimator = make(name, **({"strategy": strategy} if TABLE[name].sampled else {}))
     optimizer = make_optimizer(estimator)
@@ -200,6 +201,7 @@ def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
 
 
 @every_method
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_strict_modes_of_jax(name):
     for dtype in jnp.float32, jnp.bfloat16, jnp.float64:
         with (

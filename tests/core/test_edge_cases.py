@@ -31,6 +31,7 @@ def test_constant_losses(name):
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_parameter_and_empty_leaves(name, dtype, x64):
@@ -46,6 +47,7 @@ def test_one_parameter_and_empty_leaves(name, dtype, x64):
         assert 0.2 < value < 0.6
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_other_precisions_are_float32_to_rounding(name, dtype, x64):
@@ -94,6 +96,7 @@ def test_constant_losses_one_parameter_and_empty_leaves(name):
 
 
 @every
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_bfloat16_parameters_follow_float32(name):
     wide = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), parameters())
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), wide)

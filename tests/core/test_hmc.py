@@ -84,6 +84,7 @@ def test_samples_are_chains_of_the_kernel(strategy, masked, fast_compile):
         np.testing.assert_allclose(grad[name], desired, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_chains_of_bfloat16_parameters_are_in_float32(monkeypatch):
     """Or steps below the spacing of the parameters would be lost."""
     seen, propose = [], _hmc.propose

@@ -162,6 +162,7 @@ def test_aux_is_averaged_where_it_can_be(strategy):
 @strategies
 @pytest.mark.parametrize("name", ["sam", "tsam"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
     optimizer = estimate_gradient(methods.m_sam(INNER[name], 2, strategy=strategy))
     params = {**parameters(dtype), "wide": jnp.float32(2.0), "empty": jnp.zeros((0, 3), dtype)}
@@ -208,6 +209,7 @@ RULES = (
 
 @pytest.mark.parametrize("name", ["sam", "tsam"])
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_the_contract_holds_around(name, rule, monkeypatch):
     """The rules of test_contract.py, with a `value_fn` that takes the batch."""
 

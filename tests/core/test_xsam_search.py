@@ -79,6 +79,7 @@ def test_rounding_of_the_inner_product_is_no_nan():
     np.testing.assert_allclose(grads, 2 * xs * (1 + 0.3 / length), rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_opposite_directions_are_finite():
     """One parameter, and an ascent beyond the maximum."""
     estimator = methods.xsam(1.0, search_every=1)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsam_jax.estimator import GradientEstimator
 from tsam_jax.methods._asam import asam
 from tsam_jax.methods._averages import AverageState
-from tsam_jax.methods._common import StepState
+from tsam_jax.methods._common import HalfPrecisionWarning, StepState
 from tsam_jax.methods._erm import erm
 from tsam_jax.methods._esam2 import RayState, esam2
 from tsam_jax.methods._from_paper import from_paper
@@ -32,6 +32,7 @@ __all__ = [
     "AutoTiltedState",
     "AverageState",
     "ChainState",
+    "HalfPrecisionWarning",
     "InterpolationState",
     "LookState",
     "RandomState",

@@ -1,6 +1,7 @@
 """What several methods share: schedules, keys, the ascent step, the sampled state."""
 
 import numbers
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,10 @@ from tsam_jax._checks import check_nonnegative, check_parameters, is_static_numb
 from tsam_jax._types import KeyLike, Mask, Params, PyTree, Scalar, ScalarOrSchedule
 
 AUX_POLICIES = ("first", "mean", "clean")
+
+
+class HalfPrecisionWarning(UserWarning):
+    """Perturbations are added to parameters too coarse to hold them."""
 
 
 class StepState(NamedTuple):
@@ -51,6 +56,24 @@ def as_key(key: KeyLike) -> Any:
     return jax.random.wrap_key_data(key.copy())
 
 
+def displace(params: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
+    """The point params + factor * direction; warns of parameters too coarse for that."""
+
+    def coarse(d: Any, x: jax.Array) -> str | None:
+        return None if d is None or jnp.finfo(x.dtype).bits >= 32 else str(x.dtype)
+
+    dtypes = jax.tree.map(coarse, direction, params, is_leaf=lambda d: d is None)
+    for dtype in sorted(set(jax.tree.leaves(dtypes))):
+        msg = (
+            f"A perturbation is added to {dtype} parameters, where steps below half a spacing"
+            " vanish. Keep the parameters in float32 and cast them inside the loss (flax:"
+            f" `dtype=jnp.{dtype}, param_dtype=jnp.float32`)."
+        )
+        # from this one line for all methods, so that Python shows it once a dtype
+        warnings.warn(msg, HalfPrecisionWarning, stacklevel=1)
+    return _tree.add(params, direction, factor)
+
+
 def ascend(
     params: Params, grad: Params, rho: Scalar, mask: Mask | None, sizes: PyTree = None
 ) -> Params:
@@ -68,9 +91,9 @@ def ascend(
     """
     direction = _tree.select(grad, mask)
     if sizes is None:
-        return _tree.add(params, _tree.unit(direction), rho)
+        return displace(params, _tree.unit(direction), rho)
     direction = _tree.unit(_tree.multiply(direction, sizes))
-    return _tree.add(params, _tree.multiply(direction, sizes), rho)
+    return displace(params, _tree.multiply(direction, sizes), rho)
 
 
 def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:

@@ -12,7 +12,7 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.methods._common import at, dtype_of_state, zero_step
+from tsam_jax.methods._common import at, displace, dtype_of_state, zero_step
 from tsam_jax.methods._erm import erm
 
 
@@ -101,7 +101,7 @@ def esam2(
         direction = _tree.unit(_tree.select(first.grad, mask))  # (1)
 
         def point_at(rho: jax.Array) -> Params:
-            return _tree.add(params, direction, rho)
+            return displace(params, direction, rho)
 
         # in a loop, where forward passes are as fast as one by one, also of convolutions
         losses = jax.lax.map(lambda rho: oracle.value(point_at(rho))[0], lengths)

@@ -28,7 +28,7 @@ from tsam_jax._types import (
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
 from tsam_jax.methods._chains import ACCEPTANCES, INTEGRATORS, Point, propose
-from tsam_jax.methods._common import AUX_POLICIES, as_key, at, dtype_of_state, zero_step
+from tsam_jax.methods._common import AUX_POLICIES, as_key, at, displace, dtype_of_state, zero_step
 from tsam_jax.tilting import AutoTilt
 
 
@@ -167,7 +167,7 @@ def tsam_hmc(
         evaluate = on_each_device(oracle.evaluate, sample_axis)
 
         def look_with_aux(e: Params) -> tuple[Point, PyTree]:
-            here = evaluate(_tree.add(params, e))
+            here = evaluate(displace(params, e))
             return Point(e, here.value, here.grad, _tree.select(here.grad, mask)), here.aux
 
         def sample(sample_key: jax.Array) -> Evaluation:

@@ -10,7 +10,7 @@ from tsam_jax import noise as noise_laws
 from tsam_jax._checks import check_choice, check_nonnegative, is_static_zero
 from tsam_jax._types import KeyLike, Mask, Params, PyTree, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.methods._common import as_key, ascend, at, widened, zero_step
+from tsam_jax.methods._common import as_key, ascend, at, displace, widened, zero_step
 from tsam_jax.methods._erm import erm
 from tsam_jax.methods._sam import sam
 
@@ -112,7 +112,7 @@ def rsam(
         step = state.step
         (step_key,) = jax.random.split(jax.random.fold_in(state.key, step), 1)
         d = noise_laws.law_at(law, step)(step_key, _tree.select(params, mask))
-        smoothed = _tree.add(params, d)
+        smoothed = displace(params, d)
         last = first = oracle.evaluate(smoothed)
         if lam is not None:
             direction = _tree.add(widened(_tree.select(first.grad, mask)), d, at(lam, step))

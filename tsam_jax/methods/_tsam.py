@@ -29,7 +29,15 @@ from tsam_jax._types import (
 )
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
 from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
-from tsam_jax.methods._common import AUX_POLICIES, as_key, ascend, at, dtype_of_state, zero_step
+from tsam_jax.methods._common import (
+    AUX_POLICIES,
+    as_key,
+    ascend,
+    at,
+    displace,
+    dtype_of_state,
+    zero_step,
+)
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
@@ -279,7 +287,7 @@ def _sampled(
                 eps = law.draw(step_key, key_or_index, s, eps)
             else:
                 eps = law(key_or_index, eps)
-            point = params if noise is noise_laws.none else _tree.add(params, eps)  # Alg. 3, l. 2
+            point = params if noise is noise_laws.none else displace(params, eps)  # Alg. 3, l. 2
             first = evaluate(point)
             if not ascends:
                 return first

@@ -12,7 +12,7 @@ from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, check_positive_int, is_static_zero
 from tsam_jax._types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.methods._common import ascend, at, dtype_of_state, widened, zero_step
+from tsam_jax.methods._common import ascend, at, displace, dtype_of_state, widened, zero_step
 from tsam_jax.methods._erm import erm
 
 DEFAULT_ALPHAS = tuple(i / 10 for i in range(21))
@@ -150,7 +150,7 @@ def xsam(
             distance = 2 * length if rho_max is None else at(rho_max, step)
 
             def loss(alpha: jax.Array) -> jax.Array:
-                return oracle.value(_tree.add(params, _between(v0, v1, alpha), distance))[0]
+                return oracle.value(displace(params, _between(v0, v1, alpha), distance))[0]
 
             losses = jax.lax.map(loss, alphas).astype(like.dtype)  # forward passes only
             finite = jnp.isfinite(losses)

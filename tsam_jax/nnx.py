@@ -1,0 +1,274 @@
+"""Estimators and BatchNorm for `flax.nnx` models; imported on request, as it needs flax.
+
+`import tsam_jax.nnx` and use `tsam_jax.nnx.Estimator` beside `nnx.Optimizer`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tsam_jax._types import Params, PyTree
+from tsam_jax.estimator import GradientEstimator
+from tsam_jax.estimator import value_and_grad as pure_value_and_grad
+
+__all__ = ["Estimator", "EstimatorState", "recalibrate_batch_norm"]
+
+
+class EstimatorState(nnx.Variable):
+    """The type of the Variables that hold an `Estimator`'s state."""
+
+
+class Estimator(nnx.Pytree):
+    """A gradient estimator with its state, as an nnx object: the partner of `nnx.Optimizer`.
+
+    The loss function is called once for each probe, each time with a model of its own: all probes
+    of a step see the same dropout mask, and what the loss does to the model (BatchNorm
+    statistics, counters of random numbers) is done to it once, by the estimator's `aux` policy.
+
+    It works inside `nnx.jit`, or inside `jax.jit` by `nnx.split` and `nnx.merge`; its state is
+    saved and restored by `nnx.state` and `nnx.update`.
+
+    Args:
+      model: the model whose gradients are to be estimated; only its shapes are used.
+      estimator: a method of `tsam_jax.methods`, or your own.
+      wrt: filter of the parameters, the same as the `nnx.Optimizer`'s.
+
+    Attributes:
+      state: the estimator's own state, with its diagnostics; its leaves are `EstimatorState`
+        Variables.
+      estimator: the method.
+      wrt: the filter.
+
+    Raises:
+      TypeError: if `estimator` is no `GradientEstimator`.
+
+    Cost: none; that of a step is that of the estimator, `estimator.estimator.cost`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> from tsam_jax import methods
+      >>> model = nnx.Sequential(
+      ...     nnx.BatchNorm(2, rngs=nnx.Rngs(0)), nnx.Dropout(0.1, rngs=nnx.Rngs(1))
+      ... )
+      >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+      >>> estimator = Estimator(model, methods.sam(rho=0.05))
+      >>> def loss_fn(model, batch):
+      ...     return jnp.mean((model(batch) - 1.0) ** 2)
+      >>> @nnx.jit
+      ... def train_step(model, optimizer, estimator, batch):
+      ...     loss, grads = estimator.value_and_grad(loss_fn)(model, batch)
+      ...     optimizer.update(model, grads)
+      ...     return loss
+      >>> loss = train_step(model, optimizer, estimator, jnp.eye(2))
+      >>> int(estimator.state.step[...]), int(model.layers[1].rngs.count[...])
+      (1, 1)
+
+    Source: the conventions of `nnx.Optimizer` and `nnx.value_and_grad`.
+    """
+
+    def __init__(self, model: Any, estimator: GradientEstimator, *, wrt: Any = nnx.Param) -> None:
+        if not isinstance(estimator, GradientEstimator):
+            msg = (
+                "`Estimator(estimator=...)` must be a `GradientEstimator`, such as"
+                f" `methods.sam(rho=0.05)`, got {estimator!r}."
+            )
+            raise TypeError(msg)
+        params = nnx.as_pure(nnx.state(model, wrt))
+        self.estimator = estimator
+        self.wrt = wrt
+        self._made_for = _described(params)
+        self.state = nnx.data(jax.tree.map(EstimatorState, estimator.init(params)))
+
+    def value_and_grad(
+        self, loss_fn: Callable[..., Any], *, has_aux: bool = False
+    ) -> Callable[..., tuple[Any, nnx.State]]:
+        """`nnx.value_and_grad` with the estimator in place of the plain gradient.
+
+        Args:
+          loss_fn: (model, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. All
+            probes of a step get the same arguments; the first of `args` is the batch, for methods
+            that split it. It may change Variables of the model, and no other ones; Variables that
+            it adds (`sow`) it has to take away again (`nnx.pop`, `nnx.capture`).
+          has_aux: whether `loss_fn` returns a pair; which probe's aux comes back is the
+            estimator's `aux` policy.
+
+        Returns:
+          A function `(model, *args, **kwargs) -> (value, grads)`, or `((value, aux), grads)` if
+          `has_aux`, which moves the estimator's state on by a step. `value` is what the gradient
+          is the gradient of, in float32 at least; `grads` is an `nnx.State`, for
+          `optimizer.update(model, grads)`.
+
+        Raises:
+          ValueError: when called, if the model's parameters are not those that the estimator was
+            made for, or `loss_fn` adds Variables to the model or takes some away.
+
+        Cost: that of the estimator a call.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from flax import nnx
+          >>> from tsam_jax import methods
+          >>> model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+          >>> model.kernel[...] = jnp.array([[3.0]])
+          >>> estimator = Estimator(model, methods.sam(rho=0.5))
+          >>> value_and_grad = estimator.value_and_grad(lambda model: jnp.sum(model.kernel**2))
+          >>> value, grads = value_and_grad(model)  # at 3 + 0.5
+          >>> value.item(), grads["kernel"][...].item()
+          (12.25, 7.0)
+        """
+
+        def estimate(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, nnx.State]:
+            graphdef, *states = nnx.split(model, self.wrt, ...)
+            params, before = map(nnx.as_pure, states)
+            _check_model(self._made_for, _described(params))
+
+            def loss_of(params: Params, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
+                probe = nnx.merge(graphdef, params, before)
+                out = loss_fn(probe, *args, **kwargs)
+                loss, aux = out if has_aux else (out, None)
+                after = nnx.as_pure(nnx.state(probe, self.wrt, ...)[1])
+                return loss, (_changes(before, after), aux)
+
+            function = pure_value_and_grad(loss_of, self.estimator, has_aux=True)
+            state = nnx.as_pure(self.state)
+            ((value, (changes, aux)), grads), state = function(params, state, *args, **kwargs)
+            nnx.update(model, changes)
+            nnx.update(self.state, nnx.state(state))
+            grads = jax.tree.unflatten(jax.tree.structure(states[0]), jax.tree.leaves(grads))
+            return ((value, aux) if has_aux else value), grads
+
+        return estimate
+
+
+def recalibrate_batch_norm(
+    model: nnx.Module,
+    batches: Iterable[PyTree],
+    apply: Callable[[Any, PyTree], Any] | None = None,
+) -> None:
+    r"""Estimates the statistics of BatchNorm anew, with the model's weights as they are.
+
+    After training, the running averages remember older weights, or perturbed ones. With the mean
+    $\mu_i$ and variance $v_i$ of batch i, a layer gets
+
+    $\mu = \frac1n \sum_i \mu_i, \qquad v = \frac1n \sum_i (v_i + \mu_i^2) - \mu^2,$
+
+    which are those of all batches together if they are of one size. The layers before a layer
+    normalize by the batch, as in training; everything else is as in evaluation: no dropout.
+
+    Args:
+      model: the model. Only `mean` and `var` of its `nnx.BatchNorm` layers change: not the mode,
+        the momentum, or the counters of random numbers.
+      batches: batches of training data; each pytree of arrays is given to `apply`. 10 to 100
+        usually do.
+      apply: (model, batch) -> anything: runs the model on a batch, and says nothing of
+        `use_running_average`. Default: `model(batch)`. A layer that it does not run, or runs with
+        `use_running_average=True`, keeps its statistics; of one that it runs several times, the
+        last run counts.
+
+    Raises:
+      ValueError: if `model` has no BatchNorm, there is no batch, or `apply` runs no BatchNorm in
+        training mode.
+
+    Cost: one forward pass a batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> model = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+      >>> recalibrate_batch_norm(model, jnp.array([[[0.0], [2.0]], [[4.0], [6.0]]]))
+      >>> model.mean[...].item(), model.var[...].item()
+      (3.0, 5.0)
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+    UAI 2018, Section 3.2; Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, for the pooled
+    variance.
+    """
+    layers = _batch_norms(model)
+    if not layers:
+        msg = (
+            "`recalibrate_batch_norm(model=...)` must have an `nnx.BatchNorm`, got a"
+            f" `{type(model).__name__}` without one. Leave the call out."
+        )
+        raise ValueError(msg)
+    copy = nnx.clone(model)
+    copy.eval()
+    for layer in _batch_norms(copy).values():
+        layer.use_running_average, layer.momentum = False, 0.0  # statistics of this batch alone
+    graphdef, state = nnx.split(copy)
+    run = apply if apply is not None else (lambda model, batch: model(batch))
+
+    @jax.jit
+    def statistics(state: PyTree, batch: PyTree) -> dict[Any, tuple[jax.Array, jax.Array]]:
+        probe = nnx.merge(graphdef, state)
+        norms = _batch_norms(probe)
+        before = {path: norm.mean.get_value() for path, norm in norms.items()}
+        run(probe, batch)
+        ran = {
+            path: norm for path, norm in norms.items() if norm.mean.get_value() is not before[path]
+        }
+        return {path: (norm.mean.get_value(), norm.var.get_value()) for path, norm in ran.items()}
+
+    pure = nnx.as_pure(state)
+    found = [jax.device_get(statistics(pure, batch)) for batch in batches]
+    if not found:
+        msg = "`recalibrate_batch_norm(batches=...)` must have at least one batch, got none."
+        raise ValueError(msg)
+    if not found[0]:
+        msg = (
+            "`recalibrate_batch_norm(apply=...)` must run a BatchNorm in training mode, and ran"
+            " none. Let it call the model, and without `use_running_average=True`."
+        )
+        raise ValueError(msg)
+    for path in found[0]:
+        means, variances = (
+            np.stack(x).astype(np.float64) for x in zip(*(f[path] for f in found), strict=True)
+        )
+        layer = layers[path]
+        layer.mean[...] = jnp.asarray(means.mean(0), layer.mean.dtype)
+        layer.var[...] = jnp.asarray(variances.mean(0) + means.var(0), layer.var.dtype)
+
+
+def _described(params: PyTree) -> tuple[tuple[str, str], ...]:
+    """The name of each parameter, and its dtype and shape."""
+    leaves, _ = jax.tree.flatten_with_path(params)
+    return tuple(
+        (jax.tree_util.keystr(path, simple=True, separator="/"), f"{x.dtype}{list(x.shape)}")
+        for path, x in leaves
+    )
+
+
+def _check_model(made_for: tuple[tuple[str, str], ...], given: tuple[tuple[str, str], ...]) -> None:
+    """Refuses a model with other parameters than the estimator was made for."""
+    if given == made_for:
+        return
+    old, new = dict(made_for), dict(given)
+    name = next(name for name in (*old, *new) if old.get(name) != new.get(name))
+    msg = (
+        "`Estimator.value_and_grad` must be called with the model that the estimator was made for:"
+        f" parameter `{name}` was {old.get(name, 'absent')}, got {new.get(name, 'none')}. Make an"
+        " `Estimator` of this model."
+    )
+    raise ValueError(msg)
+
+
+def _changes(before: nnx.State, after: nnx.State) -> nnx.State:
+    """Those leaves of `after` that are not the very arrays of `before`: nothing else is copied."""
+    old, new = dict(nnx.to_flat_state(before)), dict(nnx.to_flat_state(after))
+    if old.keys() != new.keys():
+        path = "/".join(map(str, next(iter(old.keys() ^ new.keys()))))
+        msg = (
+            "`Estimator.value_and_grad(loss_fn)` must leave the model with the Variables that it"
+            f" had: `{path}` was added, or taken away. Return it as aux, or `nnx.pop` it."
+        )
+        raise ValueError(msg)
+    return nnx.from_flat_state([(path, x) for path, x in new.items() if x is not old[path]])
+
+
+def _batch_norms(model: Any) -> dict[Any, nnx.BatchNorm]:
+    """The BatchNorm layers by their path."""
+    return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.BatchNorm)}
