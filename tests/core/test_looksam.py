@@ -23,6 +23,7 @@ def test_looksam_looks_every_kth_step():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("shape", [(), (7,)])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_looksam_does_not_blow_up_rounding(shape, dtype, x64):
     """Where SAM's gradient is parallel to the plain one, there is nothing to add."""
     x = jnp.full(shape, 0.7, dtype)
