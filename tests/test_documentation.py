@@ -44,6 +44,14 @@ def test_program_keeps_order_and_line_numbers():
     assert program(page).splitlines() == ["", "", "a = 1", *[""] * 5, "b = a"]
 
 
+# Some pages are about several devices; programs run once, so compiling is most of their time.
+ENVIRONMENT = {
+    "MPLBACKEND": "Agg",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+}
+
+
 # A page's blocks are one program, in order, as for a reader who pastes them one after the other.
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_blocks_of_the_page_run(path, tmp_path):
@@ -55,7 +63,7 @@ def test_python_blocks_of_the_page_run(path, tmp_path):
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env=dict(os.environ, MPLBACKEND="Agg", JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

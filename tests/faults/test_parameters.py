@@ -52,6 +52,7 @@ def test_a_single_leaf_has_no_name():
         estimate_gradient(methods.erm()).init(jnp.ones(2, jnp.int32))
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 @every_method
 def test_odd_leaves_are_supported(name):
     params = {

@@ -103,7 +103,7 @@ def test_the_search_gives_every_method_the_same_number_of_settings():
 
 
 def test_the_chosen_settings_are_in_the_search():
-    grids = noisy_digits.SEARCH + noisy_digits.FAMILY_SEARCH
+    grids = noisy_digits.SEARCH + noisy_digits.FAMILY_SEARCH + noisy_digits.REFINED_SEARCH
     searched = {setting.text for grid in grids for setting in parse(grid)}
     for name in noisy_digits.SETTINGS:
         [chosen] = parse(name, noisy_digits.SETTINGS)

@@ -168,6 +168,7 @@ def test_a_zero_gradient_is_a_zero_update():
     close(updates, np.zeros(3))
 
 
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
 def test_the_scale_of_the_loss_does_not_change_the_ascent(dtype):
     """Loss scaling: the squares of these gradients are beyond the range of float16."""

@@ -14,15 +14,16 @@ SETTINGS = {
     "erm": "erm(lr=0.01, weight_decay=0.01)",
     "sam": "sam(rho=0.8, lr=0.01, weight_decay=0.0005)",
     "tsam": "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03, weight_decay=0.0005)",
-    # Of these only four settings were tried, with one seed: sane, not tuned.
+    # Of these only four settings were tried, with one seed, of wsam, gsam and vasso some more, with
+    # three: sane, not tuned.
     "asam": "asam(rho=4, lr=0.01, weight_decay=0.0005)",
     "esam2": "esam2(rhos=(0.2, 0.4, 0.6, 0.8), lr=0.01, weight_decay=0.0005)",
     "pgn": "pgn(rho=1.0, alpha=0.9, lr=0.01, weight_decay=0.0005)",
-    "wsam": "wsam(rho=0.4, gamma=0.6, lr=0.01, weight_decay=0.0005)",
-    "gsam": "gsam(rho=0.6, alpha=0.1, lr=0.01, weight_decay=0.0005)",
+    "wsam": "wsam(rho=1.0, gamma=0.47, lr=0.01, weight_decay=0.0005)",  # gamma = 0.5 is SAM
+    "gsam": "gsam(rho=0.8, alpha=0.02, lr=0.01, weight_decay=0.0005)",
     "looksam": "looksam(rho=0.8, every=2, alpha=0.7, lr=0.01, weight_decay=0.0005)",
     "rsam": "rsam(rho=0.8, gamma=0.01, lr=0.01, weight_decay=0.0005)",
-    "vasso": "vasso(rho=0.8, theta=0.9, lr=0.01, weight_decay=0.0005)",
+    "vasso": "vasso(rho=0.8, theta=0.95, lr=0.01, weight_decay=0.0005)",
     "fsam": "fsam(rho=0.8, lmbda=0.9, lr=0.01, weight_decay=0.0005)",
     "xsam": "xsam(rho=0.6, rho_max=0.8, lr=0.01, weight_decay=0.0005)",
     "tilted_sampling": "tilted_sampling(t=1, s=3, noise=sphere(rms=0.05), lr=0.01,"
@@ -62,3 +63,10 @@ FAMILY_SEARCH = (
     "tsam_hmc(t=20, s=3, radius=6.0, beta=[2e-5, 5e-5, 1e-4, 2e-4], lr=0.01, weight_decay=0.01)",
 )
 """Four settings of each other method; `tsam-jax sweep --seeds 1 --methods` tried them."""
+
+REFINED_SEARCH = (
+    "wsam(rho=[0.6, 0.8, 1.0], gamma=[0.47, 0.5], lr=0.01, weight_decay=0.0005)",
+    "gsam(rho=[0.4, 0.5, 0.6, 0.7, 0.8], alpha=[0.02, 0.05], lr=0.01, weight_decay=0.0005)",
+    "vasso(rho=[0.6, 0.7, 0.8], theta=[0.6, 0.95], lr=0.01, weight_decay=0.0005)",
+)
+"""Where that choice did not hold for other seeds: searched again, `--seeds 3`."""
