@@ -5,15 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tsam_jax
+
+
+def environment(devices: int) -> dict[str, str]:
+    """That of a program with so many devices, and the `tsam_jax` that is being tested."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(tsam_jax.__file__).parents[1]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0",  # programs run once: compile fast
+    }
+
 
 def run(program: Path, *arguments: str, devices: int = 8) -> list[str]:
     """The lines that a program writes; its own errors if it fails."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    flags += " --xla_backend_optimization_level=0"  # programs run once: compile fast
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, program, *arguments],
-        env=environment,
+        env=environment(devices),
         capture_output=True,
         text=True,
         check=False,

@@ -28,6 +28,8 @@ class Mutant(NamedTuple):
 
 ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
 ADAPTER, MICRO = "../with_optax/test_sharpness_aware.py", "../with_optax/test_accumulation.py"
+MESH = "../devices/test_mesh.py::test_on_a_mesh"
+M_SAM = "test_m_sam.py::test_each_device_is_a_micro_batch"
 MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant(
@@ -152,6 +154,40 @@ MUTANTS = [
     Mutant("methods/_micro_batches.py", "batch=part, on=on", "batch=None, on=None", MICRO),
     Mutant("methods/_microbatched.py", "estimate(in_parts(oracle)", "estimate(oracle", MICRO),
     Mutant("methods/_microbatched.py", "part(i).value(params)", "part(0).value(params)", MICRO),
+    # many devices
+    Mutant(
+        "estimator.py",
+        "params = _axes.as_varying(params, axis_name)",
+        "params = params",
+        f"{MESH}[batch_in_shard_map]",
+    ),
+    Mutant("_axes.py", "jax.lax.pmean(x", "jax.lax.psum(x", f"{MESH}[batch_in_shard_map]"),
+    Mutant(
+        "execution.py",
+        "evaluate(_axes.as_varying(params, axis))",
+        "evaluate(params)",
+        f"{MESH}[samples_in_shard_map]",
+    ),
+    Mutant(
+        "execution.py",
+        "jax.lax.axis_index(axis) * share",
+        "0 * jax.lax.axis_index(axis)",
+        f"{MESH}[samples_under_jit]",
+    ),
+    Mutant(
+        "tilting/_means.py",
+        "peak = jax.lax.pmax(part.peak, axis)",
+        "peak = jax.lax.pmin(part.peak, axis)",
+        f"{MESH}[samples_under_jit]",
+    ),
+    Mutant(
+        "tilting/_means.py",
+        "weight = jax.lax.psum(own, axis)",
+        "weight = jax.lax.pmax(own, axis)",
+        f"{MESH}[samples_under_jit]",
+    ),
+    Mutant("methods/_m_sam.py", "_axes.mean(result", "jax.tree.map(lambda x: x, result", M_SAM),
+    Mutant("methods/_m_sam.py", "_axes.as_varying(params, axis_name)", "params", M_SAM),
     # noise
     Mutant("noise/_laws.py", "radius * u / length", "radius / length", "test_noise.py"),
     Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
@@ -161,7 +197,7 @@ MUTANTS = [
 def main(wanted: list[str]) -> int:
     survivors = []
     for mutant in MUTANTS:
-        if wanted and not any(part in mutant.path for part in wanted):
+        if wanted and not any(part in mutant.path + mutant.tests for part in wanted):
             continue
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder)

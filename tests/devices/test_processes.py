@@ -1,11 +1,11 @@
 """Two processes on this machine train to the same parameters as one."""
 
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import device_programs
 import numpy as np
 
 PROGRAM = Path(__file__).parent / "process_program.py"
@@ -16,12 +16,10 @@ def start(count: int, out: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
             [sys.executable, PROGRAM, str(port), str(count), str(index), out / f"{count}-{index}"],
-            env=environment,
+            env=device_programs.environment(DEVICES // count),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
