@@ -20,7 +20,7 @@ SETTINGS = {
     "esam2": "esam2(rhos=(0.2, 0.4, 0.6, 0.8), lr=0.01, weight_decay=0.0005)",
     "pgn": "pgn(rho=1.0, alpha=0.9, lr=0.01, weight_decay=0.0005)",
     "wsam": "wsam(rho=1.0, gamma=0.47, lr=0.01, weight_decay=0.0005)",  # gamma = 0.5 is SAM
-    "gsam": "gsam(rho=0.8, alpha=0.02, lr=0.01, weight_decay=0.0005)",
+    "gsam": "gsam(rho=0.7, alpha=0.02, lr=0.01, weight_decay=0.0005)",
     "looksam": "looksam(rho=0.8, every=2, alpha=0.7, lr=0.01, weight_decay=0.0005)",
     "rsam": "rsam(rho=0.8, gamma=0.01, lr=0.01, weight_decay=0.0005)",
     "vasso": "vasso(rho=0.8, theta=0.95, lr=0.01, weight_decay=0.0005)",
