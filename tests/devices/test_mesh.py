@@ -16,6 +16,7 @@ LINES = {
     ],
     "parameters_stay_sharded": ["fsdp"],
     "one_reduction": ["reduction"],
+    "every_gradient_is_exchanged": ["gradients"],
     "refusals": ["refusals"],
 }
 
