@@ -101,7 +101,8 @@ def conv_general_dilated(
         out_sharding=out_sharding,
     )
     grouped = feature_group_count != 1 or batch_group_count != 1
-    if jax.default_backend() != "cpu" or grouped or out_sharding is not None:
+    traced = isinstance(lhs, jax.core.Tracer) or isinstance(rhs, jax.core.Tracer)
+    if jax.default_backend() != "cpu" or grouped or out_sharding is not None or not traced:
         return plain(lhs, rhs)
     # the arguments as JAX understands them: checked, and without defaults
     params = jax.make_jaxpr(plain)(lhs, rhs).eqns[-1].params
@@ -129,7 +130,8 @@ _PARAMS = (
 def _varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Inside `shard_map`: typed as arrays that may differ over the same axes."""
     axes = sorted(frozenset().union(*(_axes.varying_over(jax.typeof(x)) for x in arrays)))
-    return _axes.as_varying(arrays, tuple(axes))
+    varying: tuple[jax.Array, ...] = _axes.as_varying(arrays, tuple(axes))
+    return varying
 
 
 def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
@@ -138,7 +140,7 @@ def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
     image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
     numbers = jax.lax.ConvDimensionNumbers(image, kernel, image)
     convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers)
-    if math.prod(rhs.shape[:-2]) <= math.prod(lhs.shape[1:-1]):
+    if lhs.size == 0 or math.prod(rhs.shape[:-2]) <= math.prod(lhs.shape[1:-1]):
         return convolve(lhs, rhs, **params)
     # XLA exchanges images and kernels that are larger, and leaves the fast form: do it before
     lengths = _lengths(lhs.shape, rhs.shape, lhs.shape, params)
@@ -172,7 +174,8 @@ def _transpose_lhs(g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any) -> jax
         "lhs_dilation": params["window_strides"],
         "padding": tuple(padding),
     }
-    return _fast_p.bind(g, flipped, **{**params, **swapped}).astype(lhs.aval.dtype)
+    y: jax.Array = _fast_p.bind(g, flipped, **{**params, **swapped})
+    return y.astype(lhs.aval.dtype)
 
 
 def _transpose_rhs(g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any) -> Any:
@@ -207,7 +210,7 @@ def _lengths(
     return list(zip(image, kernel, dilated(out[1:-1], params["window_strides"]), strict=True))
 
 
-def _batch(args: Sequence[Any], axes: Sequence[int | None], **params: Any) -> tuple[jax.Array, int]:
+def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[jax.Array, int]:
     """More images are a larger batch; more kernels are more features of the result."""
     (lhs, rhs), (lhs_axis, rhs_axis) = args, axes
     convolve = partial(_fast_p.bind, **params)
