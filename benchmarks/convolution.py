@@ -1,4 +1,4 @@
-"""Convolutions in loops, JAX's and tsam_jax's: `python benchmarks/convolution.py`; see README.md."""
+"""JAX's convolution and tsam_jax's in loops: `python benchmarks/convolution.py`; see README.md."""
 
 import dataclasses
 import json
@@ -56,7 +56,10 @@ def main(settings: Settings) -> None:
     cases = []
     for convolution, model in CONVOLUTIONS.items():
         problem = build(model, batch=settings.batch, dtype="float32")
-        loss = lambda p, problem=problem: problem.loss(p, problem.inputs, problem.targets)
+
+        def loss(p, problem=problem):
+            return problem.loss(p, problem.inputs, problem.targets)
+
         for name, function in programs(loss, problem.params, settings.members).items():
             this = Measurement(convolution, name, "-", settings.members, settings.members)
             cases.append((this, prepare(this, jax.jit(function).lower(scales), (scales,))))
