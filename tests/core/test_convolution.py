@@ -125,7 +125,11 @@ def test_layouts_and_forward_over_reverse_mode(numbers, key, x64, fast_compile):
         def convolve(x, w):
             return function(x, w, (2, 1), ((1, 2), (0, 3)), **options)
 
-        return lambda x, w: jax.jvp(gradient_of(convolve), (x, w), (jnp.cos(x), jnp.cos(w)))
+        def value_and_product(x, w):
+            tangent = jnp.cos(x), jnp.cos(w)
+            return convolve(x, w), jax.jvp(gradient_of(convolve), (x, w), tangent)
+
+        return value_and_product
 
     assert_alike(*pair(product)(x, w), rtol=1e-12)
 
