@@ -4,8 +4,8 @@ The strategies give the same numbers to rounding and differ in speed and memory:
 
 * "vectorized": one vmap over the samples. Memory grows with s. Poor for convolutions, whose
   kernels then differ by sample, which makes them grouped convolutions.
-* "unrolled": a Python loop while tracing. Best for convolutions on XLA:CPU; compile time grows
-  with s.
+* "unrolled": a Python loop while tracing. Best for JAX's convolutions on XLA:CPU; compile time
+  grows with s.
 * "streamed": a `lax.scan` that folds one sample after the other into a partial result
   (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
   gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868), except
