@@ -3,11 +3,14 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from tsam_jax.convolution import conv_general_dilated
 
 
 class Problem(NamedTuple):
@@ -47,18 +50,14 @@ def mlp(key: jax.Array, batch: int) -> Problem:
     return Problem(cross_entropy(apply), params, x, jnp.arange(batch) % 10)
 
 
-def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def batch_norm(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + shift
 
 
-def resnet(key: jax.Array, batch: int) -> Problem:
+def resnet(
+    key: jax.Array, batch: int, convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+) -> Problem:
     """ResNet-14 in its CIFAR form: stages of 16, 32 and 64 channels, batch statistics."""
     keys = iter(jax.random.split(key, 32))
     strides = (1, 1, 2, 1, 2, 1)
@@ -76,7 +75,9 @@ def resnet(key: jax.Array, batch: int) -> Problem:
 
     def normed(x: jax.Array, layer: Any, stride: int = 1) -> jax.Array:
         kernel, scale, shift = layer
-        return batch_norm(convolution(x, kernel, stride), scale, shift)
+        numbers = ("NHWC", "HWIO", "NHWC")
+        y = convolve(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+        return batch_norm(y, scale, shift)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(normed(x, params["stem"]))
@@ -126,7 +127,12 @@ def transformer(key: jax.Array, batch: int) -> Problem:
     return Problem(cross_entropy(apply), params, tokens[:, :-1], tokens[:, 1:])
 
 
-MODELS = {"resnet": resnet, "mlp": mlp, "transformer": transformer}
+MODELS = {
+    "resnet": resnet,
+    "resnet_fast_in_loops": partial(resnet, convolve=conv_general_dilated),
+    "mlp": mlp,
+    "transformer": transformer,
+}
 
 
 def build(name: str, *, batch: int, dtype: str) -> Problem:

@@ -24,6 +24,7 @@ PUBLIC = (
     "tsam_jax.noise",
     "tsam_jax.tilting",
     "tsam_jax.nnx",
+    "tsam_jax.convolution",
     "tsam_jax.analysis",
 )
 

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "_checks": ({"_types"}, ARRAYS),
     "_tree": ({"_types"}, ARRAYS),
     "_axes": ({"_types", "_tree"}, ARRAYS),
+    "convolution": ({"_axes"}, {"jax"}),
     "noise": (BASE, ARRAYS),
     "tilting": (BASE, ARRAYS),
     "estimator": (SAMPLING, ARRAYS),

@@ -4,11 +4,12 @@ The strategies give the same numbers to rounding and differ in speed and memory:
 
 * "vectorized": one vmap over the samples. Memory grows with s. Poor for convolutions, whose
   kernels then differ by sample, which makes them grouped convolutions.
-* "unrolled": a Python loop while tracing. Best for convolutions on XLA:CPU; compile time grows
-  with s.
+* "unrolled": a Python loop while tracing. Best for JAX's convolutions on XLA:CPU; compile time
+  grows with s.
 * "streamed": a `lax.scan` that folds one sample after the other into a partial result
   (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
-  gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868).
+  gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868), except
+  those of `tsam_jax.convolution`.
 * "auto": chosen from what `benchmarks/step.py` measured: see `choose_strategy`.
 """
 
@@ -55,9 +56,10 @@ def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) 
     """What "auto" stands for: unrolled or streamed, by backend, model and number of samples.
 
     * Without `jit`, or for one sample: unrolled, since a scan would be compiled anew every step.
-    * On a CPU: unrolled if the loss has convolutions, at any s (streamed they are 25 times
-      slower); else streamed, which is as fast as the others from s = 3 on and needs the memory
-      of one sample (`benchmarks/results/step-cpu.json`).
+    * On a CPU: unrolled if the loss has convolutions of JAX's, at any s (streamed they are 25
+      times slower); else, those of `tsam_jax.convolution` included, streamed, which is as fast as
+      the others from s = 3 on and needs the memory of one sample
+      (`benchmarks/results/step-cpu.json`, `convolution-cpu.json`).
     * Elsewhere, not measured yet: unrolled up to 8 samples, for the sake of compile time.
 
     Args:
@@ -79,21 +81,21 @@ def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) 
     if s == 1 or not isinstance(keys, jax.core.Tracer):
         return "unrolled"
     if jax.default_backend() == "cpu":
-        return "unrolled" if _has_convolution(jax.make_jaxpr(sample)(keys[0])) else "streamed"
+        return "unrolled" if _has_plain_convolution(jax.make_jaxpr(sample)(keys[0])) else "streamed"
     return "unrolled" if s <= _UNROLLED_UP_TO else "streamed"
 
 
-def _has_convolution(jaxpr: Any) -> bool:
-    """Looks through a jaxpr and those inside its equations."""
+def _has_plain_convolution(jaxpr: Any) -> bool:
+    """Looks through a jaxpr and those inside its equations for convolutions of JAX's."""
     if isinstance(jaxpr, ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
     if isinstance(jaxpr, Jaxpr):
         return any(
             equation.primitive.name == "conv_general_dilated"
-            or any(_has_convolution(value) for value in equation.params.values())
+            or any(_has_plain_convolution(value) for value in equation.params.values())
             for equation in jaxpr.eqns
         )
-    return isinstance(jaxpr, (tuple, list)) and any(map(_has_convolution, jaxpr))
+    return isinstance(jaxpr, (tuple, list)) and any(map(_has_plain_convolution, jaxpr))
 
 
 def combine_samples(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tsam_jax.convolution import conv_general_dilated
 from tsam_jax.estimator import Evaluation
 from tsam_jax.execution import choose_strategy
 
@@ -13,12 +14,19 @@ def dense(key):
     return Evaluation(jnp.sum(x @ x.T), None, x)
 
 
-def convolutional(key):
+def convolutional(key, convolve=jax.lax.conv_general_dilated):
     x = jax.random.normal(key, (1, 4, 4, 1))
-    image = jax.lax.conv_general_dilated(
-        x, jnp.ones((2, 2, 1, 1)), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return Evaluation(jnp.sum(image), None, x)
+
+    def loss(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jnp.sum(convolve(x, x[0, :, :, :, None], (1, 1), "SAME", dimension_numbers=numbers))
+
+    value, grad = jax.value_and_grad(loss)(x)
+    return Evaluation(value, None, grad)
+
+
+def fast_in_loops(key):
+    return convolutional(key, conv_general_dilated)
 
 
 def hidden(key):
@@ -31,9 +39,14 @@ def hidden(key):
 @pytest.mark.parametrize("s", [3, 64])
 @pytest.mark.parametrize(
     ("sample", "choice"),
-    [(dense, "streamed"), (convolutional, "unrolled"), (hidden, "unrolled")],
+    [
+        (dense, "streamed"),
+        (convolutional, "unrolled"),
+        (hidden, "unrolled"),
+        (fast_in_loops, "streamed"),
+    ],
 )
-def test_under_jit_on_cpu_only_convolutions_are_unrolled(sample, choice, s):
+def test_under_jit_on_cpu_only_plain_convolutions_are_unrolled(sample, choice, s):
     seen = []
 
     @jax.jit

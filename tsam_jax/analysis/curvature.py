@@ -41,8 +41,8 @@ def hvp(
 
     Computes  H v  with  H = d^2 L / d theta^2  as the pullback of v through the gradient (H is
     symmetric). This is reverse mode over reverse mode. Forward over reverse needs somewhat less
-    memory, but operations with a custom derivative (`jax.custom_vjp`, such as the convolutions
-    that are fast in loops on the CPU) have no forward mode and would fail.
+    memory, but operations with a custom derivative (`jax.custom_vjp`) have no forward mode and
+    would fail.
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
