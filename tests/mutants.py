@@ -108,20 +108,20 @@ MUTANTS = [
     ),
     # tsam
     Mutant(
-        "methods/_tsam.py",
+        "methods/_sampled.py",
         "oracle.evaluate(point)._replace(aux=first.aux)",
         "first",
         "test_closed_forms.py",
     ),
     Mutant(
-        "methods/_tsam.py",
+        "methods/_sampled.py",
         "ascend(point, first.grad",
         "ascend(params, first.grad",
         "test_closed_forms.py",
     ),
-    Mutant("methods/_tsam.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
+    Mutant("methods/_sampled.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
     Mutant(
-        "methods/_tsam.py",
+        "methods/_sampled.py",
         "jax.random.fold_in(state.key, step)",
         "state.key",
         "test_golden_tsam.py",

@@ -1,84 +1,16 @@
 """Tilted SAM, and naive tilted sampling, which is its special case without ascent."""
 
-import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from tsam_jax import _tree
 from tsam_jax import noise as noise_laws
-from tsam_jax._checks import (
-    check_axis,
-    check_choice,
-    check_nonnegative,
-    check_positive_int,
-    is_static_number,
-    is_static_zero,
-)
-from tsam_jax._types import (
-    AuxPolicy,
-    KeyLike,
-    Mask,
-    NoiseLaw,
-    Params,
-    PyTree,
-    ScalarOrSchedule,
-    Strategy,
-)
-from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
-from tsam_jax.methods._common import (
-    AUX_POLICIES,
-    as_key,
-    ascend,
-    at,
-    displace,
-    dtype_of_state,
-    zero_step,
-)
-from tsam_jax.tilting import AutoTilt, tilt_for_ess
+from tsam_jax._checks import check_nonnegative, is_static_number
+from tsam_jax._types import AuxPolicy, KeyLike, Mask, NoiseLaw, ScalarOrSchedule, Strategy
+from tsam_jax.estimator import GradientEstimator
+from tsam_jax.methods._sampled import sampled
+from tsam_jax.tilting import AutoTilt
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
 """The paper's radius of 20, per coordinate of its ResNet-18 with 11 million parameters."""
-
-
-class SampledState(NamedTuple):
-    """State of a method that samples perturbations, with the diagnostics of its last step.
-
-    Attributes:
-      step: steps taken; shape (), int32.
-      key: PRNG key of the run; shape (), typed. Sample j of step k draws its noise with
-        `jax.random.split(jax.random.fold_in(key, k), s)[j]`.
-      losses: loss of each sample in the last step; shape (s,), float32 at least; NaN for a
-        sample that was not finite.
-      weights: tilt weight of each sample in the last step; shape (s,), float32 at least.
-    """
-
-    step: jax.Array
-    key: jax.Array
-    losses: jax.Array
-    weights: jax.Array
-
-
-class AutoTiltedState(NamedTuple):
-    """State of a method that samples perturbations and chooses its tilt: `t=AutoTilt(...)`.
-
-    Attributes:
-      step: as in `SampledState`.
-      key: as in `SampledState`.
-      losses: as in `SampledState`.
-      weights: as in `SampledState`.
-      tilt: tilt of the weights in the last step; shape (), float32 at least; 0 before it;
-        infinity if no tilt was enough; NaN if no sample was finite.
-    """
-
-    step: jax.Array
-    key: jax.Array
-    losses: jax.Array
-    weights: jax.Array
-    tilt: jax.Array
 
 
 def tsam(
@@ -167,7 +99,7 @@ def tsam(
         if is_static_number(t) and is_static_number(delta) and delta > t:
             msg = f"`tsam(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
             raise ValueError(msg)
-    return _sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
+    return sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
 
 
 def tilted_sampling(
@@ -219,109 +151,4 @@ def tilted_sampling(
     Source: Li et al. 2025, Eq. 70; the t that is missing from its printed denominator is
     restored.
     """
-    return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
-
-
-def _check_auto_tilt(owner: str, delta: Any, strategy: Strategy) -> None:
-    """Refuses what cannot go with a tilt that is known only after all samples."""
-    if not is_static_zero(delta):
-        msg = f"`{owner}(delta=...)` must be 0 for an `AutoTilt`, got {delta!r}."
-        raise ValueError(msg)
-    if strategy == "streamed":
-        msg = (
-            f"`{owner}(strategy=...)` cannot be 'streamed' for an `AutoTilt`: gradients are folded"
-            " before all losses are known. It must be 'auto', 'vectorized' or 'unrolled'."
-        )
-        raise ValueError(msg)
-
-
-def _sampled(
-    owner: str,
-    t: ScalarOrSchedule | AutoTilt,
-    rho: ScalarOrSchedule,
-    s: int,
-    noise: NoiseLaw,
-    delta: ScalarOrSchedule | Literal["half"],
-    mask: Mask | None,
-    aux: AuxPolicy,
-    strategy: Strategy,
-    sample_axis: str | None,
-    key: KeyLike,
-) -> GradientEstimator:
-    check_nonnegative(owner, finite=False, t=t)
-    check_positive_int(owner, s=s)
-    check_choice(owner, AUX_POLICIES, aux=aux)
-    check_choice(owner, STRATEGIES, strategy=strategy)
-    check_axis(owner, sample_axis=sample_axis)
-    if isinstance(t, AutoTilt):
-        _check_auto_tilt(owner, delta, strategy)
-    if not callable(noise):
-        msg = f"`{owner}(noise=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
-        msg += f" -> perturbation, got {noise!r}."
-        raise TypeError(msg)
-    distinct = 1 if noise is noise_laws.none else s  # without noise all samples are the same
-    ascends = not is_static_zero(rho)
-    is_erm = noise is noise_laws.none and not ascends
-
-    def init(params: Params) -> SampledState | AutoTiltedState:
-        dtype = dtype_of_state(params)
-        losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
-        state = SampledState(zero_step(), as_key(key), losses, weights)
-        return AutoTiltedState(*state, jnp.zeros((), dtype)) if isinstance(t, AutoTilt) else state
-
-    def tilt_at(step: jax.Array) -> Any:
-        if isinstance(t, AutoTilt):
-            return functools.partial(tilt_for_ess, fraction=at(t.fraction, step))
-        return at(t, step) / 2 if delta == "half" else at(t, step) - at(delta, step)
-
-    def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
-        step = state.step
-        tilt = tilt_at(step)
-        law = noise_laws.law_at(noise, step)
-        step_key = jax.random.fold_in(state.key, step)
-        evaluate = on_each_device(oracle.evaluate, sample_axis)
-
-        def sample(key_or_index: jax.Array) -> Evaluation:
-            eps = _tree.select(params, mask)
-            if isinstance(law, noise_laws.Design):
-                eps = law.draw(step_key, key_or_index, s, eps)
-            else:
-                eps = law(key_or_index, eps)
-            point = params if noise is noise_laws.none else displace(params, eps)  # Alg. 3, l. 2
-            first = evaluate(point)
-            if not ascends:
-                return first
-            point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            last = evaluate(point)
-            value = jnp.where(_tree.all_finite(first.value, first.grad), last.value, jnp.nan)
-            return Evaluation(value, first.aux, last.grad)
-
-        if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
-            evaluation = oracle.evaluate(params)
-            losses, weights = evaluation.value, jnp.ones_like(evaluation.value)
-            tilt = tilt(losses[None]) if callable(tilt) else tilt
-        else:
-            designed = isinstance(law, noise_laws.Design)
-            keys = jnp.arange(s) if designed else jax.random.split(step_key, s)[:distinct]
-            evaluation, losses, weights, tilt, _ = combine_samples(  # Alg. 1, lines 3 and 4
-                sample,
-                keys,
-                tilt,
-                strategy=strategy,
-                aux="mean" if aux == "mean" else "first",
-                axis=sample_axis if distinct == s else None,
-            )
-            if aux == "clean":
-                evaluation = evaluation._replace(aux=oracle.value(params)[1])
-        dtype = state.losses.dtype
-        state = state._replace(
-            step=optax.safe_increment(step),
-            losses=jnp.broadcast_to(losses, (s,)).astype(dtype),
-            weights=jnp.broadcast_to(weights * (distinct / s), (s,)).astype(dtype),
-        )
-        if isinstance(t, AutoTilt):
-            state = state._replace(tilt=tilt.astype(dtype))
-        return evaluation, state
-
-    cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean" and not is_erm))
-    return GradientEstimator(init, estimate, cost)
+    return sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
