@@ -12,6 +12,7 @@ from tsam_jax import noise as noise_laws
 from tsam_jax._checks import (
     check_axis,
     check_choice,
+    check_flag,
     check_nonnegative,
     check_positive_int,
     is_static_zero,
@@ -37,6 +38,7 @@ from tsam_jax.methods._common import (
     dtype_of_state,
     zero_step,
 )
+from tsam_jax.methods._micro_batches import slices
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 
@@ -102,21 +104,25 @@ def sampled(
     strategy: Strategy,
     sample_axis: str | None,
     key: KeyLike,
+    *,
+    split_batch: bool,
 ) -> GradientEstimator:
     check_nonnegative(owner, finite=False, t=t)
     check_positive_int(owner, s=s)
     check_choice(owner, AUX_POLICIES, aux=aux)
     check_choice(owner, STRATEGIES, strategy=strategy)
     check_axis(owner, sample_axis=sample_axis)
+    check_flag(owner, split_batch=split_batch)
     if isinstance(t, AutoTilt):
         _check_auto_tilt(owner, delta, strategy)
     if not callable(noise):
         msg = f"`{owner}(noise=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
         msg += f" -> perturbation, got {noise!r}."
         raise TypeError(msg)
-    distinct = 1 if noise is noise_laws.none else s  # without noise all samples are the same
+    still = noise is noise_laws.none and not split_batch  # then all samples are the same
+    distinct = 1 if still else s
     ascends = not is_static_zero(rho)
-    is_erm = noise is noise_laws.none and not ascends
+    is_erm = still and not ascends
 
     def init(params: Params) -> SampledState | AutoTiltedState:
         dtype = dtype_of_state(params)
@@ -134,14 +140,16 @@ def sampled(
         tilt = tilt_at(step)
         law = noise_laws.law_at(noise, step)
         step_key = jax.random.fold_in(state.key, step)
-        evaluate = on_each_device(oracle.evaluate, sample_axis)
+        keys = jax.random.split(step_key, s)
+        oracle_of = slices(owner, oracle, s) if split_batch else lambda _: oracle
 
-        def sample(key_or_index: jax.Array) -> Evaluation:
+        def sample(j: jax.Array) -> Evaluation:
+            evaluate = on_each_device(oracle_of(j).evaluate, sample_axis)
             eps = _tree.select(params, mask)
             if isinstance(law, noise_laws.Design):
-                eps = law.draw(step_key, key_or_index, s, eps)
+                eps = law.draw(step_key, j, s, eps)
             else:
-                eps = law(key_or_index, eps)
+                eps = law(keys[j], eps)
             point = params if noise is noise_laws.none else displace(params, eps)  # Alg. 3, l. 2
             first = evaluate(point)
             if not ascends:
@@ -156,11 +164,9 @@ def sampled(
             losses, weights = evaluation.value, jnp.ones_like(evaluation.value)
             tilt = tilt(losses[None]) if callable(tilt) else tilt
         else:
-            designed = isinstance(law, noise_laws.Design)
-            keys = jnp.arange(s) if designed else jax.random.split(step_key, s)[:distinct]
             evaluation, losses, weights, tilt, _ = combine_samples(  # Alg. 1, lines 3 and 4
                 sample,
-                keys,
+                jnp.arange(distinct),
                 tilt,
                 strategy=strategy,
                 aux="mean" if aux == "mean" else "first",
@@ -178,5 +184,6 @@ def sampled(
             state = state._replace(tilt=tilt.astype(dtype))
         return evaluation, state
 
-    cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean" and not is_erm))
+    evaluations = 1 if split_batch else distinct  # of the whole batch, for each point of a sample
+    cost = Cost(gradients=evaluations * (1 + ascends), values=float(aux == "clean" and not is_erm))
     return GradientEstimator(init, estimate, cost)

@@ -24,6 +24,7 @@ def tsam(
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
+    split_batch: bool = False,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Tilted SAM: the gradient of a log-mean-exp of the losses around the parameters.
@@ -35,6 +36,13 @@ def tsam(
     $\theta_j = \theta + \epsilon_j, \ \epsilon_j \sim$ noise; $\quad \hat\theta_j = \theta_j +
     \rho \frac{g(\theta_j)}{\lVert g(\theta_j) \rVert}; \quad w = \mathrm{softmax}((t - \delta)
     L(\hat\theta)); \quad \hat g = \sum_j w_j g(\hat\theta_j).$
+
+    With `split_batch` a step costs what one of `sam` costs: the batch is cut into s slices $B_1 ..
+    B_s$, in order, and sample j sees the loss of its slice alone, $L_{B_j}$ in place of L. That
+    estimates the gradient of $\frac1t \log E_{\epsilon, B} e^{t L_B(\theta + \epsilon)}$, whose
+    mean is also over slices B of the data: losses differ by slice as well as by perturbation, and
+    the tilt weighs both, so that hard slices count more, even without noise. At t = 0 it is the
+    mean over slices, each of which climbs its own loss: without noise `m_sam` of `sam`.
 
     Args:
       t: tilt, >= 0, also 0 and infinity; unit: one over that of the loss, so that a rescaled
@@ -61,6 +69,10 @@ def tsam(
       sample_axis: mesh axis over whose devices the samples are spread, s / devices on each, with
         one sum of a gradient at the end; the step must run in a `jax.shard_map` over this axis
         (`axis_names={sample_axis}` leaves the others to `jit`). Default: all samples here.
+      split_batch: whether each sample sees a slice of the batch instead of all of it. s must divide
+        the batch (inside of `jax.shard_map`, the device's share), which the method has to see, as
+        `m_sam` has to. `aux` is then that of a slice, or the mean over slices; "clean" is that of
+        the whole batch.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -69,12 +81,15 @@ def tsam(
       perturbations is the returned one.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
-      TypeError: if `s` is not an integer.
+      ValueError: if a number is out of its range, or a name is none of the choices; in a step, if
+        the batch is to be split and s does not divide it.
+      TypeError: if `s` is not an integer or `split_batch` no boolean; in a step, if the batch is to
+        be split and is not known.
 
     Cost: 2s gradient evaluations a step; s if `rho` is the number 0. If the noise is `none`, all
     samples are one and the same, and it costs as much as s = 1. With neither noise nor ascent it
-    is `erm`.
+    is `erm`. With `split_batch`: 2, or 1 if `rho` is the number 0, with any noise: what a slice
+    costs counts as its share of the batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,10 +102,11 @@ def tsam(
       ((3,), True)
 
     Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Algorithms 1
-    and 3. Deviations from the official code: none of the mathematics at delta = 0 (it has no
-    delta); losses and weights keep the precision of a float64 model, where the official code
-    rounds them to float32; leaves without gradient are not left perturbed. Deviation from the
-    paper: delta = 0 by default, as in the official code; "half" is the paper's.
+    and 3; `split_batch` is not in the paper. Deviations from the official code: none of the
+    mathematics at delta = 0 (it has no delta); losses and weights keep the precision of a float64
+    model, where the official code rounds them to float32; leaves without gradient are not left
+    perturbed. Deviation from the paper: delta = 0 by default, as in the official code; "half" is
+    the paper's.
     """
     check_nonnegative("tsam", rho=rho)
     check_nonnegative("tsam", finite=False, t=t)
@@ -99,7 +115,8 @@ def tsam(
         if is_static_number(t) and is_static_number(delta) and delta > t:
             msg = f"`tsam(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
             raise ValueError(msg)
-    return sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
+    shared = (t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
+    return sampled("tsam", *shared, split_batch=split_batch)
 
 
 def tilted_sampling(
@@ -111,6 +128,7 @@ def tilted_sampling(
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
+    split_batch: bool = False,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Naive tilted sampling: tilted weights on plain noise, without ascent.
@@ -127,6 +145,7 @@ def tilted_sampling(
       aux: whose auxiliary output is returned, as for `tsam`.
       strategy: how samples are evaluated, as for `tsam`.
       sample_axis: mesh axis over which samples are spread, as for `tsam`.
+      split_batch: whether each sample sees a slice of the batch, as for `tsam`.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -134,10 +153,10 @@ def tilted_sampling(
       `value` is the tilted loss of the samples.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
-      TypeError: if `s` is not an integer.
+      ValueError: as for `tsam`.
+      TypeError: as for `tsam`.
 
-    Cost: s gradient evaluations a step; 1 if the noise is `none`.
+    Cost: s gradient evaluations a step; 1 if the noise is `none`, and with `split_batch`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -151,4 +170,5 @@ def tilted_sampling(
     Source: Li et al. 2025, Eq. 70; the t that is missing from its printed denominator is
     restored.
     """
-    return sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
+    shared = (t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
+    return sampled("tilted_sampling", *shared, split_batch=split_batch)
