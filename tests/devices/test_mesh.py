@@ -6,7 +6,7 @@ import device_programs
 import pytest
 
 PROGRAM = Path(__file__).parent / "mesh_program.py"
-SPREAD = ("tsam", "mean", "worst", "sampling", "pairs", "chosen", "hmc", "masked")
+SPREAD = ("tsam", "mean", "worst", "sampling", "pairs", "split", "chosen", "hmc", "masked")
 LINES = {
     "samples_under_jit": [f"jit {name}" for name in SPREAD],
     "samples_in_shard_map": [f"shard_map {name}" for name in SPREAD],
