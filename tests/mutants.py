@@ -109,7 +109,7 @@ MUTANTS = [
     # tsam
     Mutant(
         "methods/_sampled.py",
-        "oracle.evaluate(point)._replace(aux=first.aux)",
+        "Evaluation(value, first.aux, last.grad)",
         "first",
         "test_closed_forms.py",
     ),
@@ -125,6 +125,15 @@ MUTANTS = [
         "jax.random.fold_in(state.key, step)",
         "state.key",
         "test_golden_tsam.py",
+    ),
+    Mutant(
+        "methods/_sampled.py",
+        "oracle_of(j).evaluate",
+        "oracle_of(0).evaluate",
+        "test_split_batch.py",
+    ),
+    Mutant(
+        "methods/_sampled.py", "1 if split_batch else distinct", "distinct", "test_split_batch.py"
     ),
     # tsam_hmc
     Mutant("methods/_chains.py", "kick / 2)", "kick)", "test_hmc_paths.py"),
