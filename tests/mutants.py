@@ -110,23 +110,32 @@ MUTANTS = [
     ),
     # tsam
     Mutant(
-        "methods/_tsam.py",
-        "oracle.evaluate(point)._replace(aux=first.aux)",
+        "methods/_sampled.py",
+        "Evaluation(value, first.aux, last.grad)",
         "first",
         "test_closed_forms.py",
     ),
     Mutant(
-        "methods/_tsam.py",
+        "methods/_sampled.py",
         "ascend(point, first.grad",
         "ascend(params, first.grad",
         "test_closed_forms.py",
     ),
-    Mutant("methods/_tsam.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
+    Mutant("methods/_sampled.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
     Mutant(
-        "methods/_tsam.py",
+        "methods/_sampled.py",
         "jax.random.fold_in(state.key, step)",
         "state.key",
         "test_golden_tsam.py",
+    ),
+    Mutant(
+        "methods/_sampled.py",
+        "oracle_of(j).evaluate",
+        "oracle_of(0).evaluate",
+        "test_split_batch.py",
+    ),
+    Mutant(
+        "methods/_sampled.py", "1 if split_batch else distinct", "distinct", "test_split_batch.py"
     ),
     # tsam_hmc
     Mutant("methods/_chains.py", "kick / 2)", "kick)", "test_hmc_paths.py"),

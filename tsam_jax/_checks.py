@@ -73,6 +73,14 @@ def check_choice(owner: str, choices: Collection[str], **arguments: Any) -> None
             raise ValueError(msg)
 
 
+def check_flag(owner: str, **arguments: Any) -> None:
+    """Refuses anything but True and False."""
+    for name, x in arguments.items():
+        if not isinstance(x, bool):
+            msg = f"`{owner}({name}=...)` must be True or False, known before tracing, got {x!r}."
+            raise TypeError(msg)
+
+
 def check_axis(owner: str, **arguments: Any) -> None:
     """Refuses what is neither None nor the name of one mesh axis."""
     for name, x in arguments.items():

@@ -257,6 +257,7 @@ def tsam(
     strategy: Strategy = "auto",
     axis_name: AxisName | None = None,
     sample_axis: str | None = None,
+    split_batch: bool = False,
     key: KeyLike = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Tilted SAM around any optax optimizer.
@@ -276,6 +277,7 @@ def tsam(
       axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
       sample_axis: mesh axis over which the samples are spread.
+      split_batch: whether each sample sees a slice of the batch; `update` then needs a `batch`.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -286,7 +288,7 @@ def tsam(
       ValueError: if a number is out of its range, or a name is none of the choices.
       TypeError: if `s` is not an integer.
 
-    Cost: 2s gradient evaluations an update.
+    Cost: 2s gradient evaluations an update; 2 with `split_batch`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -303,5 +305,6 @@ def tsam(
     and 3.
     """
     options: dict[str, Any] = {"noise": noise, "delta": delta, "mask": mask, "strategy": strategy}
-    estimator = methods.tsam(t, rho, s, **options, sample_axis=sample_axis, key=key)
+    options |= {"sample_axis": sample_axis, "split_batch": split_batch, "key": key}
+    estimator = methods.tsam(t, rho, s, **options)
     return sharpness_aware(base, estimator, axis_name=axis_name)

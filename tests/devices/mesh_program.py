@@ -44,6 +44,7 @@ SPREAD = {
     "worst": lambda **kw: methods.tsam(np.inf, 0.2, 4, noise=NOISE, **kw),
     "sampling": lambda **kw: methods.tilted_sampling(2.0, 4, noise=NOISE, **kw),
     "pairs": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=noise.antithetic(NOISE), **kw),
+    "split": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=NOISE, split_batch=True, **kw),
     "chosen": lambda **kw: methods.tsam(tilting.AutoTilt(0.5), 0.2, 4, noise=NOISE, **kw),
     "hmc": lambda **kw: methods.tsam_hmc(2.0, 4, radius=0.5, beta=0.05, **kw),
     "masked": lambda **kw: methods.tsam(
@@ -106,12 +107,15 @@ def samples_under_jit() -> None:
 def samples_in_shard_map() -> None:
     """Both axes by hand: loss and gradient averaged over one, samples spread over the other."""
     params, x = parameters(), batch()
-    for name in ("tsam", "mean", "worst", "sampling", "pairs", "chosen"):
+    for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "chosen"):
         make = SPREAD[name]
-        alone, spread = make(), make(sample_axis="sample")
-        desired = jax.jit(value_and_grad(loss, alone, has_aux=True))(params, alone.init(params), x)
-        ((value, aux), grad), state = desired
-        desired = ((value, aux | {"rows": jnp.int32(4)}), grad), state  # integers have no mean
+        alone, spread, rows = make(), make(sample_axis="sample"), 4
+        whole = x
+        if name == "split":  # each device cuts its own share: rows 0, 4, 8 and 12 come first
+            whole, rows = x.reshape(4, 4, 8).swapaxes(0, 1).reshape(16, 8), 1
+        function = jax.jit(value_and_grad(loss, alone, has_aux=True))
+        ((value, aux), grad), state = function(params, alone.init(params), whole)
+        desired = ((value, aux | {"rows": jnp.int32(rows)}), grad), state  # integers have no mean
         step = jax.shard_map(
             value_and_grad(loss, spread, has_aux=True, axis_name="data"),
             mesh=data_and_sample(),

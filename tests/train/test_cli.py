@@ -17,6 +17,8 @@ from tsam_jax.train import compare as compare_module
 SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
 FEW = [*SMALL, "--seeds", "2", "--seeds-together", "yes"]
 
+SPLIT = "tsam(t=1, rho=0.1, s={}, split_batch=True)"
+
 
 def run(capsys, *arguments):
     code = cli.main(list(arguments))
@@ -150,6 +152,9 @@ def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
         (["compare", "--seeds", "0"], "`--seeds` must be a finite number >= 1, got 0"),
         (["compare", "--budget", "0"], "`--budget` must be a finite number > 0, got 0"),
         (["compare", "--batch-size", "2000"], "`--batch-size` must be at most `--train-size`"),
+        (["compare", "--methods", SPLIT.format(3)], "must be a multiple of s = 3 in `tsam(t=1, "),
+        (["sweep", "--methods", SPLIT.format("[2, 4]")], "must be a multiple of s = 4 in `tsam(t"),
+        (["train", "--method", SPLIT.format(2), "--batch-size", "5"], "multiple of s = 2 in"),
         (["compare", "--train-size", "5000"], "`--train-size` must be between 1 and 1499"),
         (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
         (["sweep", "--methods", "sam(rho=[])"], "empty list"),
@@ -167,6 +172,16 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert code == 2
     assert message in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_that_splits_the_batch_trains_for_what_a_step_costs(tmp_path, capsys):
+    out = tmp_path / "run"
+    code, _, _ = run(capsys, "train", "--method", SPLIT.format(5), *SMALL, "--out", str(out))
+    assert code == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["complete"]
+    assert result["epochs"] == 6  # a budget of 12, and 2 gradients a step
+    assert result["metrics"]["gradient_evaluations"] == 6 * 4 * 2
 
 
 def test_unknown_options_are_refused_with_a_hint(capsys):

@@ -22,7 +22,8 @@ from tsam_jax.methods._microbatched import microbatched
 from tsam_jax.methods._pgn import pgn, wsam
 from tsam_jax.methods._rsam import RandomState, rsam
 from tsam_jax.methods._sam import sam
-from tsam_jax.methods._tsam import AutoTiltedState, SampledState, tilted_sampling, tsam
+from tsam_jax.methods._sampled import AutoTiltedState, SampledState
+from tsam_jax.methods._tsam import tilted_sampling, tsam
 from tsam_jax.methods._vasso import vasso
 from tsam_jax.methods._xsam import InterpolationState, xsam
 

@@ -35,7 +35,7 @@ def from_paper(
         on the number of parameters: 20 is for networks with millions.
       alpha: share of the noise, between 0 and 1; a number, a traced scalar, or a schedule.
       delta: as for `tsam`; the paper's is "half".
-      **options: `mask`, `aux`, `strategy`, `sample_axis`, `key`, as for `tsam`.
+      **options: `mask`, `aux`, `strategy`, `sample_axis`, `split_batch`, `key`, as for `tsam`.
 
     Returns:
       A `GradientEstimator`: that of `tsam`.
@@ -43,7 +43,7 @@ def from_paper(
     Raises:
       ValueError: if a number is out of its range.
 
-    Cost: 2s gradient evaluations a step.
+    Cost: 2s gradient evaluations a step; 2 with `split_batch`.
 
     Example:
       >>> from_paper(t=20.0, s=5).cost.gradients

@@ -54,22 +54,53 @@ def cut(owner: str, oracle: Oracle, m: int) -> tuple[Callable[[jax.Array], Oracl
       TypeError: if the batch is not known.
     """
     on = restricted(owner, oracle)
-    n = _count(owner, oracle.batch, m)
-    parts = jax.tree.map(lambda x: jnp.reshape(x, (n, m, *x.shape[1:])), oracle.batch)
-    return lambda i: on(jax.tree.map(lambda x: x[i], parts)), n
+    size = _size(owner, oracle.batch)
+    if size == 0 or size % m:
+        msg = f"`{owner}(m=...)` must divide the size of the batch, {size}, got {m!r}."
+        raise ValueError(msg)
+    return _parts(on, oracle.batch, size // m), size // m
 
 
-def _count(owner: str, batch: PyTree, m: int) -> int:
-    """The number of micro-batches."""
+def slices(owner: str, oracle: Oracle, s: int) -> Callable[[jax.Array], Oracle]:
+    """Cuts the batch of an oracle into s slices of equal size, in order.
+
+    Args:
+      owner: the public function that does it, for messages.
+      oracle: the oracle of the whole batch.
+      s: number of slices.
+
+    Returns:
+      A function from j to the oracle of slice j.
+
+    Raises:
+      ValueError: if s does not divide the batch.
+      TypeError: if the batch is not known.
+    """
+    on = restricted(owner, oracle)
+    size = _size(owner, oracle.batch)
+    if size == 0 or size % s:
+        msg = (
+            f"`{owner}(s=...)` must divide the size of the batch, {size}, with `split_batch=True`,"
+            f" got {s!r}."
+        )
+        raise ValueError(msg)
+    return _parts(on, oracle.batch, s)
+
+
+def _parts(on: Callable[[PyTree], Oracle], batch: PyTree, n: int) -> Callable[[jax.Array], Oracle]:
+    """The function from i to the oracle of part i of n."""
+    parts = jax.tree.map(lambda x: jnp.reshape(x, (n, x.shape[0] // n, *x.shape[1:])), batch)
+    return lambda i: on(jax.tree.map(lambda x: x[i], parts))
+
+
+def _size(owner: str, batch: PyTree) -> int:
+    """The number of examples."""
     sizes = {x.shape[:1] for x in map(jnp.asarray, jax.tree.leaves(batch))}
     if len(sizes) != 1 or sizes == {()}:
         msg = f"`{owner}` needs a batch whose leaves have one leading axis, got the axes {sizes}."
         raise ValueError(msg)
     ((size,),) = sizes
-    if size == 0 or size % m:
-        msg = f"`{owner}(m=...)` must divide the size of the batch, {size}, got {m!r}."
-        raise ValueError(msg)
-    return size // m
+    return size
 
 
 def mean_over(function: Callable[[jax.Array], PyTree], n: int, strategy: str) -> PyTree:

@@ -1,84 +1,16 @@
 """Tilted SAM, and naive tilted sampling, which is its special case without ascent."""
 
-import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from tsam_jax import _tree
 from tsam_jax import noise as noise_laws
-from tsam_jax._checks import (
-    check_axis,
-    check_choice,
-    check_nonnegative,
-    check_positive_int,
-    is_static_number,
-    is_static_zero,
-)
-from tsam_jax._types import (
-    AuxPolicy,
-    KeyLike,
-    Mask,
-    NoiseLaw,
-    Params,
-    PyTree,
-    ScalarOrSchedule,
-    Strategy,
-)
-from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Oracle
-from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
-from tsam_jax.methods._common import (
-    AUX_POLICIES,
-    as_key,
-    ascend,
-    at,
-    displace,
-    dtype_of_state,
-    zero_step,
-)
-from tsam_jax.tilting import AutoTilt, tilt_for_ess
+from tsam_jax._checks import check_nonnegative, is_static_number
+from tsam_jax._types import AuxPolicy, KeyLike, Mask, NoiseLaw, ScalarOrSchedule, Strategy
+from tsam_jax.estimator import GradientEstimator
+from tsam_jax.methods._sampled import sampled
+from tsam_jax.tilting import AutoTilt
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
 """The paper's radius of 20, per coordinate of its ResNet-18 with 11 million parameters."""
-
-
-class SampledState(NamedTuple):
-    """State of a method that samples perturbations, with the diagnostics of its last step.
-
-    Attributes:
-      step: steps taken; shape (), int32.
-      key: PRNG key of the run; shape (), typed. Sample j of step k draws its noise with
-        `jax.random.split(jax.random.fold_in(key, k), s)[j]`.
-      losses: loss of each sample in the last step; shape (s,), float32 at least; NaN for a
-        sample that was not finite.
-      weights: tilt weight of each sample in the last step; shape (s,), float32 at least.
-    """
-
-    step: jax.Array
-    key: jax.Array
-    losses: jax.Array
-    weights: jax.Array
-
-
-class AutoTiltedState(NamedTuple):
-    """State of a method that samples perturbations and chooses its tilt: `t=AutoTilt(...)`.
-
-    Attributes:
-      step: as in `SampledState`.
-      key: as in `SampledState`.
-      losses: as in `SampledState`.
-      weights: as in `SampledState`.
-      tilt: tilt of the weights in the last step; shape (), float32 at least; 0 before it;
-        infinity if no tilt was enough; NaN if no sample was finite.
-    """
-
-    step: jax.Array
-    key: jax.Array
-    losses: jax.Array
-    weights: jax.Array
-    tilt: jax.Array
 
 
 def tsam(
@@ -92,6 +24,7 @@ def tsam(
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
+    split_batch: bool = False,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Tilted SAM: the gradient of a log-mean-exp of the losses around the parameters.
@@ -103,6 +36,13 @@ def tsam(
     $\theta_j = \theta + \epsilon_j, \ \epsilon_j \sim$ noise; $\quad \hat\theta_j = \theta_j +
     \rho \frac{g(\theta_j)}{\lVert g(\theta_j) \rVert}; \quad w = \mathrm{softmax}((t - \delta)
     L(\hat\theta)); \quad \hat g = \sum_j w_j g(\hat\theta_j).$
+
+    With `split_batch` a step costs what one of `sam` costs: the batch is cut into s slices $B_1 ..
+    B_s$, in order, and sample j sees the loss of its slice alone, $L_{B_j}$ in place of L. That
+    estimates the gradient of $\frac1t \log E_{\epsilon, B} e^{t L_B(\theta + \epsilon)}$, whose
+    mean is also over slices B of the data: losses differ by slice as well as by perturbation, and
+    the tilt weighs both, so that hard slices count more, even without noise. At t = 0 it is the
+    mean over slices, each of which climbs its own loss: without noise `m_sam` of `sam`.
 
     Args:
       t: tilt, >= 0, also 0 and infinity; unit: one over that of the loss, so that a rescaled
@@ -129,6 +69,10 @@ def tsam(
       sample_axis: mesh axis over whose devices the samples are spread, s / devices on each, with
         one sum of a gradient at the end; the step must run in a `jax.shard_map` over this axis
         (`axis_names={sample_axis}` leaves the others to `jit`). Default: all samples here.
+      split_batch: whether each sample sees a slice of the batch instead of all of it. s must divide
+        the batch (inside of `jax.shard_map`, the device's share), which the method has to see, as
+        `m_sam` has to. `aux` is then that of a slice, or the mean over slices; "clean" is that of
+        the whole batch.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -137,12 +81,15 @@ def tsam(
       perturbations is the returned one.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
-      TypeError: if `s` is not an integer.
+      ValueError: if a number is out of its range, or a name is none of the choices; in a step, if
+        the batch is to be split and s does not divide it.
+      TypeError: if `s` is not an integer or `split_batch` no boolean; in a step, if the batch is to
+        be split and is not known.
 
     Cost: 2s gradient evaluations a step; s if `rho` is the number 0. If the noise is `none`, all
     samples are one and the same, and it costs as much as s = 1. With neither noise nor ascent it
-    is `erm`.
+    is `erm`. With `split_batch`: 2, or 1 if `rho` is the number 0, with any noise: what a slice
+    costs counts as its share of the batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -155,10 +102,11 @@ def tsam(
       ((3,), True)
 
     Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Algorithms 1
-    and 3. Deviations from the official code: none of the mathematics at delta = 0 (it has no
-    delta); losses and weights keep the precision of a float64 model, where the official code
-    rounds them to float32; leaves without gradient are not left perturbed. Deviation from the
-    paper: delta = 0 by default, as in the official code; "half" is the paper's.
+    and 3; `split_batch` is not in the paper. Deviations from the official code: none of the
+    mathematics at delta = 0 (it has no delta); losses and weights keep the precision of a float64
+    model, where the official code rounds them to float32; leaves without gradient are not left
+    perturbed. Deviation from the paper: delta = 0 by default, as in the official code; "half" is
+    the paper's.
     """
     check_nonnegative("tsam", rho=rho)
     check_nonnegative("tsam", finite=False, t=t)
@@ -167,7 +115,8 @@ def tsam(
         if is_static_number(t) and is_static_number(delta) and delta > t:
             msg = f"`tsam(delta=...)` must be a number between 0 and t = {t!r}, got {delta!r}."
             raise ValueError(msg)
-    return _sampled("tsam", t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
+    shared = (t, rho, s, noise, delta, mask, aux, strategy, sample_axis, key)
+    return sampled("tsam", *shared, split_batch=split_batch)
 
 
 def tilted_sampling(
@@ -179,6 +128,7 @@ def tilted_sampling(
     aux: AuxPolicy = "first",
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
+    split_batch: bool = False,
     key: KeyLike = 0,
 ) -> GradientEstimator:
     r"""Naive tilted sampling: tilted weights on plain noise, without ascent.
@@ -195,6 +145,7 @@ def tilted_sampling(
       aux: whose auxiliary output is returned, as for `tsam`.
       strategy: how samples are evaluated, as for `tsam`.
       sample_axis: mesh axis over which samples are spread, as for `tsam`.
+      split_batch: whether each sample sees a slice of the batch, as for `tsam`.
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -202,10 +153,10 @@ def tilted_sampling(
       `value` is the tilted loss of the samples.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
-      TypeError: if `s` is not an integer.
+      ValueError: as for `tsam`.
+      TypeError: as for `tsam`.
 
-    Cost: s gradient evaluations a step; 1 if the noise is `none`.
+    Cost: s gradient evaluations a step; 1 if the noise is `none`, and with `split_batch`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -219,109 +170,5 @@ def tilted_sampling(
     Source: Li et al. 2025, Eq. 70; the t that is missing from its printed denominator is
     restored.
     """
-    return _sampled("tilted_sampling", t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
-
-
-def _check_auto_tilt(owner: str, delta: Any, strategy: Strategy) -> None:
-    """Refuses what cannot go with a tilt that is known only after all samples."""
-    if not is_static_zero(delta):
-        msg = f"`{owner}(delta=...)` must be 0 for an `AutoTilt`, got {delta!r}."
-        raise ValueError(msg)
-    if strategy == "streamed":
-        msg = (
-            f"`{owner}(strategy=...)` cannot be 'streamed' for an `AutoTilt`: gradients are folded"
-            " before all losses are known. It must be 'auto', 'vectorized' or 'unrolled'."
-        )
-        raise ValueError(msg)
-
-
-def _sampled(
-    owner: str,
-    t: ScalarOrSchedule | AutoTilt,
-    rho: ScalarOrSchedule,
-    s: int,
-    noise: NoiseLaw,
-    delta: ScalarOrSchedule | Literal["half"],
-    mask: Mask | None,
-    aux: AuxPolicy,
-    strategy: Strategy,
-    sample_axis: str | None,
-    key: KeyLike,
-) -> GradientEstimator:
-    check_nonnegative(owner, finite=False, t=t)
-    check_positive_int(owner, s=s)
-    check_choice(owner, AUX_POLICIES, aux=aux)
-    check_choice(owner, STRATEGIES, strategy=strategy)
-    check_axis(owner, sample_axis=sample_axis)
-    if isinstance(t, AutoTilt):
-        _check_auto_tilt(owner, delta, strategy)
-    if not callable(noise):
-        msg = f"`{owner}(noise=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
-        msg += f" -> perturbation, got {noise!r}."
-        raise TypeError(msg)
-    distinct = 1 if noise is noise_laws.none else s  # without noise all samples are the same
-    ascends = not is_static_zero(rho)
-    is_erm = noise is noise_laws.none and not ascends
-
-    def init(params: Params) -> SampledState | AutoTiltedState:
-        dtype = dtype_of_state(params)
-        losses, weights = jnp.zeros(s, dtype), jnp.full(s, 1 / s, dtype)
-        state = SampledState(zero_step(), as_key(key), losses, weights)
-        return AutoTiltedState(*state, jnp.zeros((), dtype)) if isinstance(t, AutoTilt) else state
-
-    def tilt_at(step: jax.Array) -> Any:
-        if isinstance(t, AutoTilt):
-            return functools.partial(tilt_for_ess, fraction=at(t.fraction, step))
-        return at(t, step) / 2 if delta == "half" else at(t, step) - at(delta, step)
-
-    def estimate(oracle: Oracle, params: Params, state: PyTree, /) -> tuple[Evaluation, PyTree]:
-        step = state.step
-        tilt = tilt_at(step)
-        law = noise_laws.law_at(noise, step)
-        step_key = jax.random.fold_in(state.key, step)
-        evaluate = on_each_device(oracle.evaluate, sample_axis)
-
-        def sample(key_or_index: jax.Array) -> Evaluation:
-            eps = _tree.select(params, mask)
-            if isinstance(law, noise_laws.Design):
-                eps = law.draw(step_key, key_or_index, s, eps)
-            else:
-                eps = law(key_or_index, eps)
-            point = params if noise is noise_laws.none else displace(params, eps)  # Alg. 3, l. 2
-            first = evaluate(point)
-            if not ascends:
-                return first
-            point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            last = evaluate(point)
-            value = jnp.where(_tree.all_finite(first.value, first.grad), last.value, jnp.nan)
-            return Evaluation(value, first.aux, last.grad)
-
-        if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
-            evaluation = oracle.evaluate(params)
-            losses, weights = evaluation.value, jnp.ones_like(evaluation.value)
-            tilt = tilt(losses[None]) if callable(tilt) else tilt
-        else:
-            designed = isinstance(law, noise_laws.Design)
-            keys = jnp.arange(s) if designed else jax.random.split(step_key, s)[:distinct]
-            evaluation, losses, weights, tilt, _ = combine_samples(  # Alg. 1, lines 3 and 4
-                sample,
-                keys,
-                tilt,
-                strategy=strategy,
-                aux="mean" if aux == "mean" else "first",
-                axis=sample_axis if distinct == s else None,
-            )
-            if aux == "clean":
-                evaluation = evaluation._replace(aux=oracle.value(params)[1])
-        dtype = state.losses.dtype
-        state = state._replace(
-            step=optax.safe_increment(step),
-            losses=jnp.broadcast_to(losses, (s,)).astype(dtype),
-            weights=jnp.broadcast_to(weights * (distinct / s), (s,)).astype(dtype),
-        )
-        if isinstance(t, AutoTilt):
-            state = state._replace(tilt=tilt.astype(dtype))
-        return evaluation, state
-
-    cost = Cost(gradients=distinct * (1 + ascends), values=float(aux == "clean" and not is_erm))
-    return GradientEstimator(init, estimate, cost)
+    shared = (t, 0.0, s, noise, 0.0, mask, aux, strategy, sample_axis, key)
+    return sampled("tilted_sampling", *shared, split_batch=split_batch)

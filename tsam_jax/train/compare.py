@@ -40,8 +40,7 @@ class Compare:
 
     def __post_init__(self) -> None:
         """Checks what the parts cannot check by themselves."""
-        config.parse_methods(self.methods)
-        config.check_batch(self.task, self.optimizer)
+        config.check_batch(self.task, self.optimizer, config.parse_methods(self.methods))
 
 
 def compare(command: Compare, directory: Path, console: Console) -> Comparison:

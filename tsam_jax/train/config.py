@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -135,8 +136,8 @@ def parse_methods(texts: tuple[str, ...]) -> list[Setting]:
     return settings
 
 
-def check_batch(task: Task, optimizer: Optimizer) -> None:
-    """Refuses a batch that is larger than the training part.
+def check_batch(task: Task, optimizer: Optimizer, settings: Sequence[Setting]) -> None:
+    """Refuses a batch that is larger than the training part, or that a setting cannot split.
 
     Raises:
       ConfigError: if it is.
@@ -147,6 +148,14 @@ def check_batch(task: Task, optimizer: Optimizer) -> None:
             f" {task.train_size}."
         )
         raise ConfigError(msg)
+    for setting in settings:
+        s = setting.arguments["s"] if setting.arguments.get("split_batch") else 1
+        if optimizer.batch_size % s:
+            msg = (
+                f"`--batch-size` must be a multiple of s = {s} in `{setting.text}`, whose samples"
+                f" split the batch, got {optimizer.batch_size}."
+            )
+            raise ConfigError(msg)
 
 
 def make_run_directory(path: Path) -> Path:

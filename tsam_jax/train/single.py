@@ -47,14 +47,15 @@ class Train:
         Raises:
           ConfigError: if one is out of range.
         """
-        config.check_batch(self.task, self.optimizer)
+        setting = self.setting()
+        config.check_batch(self.task, self.optimizer, [setting])
         if self.checkpoint_every < 1 or self.seed < 0:
             msg = (
                 "`--checkpoint-every` must be >= 1 and `--seed` >= 0, got"
                 f" {self.checkpoint_every} and {self.seed}."
             )
             raise config.ConfigError(msg)
-        make_devices(self.mesh, self.setting(), self.optimizer)
+        make_devices(self.mesh, setting, self.optimizer)
 
     def setting(self) -> Setting:
         """Reads the setting to train.

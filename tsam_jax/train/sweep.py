@@ -39,8 +39,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """Checks what the parts cannot check by themselves."""
-        config.parse_methods(self.methods)
-        config.check_batch(self.task, self.optimizer)
+        config.check_batch(self.task, self.optimizer, config.parse_methods(self.methods))
 
 
 def sweep(command: Sweep, directory: Path, console: Console) -> dict[str, Any]:
