@@ -1,4 +1,4 @@
-"""Run on 8 devices by test_mesh.py: trains on a mesh and alone, and compares."""
+"""Run on 8 devices by test_training_mesh.py: trains on a mesh and alone, and compares."""
 
 import jax
 import jax.numpy as jnp

@@ -10,7 +10,7 @@ from tsam_jax.train.mesh import parse_mesh
 
 
 def test_training_on_a_mesh_is_training_on_one_device():
-    program = Path(__file__).parent / "mesh_program.py"
+    program = Path(__file__).parent / "training_mesh_program.py"
     assert device_programs.run(program) == ["data=4,sample=2", "sample=4", "data=8"]
 
 
