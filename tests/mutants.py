@@ -56,6 +56,10 @@ MUTANTS = [
     Mutant(
         "methods/_common.py", "_tree.unit(direction), rho)", "direction, rho)", "test_golden_sam.py"
     ),
+    # noise
+    Mutant("noise/_normals.py", "range(5)", "range(4)", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "np.uint32(stride)", "np.uint32(1)", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "jnp.copysign(z, u)", "z", "test_noise_normals.py"),
     # sam, asam
     Mutant("methods/_sam.py", "length / steps, mask)", "length, mask)", "test_golden_sam.py"),
     Mutant(

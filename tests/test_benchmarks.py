@@ -60,3 +60,17 @@ def test_variances_of_the_designs_are_relative_to_plain_draws(tmp_path):
         assert of["antithetic"][0] == of["both"][0] == 0.0  # gradients are odd, so pairs cancel
         assert 0 < of["antithetic"][1] < 0.1 < of["antithetic"][2]
         assert min(of["orthogonal"]) > 0.5
+
+
+def test_noise_is_measured_against_plain_gradients(tmp_path):
+    options = ["--models", "mlp", "--samples", "1", "--batch", "2", "--repeats", "3"]
+    fast_compile = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    [steps] = run("noise.py", tmp_path, *options, env=fast_compile)["models"].values()
+    assert list(steps) == ["gradient", "sphere", "sphere by jax.random.normal", "free"]
+    plain = sorted(steps["gradient"]["seconds"])[1]
+    for name, row in steps.items():
+        assert row["compile_cpu_seconds"] > 0
+        gradients = 1 if name == "gradient" else 2
+        ratio = sorted(row["seconds"])[1] / (gradients * plain)
+        assert row["ratio_quartiles"][1] == pytest.approx(ratio)
+    assert steps["sphere"]["cpu_ratio_quartiles"][0] > 0

@@ -9,6 +9,7 @@ import scipy.stats
 from small_problem import parameters
 
 from tsam_jax import methods, noise, value_and_grad
+from tsam_jax.noise import _normals
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -87,7 +88,7 @@ def test_radius_and_rms_are_one_size_in_two_units(name, key):
 
 @pytest.mark.parametrize("filter_axis", [-1, 0])
 def test_filter_scaled_follows_the_norms_of_filters(filter_axis, key, monkeypatch):
-    monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    monkeypatch.setattr(_normals, "_draw", lambda key, shape, dtype: jnp.ones(shape, dtype))
     params = {"kernel": jax.random.uniform(key, (2, 3, 4)), "bias": jnp.array([3.0, 4.0])}
     eps = noise.filter_scaled(0.1, filter_axis=filter_axis)(key, params)
     np.testing.assert_allclose(eps["bias"], [0.5, 0.5], rtol=1e-6)  # one filter, norm 5

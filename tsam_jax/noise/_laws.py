@@ -4,11 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import NoiseLaw, Params, PyTree, Scalar, ScalarOrSchedule
+from tsam_jax.noise._normals import length, normal
 from tsam_jax.noise._sizes import none, scheduled, sized
 
 
@@ -43,8 +43,8 @@ def sphere(
     """
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
-        z = _normal(key, params)
-        return like(params, _tree.scale(z, radius / _tree.norm(z)))
+        z = normal(key, params)
+        return like(params, _tree.scale(z, radius / length(z)))
 
     return sized("sphere", draw, radius, rms, radius_over_rms=math.sqrt)
 
@@ -82,10 +82,10 @@ def ball(
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
         key_direction, key_length = jax.random.split(key)
-        z = _normal(key_direction, params)
-        length = _tree.norm(z)
-        u = jax.random.uniform(key_length, dtype=length.dtype) ** (1 / max(_tree.size(params), 1))
-        return like(params, _tree.scale(z, radius * u / length))
+        z = normal(key_direction, params)
+        norm = length(z)
+        u = jax.random.uniform(key_length, dtype=norm.dtype) ** (1 / max(_tree.size(params), 1))
+        return like(params, _tree.scale(z, radius * u / norm))
 
     return sized("ball", draw, radius, rms, radius_over_rms=lambda d: math.sqrt(d + 2))
 
@@ -127,11 +127,11 @@ def gaussian(
         check_nonnegative("gaussian", clip=clip)
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
-        z = _normal(key, params)
+        z = normal(key, params)
         sigma = radius / math.sqrt(max(_tree.size(params), 1))
         if clip is not None:
-            length = jnp.maximum(_tree.norm(z), jnp.finfo(jnp.float32).tiny)
-            sigma = jnp.minimum(sigma, clip / length)
+            norm = jnp.maximum(length(z), jnp.finfo(jnp.float32).tiny)
+            sigma = jnp.minimum(sigma, clip / norm)
         return like(params, _tree.scale(z, sigma))
 
     return sized("gaussian", draw, radius, rms, radius_over_rms=math.sqrt)
@@ -178,7 +178,7 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw
             norms = jnp.sqrt(jnp.sum(jnp.square(sizes), axis=others, keepdims=True))
             return jnp.asarray(gamma, z.dtype) * norms.astype(z.dtype) * z
 
-        return lambda key, params: like(params, jax.tree.map(scaled, _normal(key, params), params))
+        return lambda key, params: like(params, jax.tree.map(scaled, normal(key, params), params))
 
     return scheduled(law_of, gamma)
 
@@ -216,27 +216,12 @@ def leaf_scaled(gamma: ScalarOrSchedule) -> NoiseLaw:
             return none
 
         def scaled(z: jax.Array, w: jax.Array) -> PyTree:
-            length = _tree.norm(w)
-            return _tree.scale(_tree.unit(z), jnp.asarray(gamma, length.dtype) * length)
+            norm = _tree.norm(w)
+            return _tree.scale(_tree.unit(z), jnp.asarray(gamma, norm.dtype) * norm)
 
-        return lambda key, params: like(params, jax.tree.map(scaled, _normal(key, params), params))
+        return lambda key, params: like(params, jax.tree.map(scaled, normal(key, params), params))
 
     return scheduled(law_of, gamma)
-
-
-def _normal(key: jax.Array, params: Params) -> Params:
-    """Standard normals in float32 at least, one key a leaf, in the shapes of `params`."""
-
-    def wide(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, _tree.wide_dtype(x))
-
-    def of_unit_coordinates(z: jax.Array) -> jax.Array:  # jax has complex ones of unit modulus
-        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z
-
-    if not jax.tree.leaves(params):
-        return params
-    z = optax.tree.random_like(key, jax.tree.map(wide, params), sampler=jax.random.normal)
-    return jax.tree.map(of_unit_coordinates, z)
 
 
 def like(params: Params, tree: Params) -> Params:

@@ -1,0 +1,80 @@
+"""The normals behind the laws: those of `jax.random`, drawn at less cost."""
+
+import itertools
+from pathlib import Path
+
+import device_programs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+from tsam_jax import noise
+from tsam_jax.noise import _normals
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+PARAMS = {"w": jnp.zeros((5, 3, 7)), "b": [jnp.zeros(300), jnp.zeros((0, 2)), jnp.zeros(())]}
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4, 5), (2, 0), (1, 70_000)])
+def test_bits_are_those_of_jax(shape, key):
+    actual = jax.jit(_normals._bits, static_argnums=1)(key, shape)
+    np.testing.assert_array_equal(actual, jax.random.bits(key, shape))
+
+
+@pytest.mark.parametrize("half", [None, jnp.bfloat16])
+def test_normals_are_those_of_jax(half, key):
+    params = jax.tree.map(lambda x: x.astype(half or x.dtype), PARAMS)
+    desired = optax.tree.random_like(key, PARAMS, sampler=jax.random.normal)
+    actual = _normals.normal(key, params)
+    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, atol=3e-5), actual, desired)
+
+
+def test_what_is_not_drawn_here_is_drawn_by_jax(key, x64):
+    other = jax.random.key(3, impl="rbg")
+    for k, dtype in (key, jnp.float64), (key, jnp.complex64), (other, jnp.float32):
+        actual = _normals._draw(k, (50,), jnp.dtype(dtype))
+        np.testing.assert_array_equal(actual, jax.random.normal(k, (50,), dtype))
+
+
+def test_all_possible_normals_are_normal():
+    """There are 2^23, all equally probable, so that nothing here is random."""
+    bits = np.arange(2**23, dtype=np.uint32) << 9
+    u = np.asarray(jax.jit(_normals._uniform)(bits), np.float64)
+    z = np.asarray(jax.jit(lambda b: _normals._quantile(_normals._uniform(b)))(bits), np.float64)
+    np.testing.assert_allclose(z, scipy.special.ndtri((1 + u) / 2), atol=2e-5)
+    assert np.all(np.diff(z) > -1e-6)
+    for power, desired in (1, 0), (2, 1), (4, 3), (6, 15):
+        assert abs(np.mean(z**power) - desired) < 3e-5 * max(desired, 1), power
+
+
+def test_leaves_samples_and_steps_are_independent(key):
+    n = 4096
+    law = noise.gaussian(rms=1.0)
+    params = [jnp.zeros(n), jnp.zeros((64, 64))]
+    # as methods do: a key is split for the step, and that for its samples
+    keys = jax.vmap(lambda k: jax.random.split(k, 3))(jax.random.split(key, 3)).reshape(-1)
+    a, b = jax.jit(jax.vmap(lambda k: law(k, params)))(keys)
+    z = np.concatenate([a, b.reshape(-1, n)])
+    standard = np.concatenate([z, (z**2 - 1) / np.sqrt(2)])  # sizes, too
+    correlations = standard @ standard.T / n
+    others = np.tile(1 - np.eye(len(z)), (2, 2))  # not a draw with itself
+    assert np.all(np.abs(correlations * others) < 5.5 / np.sqrt(n))
+    # within a leaf: neighbours, and rows of a matrix
+    for lag, x in itertools.product((1, 2, 64), standard):
+        assert abs(np.mean(x[lag:] * x[:-lag])) < 5.5 / np.sqrt(n)
+
+
+def test_the_length_of_normals_is_their_norm(key):
+    z = _normals.normal(key, PARAMS)
+    desired = np.linalg.norm(np.concatenate([np.ravel(x) for x in jax.tree.leaves(z)]))
+    np.testing.assert_allclose(_normals.length(z), desired, rtol=1e-6)
+    assert _normals.length({"w": jnp.zeros(0)}) == 0
+
+
+def test_the_layout_on_devices_changes_no_bit_and_needs_no_communication():
+    program = Path(__file__).parent / "noise_layout_program.py"
+    assert len(device_programs.run(program)) == 3
