@@ -38,7 +38,7 @@ def outputs(estimator, x, fun=loss, **options):
     return (out, state.losses, state.weights) if hasattr(state, "losses") else (out,)
 
 
-@pytest.mark.parametrize("name", ["tsam", "sampling", "pairs", "chosen"])
+@pytest.mark.parametrize("name", ["tsam", "pairs"])
 def test_slices_that_are_copies_give_the_estimate_of_the_whole(name, x64):
     x = jnp.tile(batch()[:2], (3, 1))
     whole, split = CASES[name](strategy="unrolled"), CASES[name](split_batch=True)
@@ -95,14 +95,14 @@ def test_a_loop_over_slices(name, strategy, x64):
     assert len({float(this) for this in actual[1]}) == 3
 
 
-@pytest.mark.parametrize("m", [1, 2, 6])
+@pytest.mark.parametrize("m", [1, 2])
 def test_at_tilt_0_without_noise_it_is_m_sam(m, x64):
     split = methods.tsam(0.0, 0.3, 6 // m, noise=noise.none, split_batch=True)
     actual, desired = (outputs(x, batch())[0] for x in (split, methods.m_sam(methods.sam(0.3), m)))
     assert_close(actual, desired, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("s", [1, 2, 6])
+@pytest.mark.parametrize("s", [1, 3])
 @pytest.mark.parametrize(("rho", "gradients"), [(0.3, 2), (0.0, 1)])
 @pytest.mark.parametrize("aux", ["first", "clean"])
 def test_cost_is_counted_in_shares_of_the_batch(s, rho, gradients, aux):
@@ -122,13 +122,12 @@ def test_cost_is_counted_in_shares_of_the_batch(s, rho, gradients, aux):
         np.testing.assert_allclose(sum(seen), sum(estimator.cost))
 
 
-@pytest.mark.parametrize("strategy", ["unrolled", "streamed"])
-def test_aux_is_that_of_a_slice(strategy):
+def test_aux_is_that_of_a_slice():
     def fun(p, x):
         return loss(p, x), {"mean": jnp.mean(x), "rows": jnp.int32(len(x)), "row": x[0]}
 
     def aux(policy):
-        estimator = CASES["tsam"](split_batch=True, aux=policy, strategy=strategy)
+        estimator = CASES["tsam"](split_batch=True, aux=policy)
         return outputs(estimator, batch(), fun, has_aux=True)[0][0][1]
 
     x = batch()
@@ -138,10 +137,9 @@ def test_aux_is_that_of_a_slice(strategy):
     assert_close(aux("clean"), {"mean": x.mean(), "rows": jnp.int32(6), "row": x[0]})
 
 
-@pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
-def test_a_slice_that_is_not_finite_is_left_out(strategy):
+def test_a_slice_that_is_not_finite_is_left_out():
     x = batch().at[3, 0].set(jnp.nan)
-    estimator = methods.tsam(0.0, 0.3, 3, noise=GAUSSIAN, split_batch=True, strategy=strategy)
+    estimator = methods.tsam(0.0, 0.3, 3, noise=GAUSSIAN, split_batch=True)
     (value, grad), _, weights = outputs(estimator, x)
     np.testing.assert_allclose(weights, [0.5, 0.0, 0.5])
     assert np.isfinite(value)
