@@ -40,7 +40,12 @@ MUTANTS = [
     ),
     Mutant("_tree.py", "return add(a, b, -share)", "return add(a, b, share)", ASCENT),
     Mutant("tilting/_weights.py", "jnp.exp(t * gap)", "jnp.exp(-t * gap)", "test_tilting.py"),
-    Mutant("tilting/_means.py", "weight_b = rescaled(b)", "weight_b = b.weight", "test_tilting.py"),
+    Mutant(
+        "tilting/_means.py",
+        "weight_b = _weight_at(peak, b, t)",
+        "weight_b = b.weight",
+        "test_tilting.py",
+    ),
     Mutant(
         "methods/_common.py",
         "_tree.unit(direction), rho)",
@@ -202,7 +207,7 @@ MUTANTS = [
     Mutant("methods/_m_sam.py", "_axes.mean(result", "jax.tree.map(lambda x: x, result", M_SAM),
     Mutant("methods/_m_sam.py", "_axes.as_varying(params, axis_name)", "params", M_SAM),
     # noise
-    Mutant("noise/_laws.py", "radius * u / length", "radius / length", "test_noise.py"),
+    Mutant("noise/_laws.py", "radius * u / norm", "radius / norm", "test_noise.py"),
     Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
 ]
 
