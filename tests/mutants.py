@@ -196,7 +196,7 @@ MUTANTS = [
         "tilting/_means.py",
         "peak = jax.lax.pmax(part.peak, axis)",
         "peak = jax.lax.pmin(part.peak, axis)",
-        f"{MESH}[samples_under_jit]",
+        f"{MESH}[samples_in_shard_map]",
     ),
     Mutant(
         "tilting/_means.py",
