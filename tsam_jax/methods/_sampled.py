@@ -107,6 +107,7 @@ def sampled(
     *,
     split_batch: bool,
 ) -> GradientEstimator:
+    """The estimator of `tsam`, whose arguments these are; `owner` is named in messages."""
     check_nonnegative(owner, finite=False, t=t)
     check_positive_int(owner, s=s)
     check_choice(owner, AUX_POLICIES, aux=aux)
