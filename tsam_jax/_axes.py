@@ -26,8 +26,8 @@ def is_manual(axis: AxisName) -> bool:
 
 def varying_over(x: Any) -> frozenset[str]:
     """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
-    varying: frozenset[str] = x.manual_axis_type.varying
-    return varying
+    kind = getattr(x, "manual_axis_type", None)  # keys and shapes may have none
+    return kind.varying if kind is not None else frozenset()
 
 
 def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
