@@ -65,6 +65,21 @@ MUTANTS = [
     Mutant("noise/_normals.py", "range(5)", "range(4)", "test_noise_normals.py"),
     Mutant("noise/_normals.py", "np.uint32(stride)", "np.uint32(1)", "test_noise_normals.py"),
     Mutant("noise/_normals.py", "jnp.copysign(z, u)", "z", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "rows[row, :size]", "rows[0, :size]", "test_noise_normals.py"),
+    # norms in one pass, where squares neither vanish nor overflow
+    Mutant(
+        "_tree.py",
+        "(squares > jnp.sqrt(jnp.finfo(squares.dtype).tiny)) & ",
+        "",
+        "../faults/test_extremes.py",
+    ),
+    Mutant("_tree.py", " & (squares < jnp.inf)", "", "../faults/test_extremes.py"),
+    Mutant(
+        "_tree.py",
+        "squares < jnp.inf, plain",
+        "squares == squares, plain",
+        "../faults/test_not_finite.py",
+    ),
     # sam, asam
     Mutant("methods/_sam.py", "length / steps, mask)", "length, mask)", "test_golden_sam.py"),
     Mutant(

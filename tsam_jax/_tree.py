@@ -4,7 +4,8 @@ Norms and scales are computed in float32 at least, whatever the leaves are; resu
 come back in the dtypes of the leaves.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,23 +39,54 @@ def conjugate(tree: PyTree) -> PyTree:
 
 def norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves together, in float32 at least."""
-    largest, ratio = _largest_and_ratio(tree)
-    return largest * ratio
+    scale, ratio = _scale_and_ratio(tree)
+    return scale * ratio
+
+
+def _scale_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
+    """Two factors of the norm, the first of them neither 0 nor infinite."""
+    # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
+    squares = inner(tree, tree)
+    safe = (squares > jnp.sqrt(jnp.finfo(squares.dtype).tiny)) & (squares < jnp.inf)
+    plain = lambda: (jnp.ones_like(squares), jnp.sqrt(squares))  # noqa: E731
+    return _usually(safe, plain, lambda: _largest_and_ratio(tree))
 
 
 def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """About the largest size of an entry, 1 if that is 0 or not finite, and the norm over it."""
-    # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
-    dtype = accumulator_dtype(tree)
-    sizes = [jnp.abs(x).astype(dtype) for x in jax.tree.leaves(tree)]
-    largest = jnp.zeros((), dtype)
-    for x in sizes:
-        largest = jnp.maximum(largest, jnp.max(x, initial=0))
+    largest = _largest(tree)
     usable = (largest > 0) & (largest < jnp.inf)
-    largest = jnp.minimum(largest, 1 / jnp.finfo(dtype).tiny)  # of which XLA takes the inverse
+    largest = jnp.minimum(largest, 1 / jnp.finfo(largest.dtype).tiny)  # XLA takes the inverse of it
     largest = jnp.where(usable, largest, jnp.ones_like(largest))
-    squares = [jnp.sum(jnp.square(x / largest)) for x in sizes]
-    return largest, jnp.sqrt(sum(squares, start=jnp.zeros((), dtype)))
+
+    def ratio(x: jax.Array) -> jax.Array:
+        wide = wide_dtype(x, largest)
+        return x.astype(wide) / largest.astype(wide)
+
+    ratios = jax.tree.map(ratio, tree)
+    return largest, jnp.sqrt(inner(ratios, ratios))
+
+
+def _largest(tree: PyTree) -> jax.Array:
+    """The largest size of an entry, NaN if one is, in float32 at least."""
+    largest = jnp.zeros((), accumulator_dtype(tree))
+    for x in jax.tree.leaves(tree):
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(x), initial=0).astype(largest.dtype))
+    return largest
+
+
+_Result = TypeVar("_Result")
+
+
+def _usually(
+    holds: jax.Array, plain: Callable[[], _Result], careful: Callable[[], _Result]
+) -> _Result:
+    """What is right where `holds`, in one pass over memory, or else what is always right."""
+    # For a CPU, where passes cost; a GPU would wait for `holds`, at a higher price.
+    if jax.default_backend() != "cpu":
+        return careful()
+    result: _Result = jax.lax.cond(holds, plain, careful)
+    return result
 
 
 def inner(a: PyTree, b: PyTree) -> jax.Array:
@@ -86,13 +118,13 @@ def multiply(tree: PyTree, factors: PyTree) -> PyTree:
 
 def unit(tree: PyTree) -> PyTree:
     """The tree over its norm; zero where the tree is zero, all NaN if an entry is not finite."""
-    largest, ratio = _largest_and_ratio(tree)
+    scale, ratio = _scale_and_ratio(tree)
     ratio = jnp.where(ratio < jnp.inf, ratio, jnp.nan)
     ratio = jnp.where(ratio == 0, jnp.ones_like(ratio), ratio)
 
     def divided(x: jax.Array) -> jax.Array:
-        wide = wide_dtype(x, largest)
-        return (x.astype(wide) / largest.astype(wide) / ratio.astype(wide)).astype(x.dtype)
+        wide = wide_dtype(x, scale)
+        return (x.astype(wide) / scale.astype(wide) / ratio.astype(wide)).astype(x.dtype)
 
     return jax.tree.map(divided, tree)
 
@@ -139,5 +171,7 @@ def reject(a: PyTree, b: PyTree) -> PyTree:
 
 def all_finite(*trees: PyTree) -> jax.Array:
     """Says whether every entry of every leaf is finite; shape (), bool."""
-    flags = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trees)]
-    return jnp.all(jnp.stack(flags)) if flags else jnp.asarray(True)  # noqa: FBT003 - jnp's own
+    floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    squares = inner(floats, floats)  # finite only if all entries are, and in norms of them as well
+    plain = lambda: jnp.ones_like(squares, bool)  # noqa: E731
+    return _usually(squares < jnp.inf, plain, lambda: _largest(floats) < jnp.inf)

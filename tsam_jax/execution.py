@@ -27,8 +27,8 @@ from tsam_jax.tilting import TiltedMean
 
 STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
 
-# On accelerators, above this many samples the compile time of the unrolled form is taken to
-# outweigh its speed.
+# Above this many samples the compile time of the unrolled form is taken to outweigh its speed, on
+# accelerators and where samples cannot be streamed.
 _UNROLLED_UP_TO = 8
 
 _TiltOfLosses: TypeAlias = Callable[[jax.Array], Scalar]
@@ -117,8 +117,8 @@ def combine_samples(
       keys: shape (s,), PRNG keys, or whatever else tells `sample` which one it is.
       tilt: tilt of the weights, >= 0, also infinity; shape (), may be traced; or a function of
         the losses, shape (s,), with NaN for a sample that is not finite.
-      strategy: see the module's docstring. If the tilt is a function, "auto" is "vectorized"
-        where it would be "streamed".
+      strategy: see the module's docstring. If the tilt is a function, "auto" is "unrolled" (up to 8
+        samples) or "vectorized" where it would be "streamed".
       aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
       axis: mesh axis of `jax.shard_map` over whose devices the samples are spread; None: all of
         them are evaluated here.
@@ -201,7 +201,7 @@ def _run(
                 " losses: gradients are folded before all losses are known."
             )
             raise ValueError(msg)
-        chosen = "vectorized"
+        chosen = "unrolled" if keys.shape[0] <= _UNROLLED_UP_TO else "vectorized"
     strategies = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
     losses, auxes, like, fold = strategies[chosen](sample, keys, tilt)
     if axis is not None:

@@ -37,7 +37,18 @@ def test_what_is_not_drawn_here_is_drawn_by_jax(key, x64):
     other = jax.random.key(3, impl="rbg")
     for k, dtype in (key, jnp.float64), (key, jnp.complex64), (other, jnp.float32):
         actual = _normals._draw(k, (50,), jnp.dtype(dtype))
-        np.testing.assert_array_equal(actual, jax.random.normal(k, (50,), dtype))
+        unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # of a real coordinate
+        np.testing.assert_allclose(actual, unit * jax.random.normal(k, (50,), dtype), rtol=1e-6)
+
+
+def test_short_leaves_are_drawn_in_a_loop_on_a_cpu_and_are_the_same_normals(key, monkeypatch):
+    params = [jnp.zeros((2, 3)), jnp.zeros(5000), jnp.zeros(7), jnp.zeros(())]
+    together = _normals.normal(key, params)
+    assert "scan" in str(jax.make_jaxpr(lambda k: _normals.normal(k, params))(key))
+    monkeypatch.setattr(_normals, "_SHORT", -1)
+    assert "scan" not in str(jax.make_jaxpr(lambda k: _normals.normal(k, params))(key))
+    for actual, desired in zip(together, _normals.normal(key, params), strict=True):
+        np.testing.assert_allclose(actual, desired, atol=1e-6)
 
 
 def test_all_possible_normals_are_normal():

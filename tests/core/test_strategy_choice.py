@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tsam_jax import methods, value_and_grad
 from tsam_jax.convolution import conv_general_dilated
 from tsam_jax.estimator import Evaluation
 from tsam_jax.execution import choose_strategy
+from tsam_jax.tilting import AutoTilt
 
 
 def dense(key):
@@ -62,3 +64,17 @@ def test_without_jit_and_for_one_sample_it_is_unrolled():
     keys = jax.random.split(jax.random.key(0), 64)
     assert choose_strategy(dense, keys) == "unrolled"
     assert jax.jit(lambda k: jnp.float32(choose_strategy(dense, k[:1]) == "unrolled"))(keys) == 1
+
+
+@pytest.mark.parametrize(("s", "calls"), [(3, 3), (9, 1)])  # unrolled, vectorized
+def test_a_tilt_of_all_losses_is_not_streamed(s, calls):
+    seen = []
+
+    def law(key, params):
+        seen.append(key)
+        return jax.random.normal(key, params.shape)
+
+    estimator = methods.tsam(AutoTilt(0.5), 0.1, s, noise=law)
+    x = jnp.ones(3)
+    jax.eval_shape(jax.jit(value_and_grad(jnp.sum, estimator)), x, estimator.init(x))
+    assert len(seen) == calls + 1  # and once to choose

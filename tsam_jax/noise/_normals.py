@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from tsam_jax import _tree
@@ -20,6 +19,7 @@ from tsam_jax._types import Params
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
+_SHORT = 4096
 _TWO_THIRDS = 0x3F2AAAAB  # the bits of 2/3 in float32
 
 # Chebyshev fits, highest power first: (log(1 + x) - x) / x^2 for 1 + x in [2/3, 4/3], within
@@ -33,18 +33,16 @@ _QUANTILE = (
 
 def normal(key: jax.Array, params: Params) -> Params:
     """Standard normals in float32 at least, one key a leaf, in the shapes of `params`."""
-
-    def wide(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, _tree.wide_dtype(x))
-
-    def of_unit_coordinates(z: jax.Array) -> jax.Array:  # jax has complex ones of unit modulus
-        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z
-
-    if not jax.tree.leaves(params):
+    leaves, structure = jax.tree.flatten(params)
+    if not leaves:
         return params
-    # those of sampler=jax.random.normal, to 3e-5 in float32
-    z = optax.tree.random_like(key, jax.tree.map(wide, params), sampler=_draw)
-    return jax.tree.map(of_unit_coordinates, z)
+    # those of optax.tree.random_like(key, params, sampler=jax.random.normal), to 3e-5 in float32
+    keys = jax.random.split(key, len(leaves))
+    z = _draw_short(keys, leaves)
+    for i, x in enumerate(leaves):
+        if i not in z:
+            z[i] = _draw(keys[i], x.shape, _tree.wide_dtype(x))
+    return jax.tree.unflatten(structure, [z[i] for i in range(len(leaves))])
 
 
 def length(z: Params) -> jax.Array:
@@ -53,11 +51,36 @@ def length(z: Params) -> jax.Array:
 
 
 def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
-    threefry = jax.random.key_impl(key) == "threefry2x32"
-    if dtype != jnp.float32 or not threefry or math.prod(shape) >= 2**32:
-        return jax.random.normal(key, shape, dtype)
-    z: jax.Array = _draw_float32(key, tuple(shape))
+    z: jax.Array
+    if not _is_ours(key, dtype) or math.prod(shape) >= 2**32:
+        z = jax.random.normal(key, shape, dtype)
+        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z  # jax has complex ones of modulus 1
+    z = _draw_float32(key, tuple(shape))
     return z
+
+
+def _draw_short(keys: jax.Array, leaves: Sequence[jax.Array]) -> dict[int, jax.Array]:
+    """The normals of short leaves, by the place of the leaf: as many rows, drawn in a loop."""
+    # For XLA:CPU, which would compile the long program of a draw for every leaf, and twice, since
+    # it puts it into what follows. A loop it leaves alone; but rows may lie on other devices.
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return {}
+    short = {
+        i: x.size
+        for i, x in enumerate(leaves)
+        if x.size <= _SHORT and _is_ours(keys, _tree.wide_dtype(x))
+    }
+    if not short:
+        return {}
+    longest = max(short.values())
+    rows = lax.map(lambda key: _draw_float32(key, (longest,)), keys[np.array(list(short))])
+    return {
+        i: rows[row, :size].reshape(leaves[i].shape) for row, (i, size) in enumerate(short.items())
+    }
+
+
+def _is_ours(key: jax.Array, dtype: jnp.dtype) -> bool:
+    return dtype == jnp.float32 and jax.random.key_impl(key) == "threefry2x32"
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
@@ -73,7 +96,7 @@ def _bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
     keys = (first, second, first ^ second ^ _PARITY)
     x: jax.Array
     y: jax.Array
-    x, y = jnp.broadcast_to(keys[0], shape), _index(shape) + keys[1]
+    x, y = jnp.broadcast_to(keys[0], shape), _index(shape, keys[1])
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x = x + y
@@ -83,9 +106,11 @@ def _bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
     return x ^ y
 
 
-def _index(shape: Sequence[int]) -> jax.Array:
-    """The index of each coordinate of an array in row-major order, uint32."""
-    index = jnp.zeros(shape, jnp.uint32)
+def _index(shape: Sequence[int], start: jax.Array) -> jax.Array:
+    """The index of each coordinate of an array in row-major order from `start` on, uint32."""
+    # `start` comes first: indices alone would be moved out of a loop over samples, and be read
+    # from memory in each turn.
+    index = jnp.broadcast_to(start, shape)
     stride = 1
     for axis in reversed(range(len(shape))):
         index = index + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)

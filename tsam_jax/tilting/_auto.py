@@ -21,7 +21,7 @@ class AutoTilt:
     closer to each other: the weights see their order and proportions, not their size.
 
     The tilt is known only when all losses are, so gradients cannot be folded one by one: with
-    strategy "streamed" methods refuse it, and "auto" is "vectorized" where it would stream.
+    strategy "streamed" methods refuse it, and "auto" does not stream.
     Derivatives of the tilt take no part in the gradient: it is that of the tilted loss at the
     chosen tilt.
 
