@@ -1,0 +1,159 @@
+"""The encoder layers of BERT, DistilBERT and ViT."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tsam_jax.models import _layers
+
+_normal = nnx.initializers.normal(0.02)
+
+
+class Settings(NamedTuple):
+    """What the layers of a model have in common.
+
+    Attributes:
+      width: features of a token.
+      heads: attention heads, a divisor of `width`.
+      hidden: units between the two dense layers behind the attention.
+      dropout: rate at the end of each branch, in [0, 1).
+      attention_dropout: rate of the attention weights, in [0, 1).
+      epsilon: what LayerNorm adds to the variance.
+      dtype: what is computed in; None for the type of parameters and inputs.
+    """
+
+    width: int
+    heads: int
+    hidden: int
+    dropout: float
+    attention_dropout: float
+    epsilon: float
+    dtype: Any
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuses heads of unequal width."""
+    if heads < 1 or width % heads:
+        msg = f"`heads` must divide `width`: got heads={heads}, width={width}."
+        raise ValueError(msg)
+
+
+def dense(n: int, m: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer as these models start: kernel normal of deviation 0.02, bias zero."""
+    return nnx.Linear(n, m, kernel_init=_normal, dtype=dtype, rngs=rngs)
+
+
+def embedding(size: int, width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors as these models start: normal of deviation 0.02."""
+    table = nnx.Embed(size, width, embedding_init=_normal, rngs=rngs)
+    table.dtype = dtype  # nnx.Embed would take None for the type that the table has now
+    return table
+
+
+def layer_norm(s: Settings, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with statistics in float32 at least, and by the variance that loses no digits."""
+    return nnx.LayerNorm(
+        s.width, epsilon=s.epsilon, dtype=s.dtype, use_fast_variance=False, rngs=rngs
+    )
+
+
+class SelfAttention(nnx.Module):
+    r"""$\mathrm{softmax}(Q K^\top / \sqrt{d}) V$ for each head, and a dense layer."""
+
+    def __init__(self, s: Settings, *, rngs: nnx.Rngs) -> None:
+        self.query, self.key, self.value, self.out = (
+            dense(s.width, s.width, s.dtype, rngs) for _ in range(4)
+        )
+        self.dropout = _layers.dropout(s.attention_dropout, rngs)
+        self.heads = s.heads
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(batch, length, width) -> the same; `mask` (batch, length) is True at real tokens."""
+        query, key, value = (
+            y.reshape(*y.shape[:2], self.heads, -1)
+            for y in (self.query(x), self.key(x), self.value(x))
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = scores / query.shape[-1] ** 0.5
+        if mask is not None:
+            # finite, so that a sentence of padding alone has no NaN
+            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+        weights = self.dropout(jax.nn.softmax(scores).astype(value.dtype))
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return self.out(y.reshape(*y.shape[:2], -1))
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers with the exact GELU between them."""
+
+    def __init__(self, s: Settings, *, rngs: nnx.Rngs) -> None:
+        self.up = dense(s.width, s.hidden, s.dtype, rngs)
+        self.down = dense(s.hidden, s.width, s.dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., width) -> (..., width)."""
+        y: jax.Array = self.down(jax.nn.gelu(self.up(x), approximate=False))
+        return y
+
+
+class PostNormLayer(nnx.Module):
+    """A layer of BERT and DistilBERT: LayerNorm after each sum."""
+
+    def __init__(self, s: Settings, *, output_dropout: float, rngs: nnx.Rngs) -> None:
+        self.attention = SelfAttention(s, rngs=rngs)
+        self.attention_dropout = _layers.dropout(output_dropout, rngs)
+        self.attention_norm = layer_norm(s, rngs)
+        self.feed_forward = FeedForward(s, rngs=rngs)
+        self.dropout = _layers.dropout(s.dropout, rngs)
+        self.norm = layer_norm(s, rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """(batch, length, width) -> the same."""
+        x = self.attention_norm(x + self.attention_dropout(self.attention(x, mask)))
+        y: jax.Array = self.norm(x + self.dropout(self.feed_forward(x)))
+        return y
+
+
+class PreNormLayer(nnx.Module):
+    """A layer of ViT: LayerNorm at the start of each branch."""
+
+    def __init__(self, s: Settings, *, rngs: nnx.Rngs) -> None:
+        self.attention_norm = layer_norm(s, rngs)
+        self.attention = SelfAttention(s, rngs=rngs)
+        self.attention_dropout = _layers.dropout(s.dropout, rngs)
+        self.norm = layer_norm(s, rngs)
+        self.feed_forward = FeedForward(s, rngs=rngs)
+        self.dropout = _layers.dropout(s.dropout, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, length, width) -> the same."""
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.feed_forward(self.norm(x)))
+
+
+def check_tokens(
+    token_ids: jax.Array, attention_mask: jax.Array | None, token_type_ids: jax.Array | None, n: int
+) -> None:
+    """Refuses what is not a batch of at most n tokens each, or a mask or types of another shape."""
+    if token_ids.ndim != 2 or not jnp.issubdtype(token_ids.dtype, jnp.integer):
+        msg = (
+            f"`token_ids` must be integers of shape (batch, length), got {token_ids.dtype} of shape"
+            f" {tuple(token_ids.shape)}."
+        )
+        raise ValueError(msg)
+    if token_ids.shape[1] > n:
+        msg = (
+            f"`token_ids` may have at most {n} tokens, as many as the model has positions, got"
+            f" {token_ids.shape[1]}. Truncate them."
+        )
+        raise ValueError(msg)
+    for name, x in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        if x is not None and x.shape != token_ids.shape:
+            msg = (
+                f"`{name}` must have the shape of `token_ids`, {tuple(token_ids.shape)}, got"
+                f" {tuple(x.shape)}."
+            )
+            raise ValueError(msg)
