@@ -1,6 +1,24 @@
-"""Data sets: one file each, with `load(...) -> Splits`, and label corruption."""
+"""Data sets, one kind a file, by name; label noise, augmentation on the device, streaming."""
 
-from tsam_jax.data._splits import Examples, Splits
-from tsam_jax.data.corruption import corrupt_labels
+from tsam_jax.data import augmentation, streaming
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._splits import Examples, OpenSplits, Records, Splits, read_splits
+from tsam_jax.data.corruption import LABEL_NOISE, corrupt_labels, redraw_labels
+from tsam_jax.data.registry import SOURCES, load, open_splits
 
-__all__ = ["Examples", "Splits", "corrupt_labels"]
+__all__ = [
+    "LABEL_NOISE",
+    "SOURCES",
+    "DataError",
+    "Examples",
+    "OpenSplits",
+    "Records",
+    "Splits",
+    "augmentation",
+    "corrupt_labels",
+    "load",
+    "open_splits",
+    "read_splits",
+    "redraw_labels",
+    "streaming",
+]

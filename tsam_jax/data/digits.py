@@ -6,12 +6,41 @@ Repository, 1998; here its test part, as `sklearn.datasets.load_digits` has it.
 
 import numpy as np
 
-from tsam_jax.data._splits import Examples, Splits
+from tsam_jax.data._cut import cut
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._splits import Source, Splits, array_records, read_splits
 
 NUM_IMAGES = 1797
+VALIDATION, TEST = 297, 500
+"""Sizes of these parts where none is given."""
 
 
-def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int = 0) -> Splits:
+def open_source(location: str = "") -> Source:
+    """Opens "digits": one part, from which the others are carved.
+
+    Args:
+      location: nothing; the images are scikit-learn's own.
+
+    Returns:
+      The source, of kind "vector": shape (64,), in 0..1.
+
+    Raises:
+      DataError: if a location is given.
+    """
+    from sklearn.datasets import load_digits
+
+    if location:
+        msg = f"`digits` takes no path, got {location!r}."
+        raise DataError(msg)
+    images, labels = load_digits(return_X_y=True)
+    records = array_records((images / 16).astype(np.float32), labels.astype(np.int32))
+    names = tuple(map(str, range(10)))
+    return Source("digits", {"train": records}, 10, names, kind="vector")
+
+
+def load(
+    *, train_size: int = 1000, validation_size: int = VALIDATION, split_seed: int = 0
+) -> Splits:
     """Loads the digits, shuffled and cut into three parts; what is left is the test part.
 
     Args:
@@ -32,19 +61,12 @@ def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int 
       >>> splits.train.inputs.shape, splits.test.labels.shape
       ((1000, 64), (500,))
     """
-    from sklearn.datasets import load_digits
-
     if min(train_size, validation_size) < 1 or train_size + validation_size >= NUM_IMAGES:
         msg = (
             f"`train_size` and `validation_size` must be positive and leave test images of the"
             f" {NUM_IMAGES} there are, got {train_size} and {validation_size}."
         )
         raise ValueError(msg)
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(split_seed).permutation(NUM_IMAGES)
-    inputs = (images[order] / 16).astype(np.float32)
-    labels = labels[order].astype(np.int32)
-    cuts = [train_size, train_size + validation_size]
-    parts = zip(np.split(inputs, cuts), np.split(labels, cuts), strict=True)
-    train, validation, test = (Examples(*part) for part in parts)
-    return Splits(train, validation, test, num_classes=10)
+    test = NUM_IMAGES - train_size - validation_size
+    source = open_source()
+    return read_splits(cut(source, validation=validation_size, test=test, split_seed=split_seed))

@@ -1,0 +1,187 @@
+"""Arrays in an .npz file: the forms that are read, and what is refused by file and row."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsam_jax import data
+from tsam_jax.data import DataError, npz
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    labels = np.arange(12) % 3
+    images = rng.integers(0, 256, (12, 4, 4, 3), np.uint8)
+    images[:, 0, 0, 0] = labels
+    return {"train_images": images, "train_labels": labels.astype(np.uint8)}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "set.npz", **arrays)
+        return f"npz:{tmp_path / 'set.npz'}"
+
+    return write
+
+
+def encoded(images):
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(np.frombuffer(file.getvalue(), np.uint8))
+    return np.concatenate(files), np.cumsum([0, *map(len, files)])
+
+
+def check_labels_are_of_their_images(splits):
+    for part in splits[:3]:
+        assert (part.inputs[:, 0, 0, 0] == part.labels).all()
+
+
+def test_images_stay_uint8_and_are_carved(write, arrays):
+    splits = data.load(write(**arrays, class_names=np.array(["x", "y", "z"])), test=2, validation=3)
+    assert [part.inputs.shape for part in splits[:3]] == [(k, 4, 4, 3) for k in (7, 3, 2)]
+    assert splits.train.inputs.dtype == np.uint8
+    assert splits.train.labels.dtype == np.int32
+    assert splits.class_names == ("x", "y", "z")
+    check_labels_are_of_their_images(splits)
+
+
+def test_encoded_images_are_decoded(write, arrays):
+    content, offsets = encoded(arrays["train_images"])
+    plain = data.load(write(**arrays), test=2)
+    name = write(train_jpeg=content, train_offsets=offsets, train_labels=arrays["train_labels"])
+    assert (data.load(name, test=2).train.inputs == plain.train.inputs).all()
+
+
+@pytest.mark.parametrize("prefix", ["val", "validation"])
+def test_parts_of_the_file_are_the_parts(write, arrays, prefix):
+    images, labels = arrays.values()
+    name = write(
+        x_train=images,
+        y_train=labels[:, None],
+        x_test=images[:2],
+        y_test=labels[:2],
+        **{f"{prefix}_inputs": images[2:5], f"{prefix}_labels": labels[2:5]},
+    )
+    splits = data.load(name)
+    assert [len(part.labels) for part in splits[:3]] == [12, 3, 2]
+    assert (splits.validation.inputs == images[2:5]).all()
+    check_labels_are_of_their_images(splits)
+
+
+def test_grey_images_get_a_channel(write, arrays):
+    splits = data.load(write(train_images=np.zeros((12, 5, 4), np.uint8), **labels(arrays)))
+    assert splits.train.inputs.shape[1:] == (5, 4, 1)
+    assert len(splits.mean) == 1
+
+
+def test_vectors_and_numbers_are_regression_on_vectors(write):
+    inputs, targets = np.eye(12), np.linspace(0, 1, 12)
+    splits = data.load(write(train_inputs=inputs, train_labels=targets), validation=1, test=1)
+    assert splits.kind == "vector"
+    assert splits.num_classes is None
+    assert splits.mean == ()
+    assert splits.train.inputs.dtype == splits.train.labels.dtype == np.float32
+    np.testing.assert_allclose(
+        targets[splits.train.inputs.argmax(axis=1)], splits.train.labels, rtol=1e-6
+    )
+
+
+def test_size_resizes(write, arrays):
+    assert data.load(write(**arrays), size=2).train.inputs.shape[1:] == (2, 2, 3)
+
+
+def test_what_is_saved_is_loaded_again(tmp_path, write, arrays):
+    first = data.load(write(**arrays, class_names=np.array(["x", "y", "z"])))
+    npz.save(tmp_path / "copy.npz", first)
+    again = data.load(f"npz:{tmp_path / 'copy.npz'}")
+    # the training part is shuffled once more; the others are what they were
+    for part in ("validation", "test"):
+        assert (getattr(again, part).inputs == getattr(first, part).inputs).all()
+        assert (getattr(again, part).labels == getattr(first, part).labels).all()
+    assert again.class_names == first.class_names
+    assert again.mean == first.mean
+    check_labels_are_of_their_images(again)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.npz", "set.npz"]
+
+
+def labels(arrays):
+    return {"train_labels": arrays["train_labels"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"train_images": np.zeros((12, 4), int)}, r"must be images.*got int64 of shape \(12, 4\)"),
+        ({"train_images": np.zeros((12, 4, 4, 3), int)}, "must be images.*got int64"),
+        (
+            {"train_images": np.zeros((11, 4, 4, 3), np.uint8)},
+            "has 11 rows, and its labels have 12",
+        ),
+        ({"train_images": np.zeros((12, 2, 2, 2, 2))}, "must be images"),
+        ({"train_images": np.array([object()])}, "is no .npz that can be read"),
+        ({"train_labels": np.zeros((12, 3), int)}, r"shape \(n,\), got int64 of shape \(12, 3\)"),
+        ({"train_labels": np.array(["a"] * 12)}, r"must be numbers of shape \(n,\)"),
+        ({"train_labels": np.arange(12) - 1}, r"train example 0: label -1 is unknown"),
+        ({"train_labels": np.full(12, np.inf)}, "train_labels, row 0: is inf"),
+        ({"class_names": np.array(["x", "y"])}, "train example 2: label 2 is unknown.* 0 to 1"),
+        ({"test_images": np.zeros((1, 4, 4, 3), np.uint8)}, "test_images are no part"),
+        ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "say the same; keep one"),
+        ({"test_inputs": np.zeros((1, 2)), "test_labels": np.zeros(1, int)}, "of one kind"),
+        ({"train_jpeg": np.zeros(3, np.uint8)}, "are no part of a data set"),
+    ],
+)
+def test_wrong_arrays_are_refused(write, arrays, changed, words):
+    with pytest.raises(DataError, match=words):
+        data.load(write(**arrays | changed))
+
+
+def test_a_row_that_is_not_finite_is_named(write):
+    inputs = np.zeros((12, 3))
+    inputs[7, 1] = np.nan
+    with pytest.raises(DataError, match="train_inputs, row 7: has an entry that is not finite"):
+        data.load(write(train_inputs=inputs, train_labels=np.arange(12) % 2))
+
+
+def test_an_unknown_label_of_another_part_is_named(write, arrays):
+    test = {"test_images": arrays["train_images"][:2], "test_labels": np.array([0, 3])}
+    with pytest.raises(DataError, match="test example 1: label 3 is unknown"):
+        data.load(write(**arrays, **test))
+
+
+@pytest.mark.parametrize("damage", ["short", "decreasing", "beyond", "image"])
+def test_damaged_encoded_images_are_refused(write, arrays, damage):
+    content, offsets = encoded(arrays["train_images"])
+    if damage == "short":
+        offsets = offsets[:-1]
+    elif damage == "decreasing":
+        offsets[3], offsets[4] = offsets[4], offsets[3]
+    elif damage == "beyond":
+        offsets[-1] += 1
+    else:
+        content[offsets[5] : offsets[5] + 20] = 0
+    words = "image 5: cannot be decoded" if damage == "image" else "13 offsets into them"
+    with pytest.raises(DataError, match=words):
+        data.load(write(train_jpeg=content, train_offsets=offsets, **labels(arrays)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
+def test_files_that_are_no_npz_are_refused(tmp_path, content):
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad.npz: is no .npz that can be read"):
+        data.load(f"npz:{tmp_path / 'bad.npz'}")
+
+
+def test_a_missing_file_and_a_file_without_train_are_refused(tmp_path, write):
+    with pytest.raises(DataError, match="there is no such file"):
+        data.load(f"npz:{tmp_path / 'nowhere.npz'}")
+    with pytest.raises(DataError, match="no training part; its keys are foo, not train_inputs"):
+        data.load(write(foo=np.zeros(3)))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match="is one array"):
+        data.load(f"npz:{tmp_path / 'one.npy'}")

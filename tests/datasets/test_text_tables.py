@@ -1,0 +1,226 @@
+"""Tables of sentences: TSV without quotes, CSV with them; GLUE's own layouts."""
+
+import gzip
+
+import numpy as np
+import pytest
+from text_files import WORDS, write_table, write_vocab
+
+from tsam_jax import data
+from tsam_jax.data import DataError
+from tsam_jax.data.glue import TASKS
+
+HEADER = ["sentence", "label"]
+ROWS = [[word, label] for word, label in zip("abcdabcd", "01010101", strict=True)]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    return write_vocab(tmp_path)
+
+
+def words(inputs):
+    """Each row's tokens as text, without padding."""
+    rows = zip(inputs["token_ids"], inputs["attention_mask"].sum(axis=1), strict=True)
+    return [" ".join(WORDS[token] for token in row[:length]) for row, length in rows]
+
+
+def load(path, vocab, **options):
+    return data.load(f"table:{path}", vocab=vocab, **options)
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz", "t.csv", "t.csv.gz"])
+def test_a_table_is_carved_into_parts(tmp_path, vocab, name):
+    separator = "," if "csv" in name else "\t"
+    path = write_table(tmp_path / name, [HEADER, *ROWS], separator)
+    splits = load(path, vocab, validation=2, test=2)
+    assert splits.kind == "text"
+    assert splits.vocab_size == len(WORDS)
+    assert splits.class_names == ("0", "1")
+    assert [len(part.labels) for part in splits[:3]] == [4, 2, 2]
+    expected = {"[CLS] a [SEP]": 0, "[CLS] b [SEP]": 1, "[CLS] c [SEP]": 0, "[CLS] d [SEP]": 1}
+    for part in splits[:3]:
+        assert [expected[row] for row in words(part.inputs)] == part.labels.tolist()
+        assert part.labels.dtype == np.int32
+
+
+def test_quotes_mean_nothing_in_tsv_and_hold_cells_together_in_csv(tmp_path, vocab):
+    rows = [HEADER, ['"a', "0"], ['b"', "1"], ["a", "0"], ["b", "1"]]
+    tsv = load(write_table(tmp_path / "t.tsv", rows), vocab, test=1, validation=1)
+    assert sum(len(part.labels) for part in tsv[:3]) == 4
+    path = tmp_path / "t.csv"
+    path.write_text('sentence,label\n"a, b",0\n"c\nd",1\n"a ""b""",0\n')
+    everything = data.open_splits(f"table:{path}", vocab=vocab, validation=1, test=1)
+    rows = [words(part.read(np.array([0])))[0] for part in everything[:3]]
+    assert sorted(rows) == ['[CLS] a " b " [SEP]', "[CLS] a , b [SEP]", "[CLS] c d [SEP]"]
+
+
+def test_a_folder_of_tables_is_parts_and_columns_may_be_indices(tmp_path, vocab):
+    folder = tmp_path / "set"
+    for part, row in {"train": "ab", "dev": "bc", "test": "cd"}.items():
+        write_table(folder / f"{part}.tsv", [["x", row[0], row[1], "yes"], ["x", "a", "b", "no"]])
+    splits = load(folder, vocab, text=(1, 2), label=3, header=False)
+    assert words(splits.test.inputs) == ["[CLS] c [SEP] d [SEP]", "[CLS] a [SEP] b [SEP]"]
+    assert words(splits.validation.inputs)[0] == "[CLS] b [SEP] c [SEP]"
+    assert splits.class_names == ("no", "yes")
+    assert splits.test.labels.tolist() == [1, 0]
+
+
+def test_dev_without_test_is_the_test_part(tmp_path, vocab):
+    folder = tmp_path / "set"
+    write_table(folder / "train.tsv", [HEADER, *ROWS])
+    write_table(folder / "dev.tsv", [HEADER, ["d a", "1"]])
+    splits = load(folder, vocab)
+    assert words(splits.test.inputs) == ["[CLS] d a [SEP]"]
+    assert [len(part.labels) for part in splits[:3]] == [7, 1, 1]
+
+
+def test_classes_are_in_the_order_of_their_numbers_or_as_given(tmp_path, vocab):
+    rows = [HEADER, *([word, label] for word, label in zip("abc", ["10", "9", "2"], strict=True))]
+    path = write_table(tmp_path / "t.tsv", rows)
+    assert load(path, vocab, test=1, validation=1).class_names == ("2", "9", "10")
+    given = load(path, vocab, test=1, validation=1, classes=["9", "10", "2"])
+    assert given.class_names == ("9", "10", "2")
+
+
+def test_regression_has_numbers(tmp_path, vocab):
+    rows = [HEADER, *([word, str(i / 2)] for i, word in enumerate("abcd"))]
+    splits = load(write_table(tmp_path / "t.tsv", rows), vocab, test=1, regression=True)
+    assert splits.num_classes is None
+    assert splits.train.labels.dtype == np.float32
+    for part in splits[:3]:
+        index = ["abcd".index(row.split()[1]) for row in words(part.inputs)]
+        assert (part.labels == np.array(index) / 2).all()
+
+
+def test_windows_line_ends_and_byte_order_marks_are_not_data(tmp_path, vocab):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS], end="\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load(path, vocab).class_names == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", r"t.tsv: has no rows"),
+        (b"sentence\tlabel\n", r"t.tsv: has no rows"),
+        (b"sentence\tlabel\na\t0\nb\n", r"t.tsv, line 3: has 1 columns instead of 2"),
+        (b"sentence\tlabel\na\t0\nb\t1\tx\n", r"line 3: has 3 columns instead of 2"),
+        (b"sentence\tlabel\na\t0\n\nb\t1\n", r"line 3: has 1 columns"),
+        (b"sentence\tlabel\na\t0\n\xe9\t1\n", r"t.tsv, line 3: byte 19 is no UTF-8"),
+        (b"text\tlabel\na\t0\n", r"no column 'sentence'; it has 2 columns, named 'text', 'label'"),
+    ],
+)
+def test_damaged_tables_are_refused(tmp_path, vocab, content, error):
+    (tmp_path / "t.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=error):
+        load(tmp_path / "t.tsv", vocab)
+
+
+@pytest.mark.parametrize("cut", [5, 30])
+def test_damaged_compression_is_refused(tmp_path, vocab, cut):
+    (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"sentence\tlabel\na\t0\n" * 9)[:cut])
+    with pytest.raises(DataError, match=r"t.tsv.gz: cannot be read"):
+        load(tmp_path / "t.tsv.gz", vocab)
+
+
+def test_open_quotes_in_csv_are_refused(tmp_path, vocab):
+    (tmp_path / "t.csv").write_text('sentence,label\n"a,0\nb,1\n')
+    with pytest.raises(DataError, match=r"t.csv, line 3: is no CSV"):
+        load(tmp_path / "t.csv", vocab)
+
+
+def test_wrong_labels_and_columns_are_refused_with_their_row(tmp_path, vocab):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS, ["a", "maybe"]])
+    with pytest.raises(DataError, match=r"line 10: label 'maybe' is unknown.*'0', '1'"):
+        load(path, vocab, classes=["0", "1"])
+    with pytest.raises(DataError, match=r"line 10: label 'maybe' is no finite number"):
+        load(path, vocab, regression=True)
+    with pytest.raises(DataError, match="has no column 2"):
+        load(path, vocab, text=2)
+    with pytest.raises(DataError, match="one column, or two"):
+        load(path, vocab, text=["sentence"] * 3)
+
+
+def test_a_folder_without_train_or_with_two_is_refused(tmp_path, vocab):
+    with pytest.raises(DataError, match="neither a table nor a folder with one"):
+        load(tmp_path, vocab)
+    write_table(tmp_path / "train.tsv", [HEADER, *ROWS])
+    write_table(tmp_path / "train.csv", [HEADER, *ROWS], ",")
+    with pytest.raises(DataError, match=r"has train.tsv and train.csv"):
+        load(tmp_path, vocab)
+
+
+# One row of each task as its official file has it, the header line first.
+GLUE_LINES = {
+    "CoLA": ("", "gj04\t{0}\t\ta b"),
+    "SST-2": ("sentence\tlabel", "a b\t{0}"),
+    "MRPC": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", '{0}\t1\t2\t" a\tb'),
+    "STS-B": (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
+        "0\tx\tx\t2012\t1\tx\tx\ta\tb\t{0}",
+    ),
+    "QQP": ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "1\t2\t3\ta\tb\t{0}"),
+    "MNLI": (
+        "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2\tlabel1\tgold_label",
+        "0\t1\t2\tx\tx\tx\tx\tx\ta\tb\tneutral\t{0}",
+    ),
+    "QNLI": ("index\tquestion\tsentence\tlabel", "0\ta\tb\t{0}"),
+    "RTE": ("index\tsentence1\tsentence2\tlabel", "0\ta\tb\t{0}"),
+    "WNLI": ("index\tsentence1\tsentence2\tlabel", "0\ta\tb\t{0}"),
+}
+
+
+def write_glue(root, task, train="train.tsv", dev="dev.tsv"):
+    header, line = GLUE_LINES[task]
+    labels = TASKS[task].classes or ("0.000", "2.500", "5.000")
+    rows = [line.format(label) for label in labels]
+    (root / task).mkdir()
+    for name, some in ((train, rows * 2), (dev, rows)):
+        lines = [*([header] if header else []), *some]
+        write_table(root / task / name, [[line] for line in lines])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_glue_tasks_are_read_in_their_layouts(tmp_path, vocab, task):
+    write_glue(tmp_path, task)
+    splits = data.load(f"glue:{task}", data_dir=tmp_path, vocab=vocab, max_length=8, validation=1)
+    pair = {"CoLA": "a b", "SST-2": "a b", "MRPC": '" a [SEP] b'}.get(task, "a [SEP] b")
+    assert set(words(splits.test.inputs)) == {f"[CLS] {pair} [SEP]"}
+    expected = [0, 2.5, 5] if task == "STS-B" else list(range(len(TASKS[task].classes)))
+    assert splits.test.labels.tolist() == expected
+    assert splits.num_classes == (None if task == "STS-B" else len(expected))
+    assert len(splits.class_names) == (splits.num_classes or 0)
+    assert len(splits.train.labels) == 2 * len(expected) - 1
+
+
+def test_the_numbers_of_glues_classes():
+    assert TASKS["MNLI"].classes == ("entailment", "neutral", "contradiction")
+    assert TASKS["RTE"].classes == TASKS["QNLI"].classes == ("entailment", "not_entailment")
+
+
+def test_the_folder_above_glue_will_do(tmp_path, vocab):
+    (tmp_path / "glue").mkdir()
+    write_glue(tmp_path / "glue", "RTE")
+    assert len(data.load("glue:RTE", data_dir=tmp_path, vocab=vocab).test.labels) == 2
+
+
+def test_glue_samples_and_matched_files_are_found(tmp_path, vocab):
+    write_glue(tmp_path, "MNLI", "train_sample.tsv.gz", "dev_matched.tsv")
+    assert len(data.load("glue:mnli", data_dir=tmp_path, vocab=vocab).test.labels) == 3
+
+
+def test_rows_of_qqp_that_are_too_short_are_left_out(tmp_path, vocab):
+    write_glue(tmp_path, "QQP")
+    with (tmp_path / "QQP" / "train.tsv").open("a") as file:
+        file.write("9\t9\t9\tcut off\n")
+    assert len(data.load("glue:QQP", data_dir=tmp_path, vocab=vocab).train.labels) == 3
+
+
+def test_glue_without_files_or_task_is_refused(tmp_path, vocab):
+    with pytest.raises(DataError, match=r"RTE: must have one of train.tsv"):
+        data.load("glue:RTE", data_dir=tmp_path, vocab=vocab)
+    with pytest.raises(DataError, match="no task of GLUE; these are CoLA"):
+        data.load("glue:RTX", data_dir=tmp_path, vocab=vocab)
+    with pytest.raises(DataError, match="`data_dir` must name the folder"):
+        data.load("glue:RTE", vocab=vocab)

@@ -1,0 +1,99 @@
+"""Word pieces: ids, pairs, padding, truncation, and what is no vocabulary."""
+
+import numpy as np
+import pytest
+from text_files import WORDS, write_vocab
+
+from tsam_jax.data import DataError
+from tsam_jax.data.tokens import Text, make_tokenizer, text_records
+
+ID = {word: i for i, word in enumerate(WORDS)}
+
+
+def ids(text):
+    return [ID[word] for word in text.split()]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    return write_vocab(tmp_path)
+
+
+def test_a_sentence_is_framed_and_padded(vocab):
+    tokens = make_tokenizer(vocab, max_length=8).encode([["Good films", "a"]])
+    expected = ["[CLS] good film ##s [SEP] [PAD] [PAD] [PAD]", "[CLS] a [SEP]" + 5 * " [PAD]"]
+    assert tokens["token_ids"].tolist() == [ids(row) for row in expected]
+    assert tokens["attention_mask"].sum(axis=1).tolist() == [5, 3]
+    assert tokens["attention_mask"][1].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert not tokens["token_type_ids"].any()
+    assert {array.dtype for array in tokens.values()} == {np.dtype(np.int32)}
+
+
+def test_a_pair_has_types_and_loses_the_end_of_its_longer_sentence(vocab):
+    tokenizer = make_tokenizer(vocab, max_length=7)
+    tokens = tokenizer.encode([["a b", "a b c d a"], ["c", "d"]])
+    assert tokens["token_ids"].tolist() == [
+        ids("[CLS] a b [SEP] c [SEP] [PAD]"),
+        ids("[CLS] a b c [SEP] d [SEP]"),
+    ]
+    assert tokens["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1]]
+
+
+def test_unknown_words_and_empty_sentences(vocab):
+    tokens = make_tokenizer(vocab, max_length=5).encode([["zzz", ""]])
+    assert tokens["token_ids"].tolist() == [
+        ids("[CLS] [UNK] [SEP] [PAD] [PAD]"),
+        ids("[CLS] [SEP] [PAD] [PAD] [PAD]"),
+    ]
+
+
+def test_cased_vocabularies_keep_case(vocab):
+    tokens = make_tokenizer(vocab, max_length=5, lowercase=False).encode([["Good a"]])
+    assert tokens["token_ids"].tolist() == [ids("[CLS] [UNK] a [SEP] [PAD]")]
+
+
+def records(vocab, sentence, **options):
+    parts = {
+        "train": Text([["a", "b c"]], np.array([0, 1])),
+        "test": Text([[sentence]], np.array([0])),
+    }
+    return text_records(parts, vocab=vocab, **options)
+
+
+@pytest.mark.parametrize(("words", "length"), [(1, 8), (6, 8), (7, 16), (99, 24)])
+def test_padding_to_the_longest_is_the_same_for_all_parts(vocab, words, length):
+    parts, size = records(vocab, "a " * words, max_length=24, pad_to_longest=True)
+    assert parts["train"].read(np.array([1]))["token_ids"].shape == (1, length)
+    assert parts["test"].read(np.array([0]))["token_ids"].shape == (1, length)
+    assert size == len(WORDS)
+
+
+def test_rows_are_read_in_the_order_that_is_asked_for(vocab):
+    train = records(vocab, "a")[0]["train"]
+    tokens = train.read(np.array([1, 0, 1]))["token_ids"]
+    assert tokens[:, 1].tolist() == [ID["b"], ID["a"], ID["b"]]
+    assert tokens.shape == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", r"vocab.txt: is no vocabulary: \[PAD\], \[UNK\], \[CLS\], \[SEP\] missing"),
+        (b'{"model": {}}', "one token a line"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\na\n", "line 7: 'a' is on line 5 too"),
+        (b"[PAD]\n\xff\n", "line 2: byte 6 is no UTF-8"),
+    ],
+)
+def test_files_that_are_no_vocabulary_are_refused(tmp_path, content, words):
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        make_tokenizer(tmp_path / "vocab.txt")
+
+
+def test_a_missing_vocabulary_and_no_room_are_refused(tmp_path, vocab):
+    with pytest.raises(DataError, match="there is no such file"):
+        make_tokenizer(tmp_path / "nowhere.txt")
+    with pytest.raises(DataError, match="`vocab` must name a vocabulary file"):
+        records(None, "a")
+    with pytest.raises(DataError, match="`max_length` must be at least 5"):
+        make_tokenizer(vocab, max_length=4)

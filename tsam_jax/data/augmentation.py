@@ -1,0 +1,187 @@
+"""Augmentation of a batch of images, inside of a compiled step.
+
+Pure functions of a key and a batch, shape (n, height, width, channels); each image has its own
+draw. `official` is the recipe of the official code for CIFAR.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Statistics = Sequence[float] | np.ndarray | jax.Array
+
+
+def normalise(images: jax.Array, mean: Statistics, std: Statistics) -> jax.Array:
+    """Centres and scales each channel: (x - mean) / std, with x in 0..1.
+
+    Args:
+      images: shape (..., channels); uint8, divided by 255 first, or floating point, taken as is.
+      mean: mean of each channel of x, shape (channels,).
+      std: standard deviation of each channel of x, shape (channels,).
+
+    Returns:
+      Shape of `images`, float32, or the floating-point dtype of `images`.
+
+    Example:
+      >>> normalise(jnp.array([[0, 255]], jnp.uint8), mean=[0.5, 0.5], std=[0.5, 0.25]).tolist()
+      [[-1.0, 2.0]]
+    """
+    dtype = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.float32
+    scaled = images.astype(dtype)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        scaled = scaled / 255
+    return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+    """Shifts each image by up to `padding` pixels each way; zeros come in at the border.
+
+    Pads all four sides with zeros and cuts out a window of the old size, at one of the
+    (2 padding + 1)^2 places, all equally likely.
+
+    Args:
+      key: PRNG key.
+      images: shape (n, height, width, channels), any dtype.
+      padding: pixels, >= 0.
+
+    Returns:
+      Shape and dtype of `images`.
+
+    Example:
+      >>> images = jnp.ones((2, 8, 8, 3), jnp.uint8)
+      >>> random_crop(jax.random.key(0), images, padding=2).shape
+      (2, 8, 8, 3)
+    """
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
+
+    def window(image: jax.Array, corner: jax.Array) -> jax.Array:
+        start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+        return jax.lax.dynamic_slice(image, start, images.shape[1:])
+
+    return jax.vmap(window)(padded, corners)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image left to right with probability 1/2.
+
+    Args:
+      key: PRNG key.
+      images: shape (n, height, width, channels), any dtype.
+
+    Returns:
+      Shape and dtype of `images`.
+
+    Example:
+      >>> image = jnp.array([0, 1]).reshape(1, 1, 2, 1)
+      >>> [random_flip(jax.random.key(i), image).ravel().tolist() for i in range(3)]
+      [[0, 1], [1, 0], [0, 1]]
+    """
+    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flipped, images[:, :, ::-1], images)
+
+
+def cutout(key: jax.Array, images: jax.Array, size: int, *, probability: float = 1.0) -> jax.Array:
+    """Sets a square patch of each image to zero.
+
+    The patch's upper left corner is drawn from -(size // 2) .. extent - size // 2 - 1 along each
+    axis, so that the border may cut the patch.
+
+    Args:
+      key: PRNG key.
+      images: shape (n, height, width, channels), any dtype; after `normalise`, zero is the mean.
+      size: side of the patch in pixels, >= 0.
+      probability: share of the images that get a patch, 0 to 1.
+
+    Returns:
+      Shape and dtype of `images`.
+
+    Example:
+      >>> cut = cutout(jax.random.key(0), jnp.ones((1, 4, 4, 1)), size=2)
+      >>> bool(1 <= 16 - cut.sum() <= 4)
+      True
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout", arXiv:1708.04552; the law of the corner is that of the official TSAM code's recipe,
+    which is that of github.com/davda54/sam.
+    """
+    count, height, width, _ = images.shape
+    row_key, column_key, choice_key = jax.random.split(key, 3)
+
+    def inside(key: jax.Array, extent: int) -> jax.Array:
+        low = jax.random.randint(key, (count, 1), -(size // 2), extent - size // 2)
+        place = jnp.arange(extent)
+        return (place >= low) & (place < low + size)
+
+    patch = inside(row_key, height)[:, :, None] & inside(column_key, width)[:, None, :]
+    patch &= jax.random.bernoulli(choice_key, probability, (count, 1, 1))
+    return jnp.where(patch[..., None], jnp.zeros((), images.dtype), images)
+
+
+def official(
+    key: jax.Array,
+    images: jax.Array,
+    mean: Statistics,
+    std: Statistics,
+    *,
+    padding: int = 4,
+    cutout_size: int = 16,
+) -> jax.Array:
+    """The official code's recipe for CIFAR: flip, crop, normalise, cut out a half of the images.
+
+    Args:
+      key: PRNG key.
+      images: shape (n, height, width, channels), uint8 or floating point in 0..1.
+      mean: as in `normalise`.
+      std: as in `normalise`.
+      padding: as in `random_crop`.
+      cutout_size: as in `cutout`; its probability is 1/2, and it comes after `normalise`.
+
+    Returns:
+      Shape of `images`, dtype as from `normalise`.
+
+    Example:
+      >>> images = jnp.full((4, 32, 32, 3), 128, jnp.uint8)
+      >>> official(jax.random.key(0), images, mean=3 * [0.5], std=3 * [0.25]).shape
+      (4, 32, 32, 3)
+
+    Source: github.com/litian96/TSAM, `image/data/cifar100.py`: RandomCrop(32, padding=4),
+    RandomHorizontalFlip, Normalize with the training set's own statistics, Cutout(16, p=0.5).
+    """
+    crop_key, flip_key, cutout_key = jax.random.split(key, 3)
+    # The flip before the crop has the same law, as shifts to the left and right are equally likely;
+    # after it, inside of a loop, XLA:CPU takes ten times as long (4.5 instead of 0.4 ms a batch).
+    shifted = random_crop(crop_key, random_flip(flip_key, images), padding)
+    return cutout(cutout_key, normalise(shifted, mean, std), cutout_size, probability=0.5)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, over all images and pixels.
+
+    Args:
+      images: shape (n, height, width, channels), uint8, divided by 255 here, or floating point.
+
+    Returns:
+      Mean and standard deviation (with n - 1), a tuple of `channels` numbers each.
+
+    Example:
+      >>> channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+      ((0.5,), (0.7071067811865476,))
+    """
+    channels = images.shape[-1]
+    if images.dtype == np.uint8:  # exact, and without a copy of the images in floating point
+        counts = np.zeros((channels, 256))
+        for chunk in np.array_split(images, max(1, len(images) // 2048)):
+            for channel in range(channels):
+                counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+        values, total = np.arange(256) / 255, counts[0].sum()
+        mean = counts @ values / total
+        squares = (counts * (values - mean[:, None]) ** 2).sum(axis=1)
+    else:
+        axes, total = (0, 1, 2), images[..., 0].size
+        mean = images.mean(axis=axes, dtype=np.float64)
+        squares = images.var(axis=axes, dtype=np.float64) * total
+    std = np.sqrt(squares / max(total - 1, 1))
+    return tuple(mean.tolist()), tuple(std.tolist())

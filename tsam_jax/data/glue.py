@@ -1,0 +1,109 @@
+"""The GLUE tasks in the files of the official download.
+
+Source: Wang et al., "GLUE", ICLR 2019, arXiv:1804.07461; gluebenchmark.com/tasks.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._rows import Column, Rows, read_rows
+from tsam_jax.data._splits import Source
+from tsam_jax.data.table import rows_source
+
+
+class Task(NamedTuple):
+    """Where a task's files have what.
+
+    Attributes:
+      text: the columns of sentences.
+      label: the column of labels.
+      classes: labels as they are written, in the order of their numbers; None for regression.
+      names: names of the classes.
+      header: whether the first row names the columns.
+      skip_short: whether rows with too few cells are left out, as all readers of the task do.
+    """
+
+    text: tuple[Column, ...]
+    label: Column
+    classes: tuple[str, ...] | None
+    names: tuple[str, ...] = ()
+    header: bool = True
+    skip_short: bool = False
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+_BINARY = ("0", "1")
+
+TASKS: dict[str, Task] = {
+    "CoLA": Task((3,), 1, _BINARY, ("unacceptable", "acceptable"), header=False),
+    "SST-2": Task(("sentence",), "label", _BINARY, ("negative", "positive")),
+    "MRPC": Task(("#1 String", "#2 String"), "Quality", _BINARY, ("not_equivalent", "equivalent")),
+    "STS-B": Task(_PAIR, "score", None),
+    "QQP": Task(
+        ("question1", "question2"),
+        "is_duplicate",
+        _BINARY,
+        ("not_duplicate", "duplicate"),
+        skip_short=True,
+    ),
+    "MNLI": Task(_PAIR, "gold_label", ("entailment", "neutral", "contradiction")),
+    "QNLI": Task(("question", "sentence"), "label", _ENTAILMENT),
+    "RTE": Task(_PAIR, "label", _ENTAILMENT),
+    "WNLI": Task(_PAIR, "label", _BINARY, ("not_entailment", "entailment")),
+}
+"""Task -> layout. The classes' numbers are those of the GLUE data sets elsewhere."""
+
+TRAIN = ("train", "train_sample")
+DEV = ("dev", "dev_matched", "dev_sample")
+
+
+def open_source(location: str, *, data_dir: str | Path | None, **tokenization: Any) -> Source:
+    """Opens "glue:TASK".
+
+    The train file is the training part, from which the validation part is carved. The dev file is
+    the test part (for MNLI dev_matched), as everywhere that labels of the official test files are
+    not public. Where only a sample of a file is there, `train_sample` or `dev_sample`, it is read
+    instead; what is measured on it is not the GLUE score.
+
+    Args:
+      location: the task, a key of `TASKS`; case and "-" do not matter.
+      data_dir: folder with a folder for each task, in it train.tsv and dev.tsv, or .tsv.gz; or
+        the folder above it, if its name is glue.
+      **tokenization: as of `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
+
+    Returns:
+      The source, of kind "text". The labels of STS-B are its scores, 0 to 5.
+
+    Raises:
+      DataError: if the task is unknown or its files are not there.
+    """
+    plain = {_plain(name): name for name in TASKS}
+    if _plain(location) not in plain:
+        msg = f"`glue:{location}` is no task of GLUE; these are {', '.join(TASKS)}."
+        raise DataError(msg)
+    name = plain[_plain(location)]
+    if data_dir is None:
+        msg = f"`data_dir` must name the folder that has {name}/train.tsv, for `glue:{location}`."
+        raise DataError(msg)
+    task, folder = TASKS[name], Path(data_dir, name)
+    if not folder.is_dir():
+        folder = Path(data_dir, "glue", name)
+    parts = {"train": _read(folder, TRAIN, task), "test": _read(folder, DEV, task)}
+    source = rows_source(f"glue:{name}", parts, task.text, task.label, task.classes, **tokenization)
+    return source._replace(class_names=task.names or source.class_names)
+
+
+def _read(folder: Path, stems: tuple[str, ...], task: Task) -> Rows:
+    """Reads the first file that is there."""
+    names = [stem + suffix for stem in stems for suffix in (".tsv", ".tsv.gz")]
+    for path in (folder / name for name in names):
+        if path.is_file():
+            return read_rows(path, header=task.header, delimiter="\t", skip_short=task.skip_short)
+    msg = f"{folder}: must have one of {', '.join(names)}, and has none of them."
+    raise DataError(msg)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

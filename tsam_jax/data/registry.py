@@ -1,0 +1,157 @@
+"""Data sets by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tsam_jax.data import digits, folder, glue, npz, table, tfds, tiny_imagenet
+from tsam_jax.data._cut import Size, cut
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._splits import OpenSplits, Source, Splits, read_splits
+from tsam_jax.data.tokens import TEXT_OPTIONS
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": digits.open_source,
+    "folder": folder.open_source,
+    "npz": npz.open_source,
+    "tiny-imagenet": tiny_imagenet.open_source,
+    "table": table.open_source,
+    "glue": glue.open_source,
+    "tfds": tfds.open_source,
+}
+"""What is before the colon of a name -> what opens it; the options are its keyword arguments."""
+
+SIZES: dict[str, dict[str, Size]] = {
+    "digits": {"validation": digits.VALIDATION, "test": digits.TEST},
+}
+"""Sizes of carved parts where none is given, if they are not a tenth."""
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    validation: Size | None = None,
+    test: Size | None = None,
+    split_seed: int = 0,
+    stratified: bool = False,
+    subset: int | Mapping[str, int] | None = None,
+    **options: Any,
+) -> Splits:
+    """Loads a data set into memory, in three parts.
+
+    Names:
+
+    - "digits": scikit-learn's; 1,000 / 297 / 500 images.
+    - "cifar10", "cifar100", "dtd", "glue/sst2", ...: whatever set of images with classes, or of
+      sentences, TensorFlow Datasets has, prepared in `data_dir`; also "tfds:NAME".
+    - "folder:PATH": images in a folder (or zip archive) for each class.
+    - "npz:PATH": arrays of images or vectors.
+    - "tiny-imagenet:PATH": the official archive or its folder.
+    - "table:PATH": sentences in TSV or CSV.
+    - "glue:TASK": the official files, in `data_dir`.
+
+    What each takes for which part, and its options, is with `open_source` of its module. Parts
+    that a source lacks are carved from its training part, in a seeded order; the test part is
+    never one that settings were chosen on.
+
+    Args:
+      name: the data set.
+      data_dir: the folder of the data sets that are known by name alone; relative paths start
+        there too.
+      validation: size of a validation part that is carved: a number of examples, or a share
+        between 0 and 1; None for a tenth.
+      test: size of a test part that is carved, likewise.
+      split_seed: seed of the order in which parts are carved and subsets taken.
+      stratified: whether carved parts and subsets have the classes in the shares of the whole.
+      subset: number of training examples to keep, or a dict of such numbers by part. A smaller
+        subset is a part of a larger one; no subset changes another part.
+      **options: of the source: `size` of images; `vocab`, `max_length`, `lowercase`,
+        `pad_to_longest` of text; and more.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: if the data are missing, corrupt, or not of the form that is described.
+
+    Example:
+      >>> splits = load("digits", subset=100)
+      >>> [len(part.labels) for part in (splits.train, splits.validation, splits.test)]
+      [100, 297, 500]
+    """
+    opened = open_splits(
+        name,
+        data_dir=data_dir,
+        validation=validation,
+        test=test,
+        split_seed=split_seed,
+        stratified=stratified,
+        subset=subset,
+        **options,
+    )
+    return read_splits(opened)
+
+
+def open_splits(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    validation: Size | None = None,
+    test: Size | None = None,
+    split_seed: int = 0,
+    stratified: bool = False,
+    subset: int | Mapping[str, int] | None = None,
+    **options: Any,
+) -> OpenSplits:
+    """Opens a data set without reading its inputs, for `streaming.Streamed`.
+
+    Args:
+      name: as in `load`, and so are the rest.
+      data_dir: the folder of data sets and of relative paths.
+      validation: size of a validation part that is carved.
+      test: size of a test part that is carved.
+      split_seed: seed of the order in which parts are carved and subsets taken.
+      stratified: whether carved parts and subsets have the classes in the shares of the whole.
+      subset: numbers of examples to keep.
+      **options: of the source.
+
+    Returns:
+      The data set; its labels are in memory, its inputs are read when asked for.
+
+    Raises:
+      DataError: as for `load`.
+
+    Example:
+      >>> train = open_splits("digits").train
+      >>> train.read(train.labels.argsort()[:2]).shape
+      (2, 64)
+    """
+    kind, _, location = name.partition(":")
+    if kind not in SOURCES:
+        kind, location = "tfds", name
+    elif not location and kind != "digits":
+        msg = f"`{name}` must be `{kind}:` and what to open, a path say."
+        raise DataError(msg)
+    known = inspect.signature(SOURCES[kind]).parameters
+    if "data_dir" in known:
+        options["data_dir"] = data_dir
+    elif location and data_dir is not None:
+        location = str(Path(data_dir, location))
+    taken = [*known, *(TEXT_OPTIONS if "tokenization" in known else ())]
+    strange = sorted(set(options) - set(taken))
+    if strange:
+        own = [option for option in taken if option not in {"location", "tokenization"}]
+        msg = f"`{name}` has no option `{strange[0]}`; it has {', '.join(own) or 'none'}."
+        raise DataError(msg)
+    source = SOURCES[kind](location, **options)
+    sizes = SIZES.get(kind, {})
+    return cut(
+        source,
+        validation=sizes.get("validation") if validation is None else validation,
+        test=sizes.get("test") if test is None else test,
+        split_seed=split_seed,
+        stratified=stratified,
+        subset=subset,
+    )

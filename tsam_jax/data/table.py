@@ -1,0 +1,134 @@
+"""A table of sentences: TSV or CSV, one or two columns of text and one of labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsam_jax.data import _labels
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._rows import Column, Rows, read_rows
+from tsam_jax.data._splits import Source
+from tsam_jax.data.tokens import Text, text_records
+
+STEMS = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+SUFFIXES = (".tsv", ".csv", ".txt", ".tsv.gz", ".csv.gz", ".txt.gz")
+
+
+def open_source(
+    location: str,
+    *,
+    text: Column | Sequence[Column] = "sentence",
+    label: Column = "label",
+    header: bool = True,
+    delimiter: str | None = None,
+    classes: Sequence[str] | None = None,
+    regression: bool = False,
+    **tokenization: Any,
+) -> Source:
+    """Opens "table:PATH".
+
+    Args:
+      location: a file, whose rows are all training rows until parts are carved from them; or a
+        folder with a train file and, where they exist, validation (or valid, val, dev) and test
+        files. With a validation file and no test file, the validation file is the test part, and
+        the validation part is carved from train.
+      text: the column of sentences, or two for pairs; names, or indices from 0.
+      label: the column of labels.
+      header: whether the first row has the columns' names.
+      delimiter: as in `read_rows`: a tab, or a comma for ".csv".
+      classes: names of the classes in the order of their labels; None for those in train, in the
+        order of their numbers or of the alphabet.
+      regression: the labels are numbers.
+      **tokenization: as of `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
+
+    Returns:
+      The source, of kind "text".
+
+    Raises:
+      DataError: if there is no training file, or a label in train is unknown.
+    """
+    files = _find(Path(location))
+    columns = [text] if isinstance(text, (str, int)) else list(text)
+    if len(columns) not in {1, 2}:
+        msg = f"`text` must name one column, or two for pairs, got {text!r}."
+        raise DataError(msg)
+    parts = {
+        part: read_rows(path, header=header, delimiter=delimiter) for part, path in files.items()
+    }
+    if not regression and classes is None:
+        classes = _labels.find_classes(parts["train"].column(label))
+    chosen = None if regression else classes
+    return rows_source(f"table:{location}", parts, columns, label, chosen, **tokenization)
+
+
+def rows_source(
+    name: str,
+    parts: Mapping[str, Rows],
+    columns: Sequence[Column],
+    label: Column,
+    classes: Sequence[str] | None,
+    **tokenization: Any,
+) -> Source:
+    """Makes a source of the rows of tables.
+
+    Args:
+      name: what errors call it.
+      parts: part -> its rows.
+      columns: one or two columns of text.
+      label: the column of labels.
+      classes: names of the classes; None for regression.
+      **tokenization: as of `text_records`.
+
+    Returns:
+      The source, of kind "text".
+    """
+
+    def read(rows: Rows) -> Text:
+        return Text(
+            [rows.column(column) for column in columns],
+            _read_labels(rows.column(label), classes, rows.where),
+        )
+
+    texts = {part: read(rows) for part, rows in parts.items()}
+    records, vocab_size = text_records(texts, **tokenization)
+    return Source(
+        name,
+        records,
+        None if classes is None else len(classes),
+        tuple(classes or ()),
+        kind="text",
+        vocab_size=vocab_size,
+    )
+
+
+def _read_labels(
+    values: Sequence[str], classes: Sequence[str] | None, where: Callable[[int], str]
+) -> np.ndarray:
+    if classes is None:
+        return _labels.to_numbers(values, where)
+    return _labels.to_indices(values, classes, where)
+
+
+def _find(path: Path) -> dict[str, Path]:
+    """Part -> its file."""
+    if path.is_file():
+        return {"train": path}
+    names = {part: [s + x for s in stems for x in SUFFIXES] for part, stems in STEMS.items()}
+    found = {
+        part: [path / name for name in candidates if (path / name).is_file()]
+        for part, candidates in names.items()
+    }
+    several = [paths for paths in found.values() if len(paths) > 1]
+    if several:
+        msg = f"{path}: has {' and '.join(p.name for p in several[0])}; keep one of them."
+        raise DataError(msg)
+    if not found["train"]:
+        msg = f"{path}: is neither a table nor a folder with one, train.tsv or train.csv say."
+        raise DataError(msg)
+    return {part: paths[0] for part, paths in found.items() if paths}

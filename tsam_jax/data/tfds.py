@@ -1,0 +1,271 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow.
+
+They must have been prepared once in the array_record format, which for most of them needs
+TensorFlow: `prepare` does it, on this machine or on another one.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tsam_jax.data import _images, _labels
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._files import decode_text
+from tsam_jax.data._splits import Records, Source
+from tsam_jax.data.tokens import Text, text_records
+
+SPLITS = {
+    "train": ("train",),
+    "validation": ("validation", "validation_matched", "dev"),
+    "test": ("test",),
+}
+UNLABELLED_TESTS = ("glue/", "super_glue/")
+"""Collections whose test labels are -1: their validation split is the test part."""
+
+CHUNK = 1024
+"""Records read at a time."""
+
+_HOST = ("storage.googleapis.com", 443)
+
+
+def open_source(
+    location: str, *, data_dir: str | Path | None, size: int | None = None, **tokenization: Any
+) -> Source:
+    """Opens a data set by its name in TensorFlow Datasets: "cifar10", "dtd", "glue/sst2", ...
+
+    Its train split is the training part. Validation and test splits are these parts where they
+    exist; a validation split without a labelled test split (GLUE; for MNLI validation_matched) is
+    the test part, and the validation part is carved from train.
+
+    Args:
+      location: name, and configuration and version where there are any: "glue/sst2:2.0.0".
+      data_dir: the folder in which it was prepared; None for ~/tensorflow_datasets.
+      size: side in pixels to which all images are resized; None if they have one size.
+      **tokenization: for text, as of `text_records`: `vocab`, `max_length`, `lowercase`,
+        `pad_to_longest`.
+
+    Returns:
+      The source, of kind "image" or "text".
+
+    Raises:
+      DataError: if there is no such data set, it was not prepared, or it is neither images nor
+        text with one label.
+    """
+    builder = _builder(location, data_dir)
+    if not builder.info.splits:
+        msg = (
+            f"{location}: was not prepared in {builder.data_path}. On a machine with the internet"
+            " and TensorFlow (`pip install tensorflow-cpu`) run\n"
+            f'  python -c "from tsam_jax.data import tfds;'
+            f' tfds.prepare({location!r}, {str(data_dir or "~/tensorflow_datasets")!r})"\n'
+            "and copy the folder here if that is another machine; name it with `data_dir`"
+            " (--data-dir). Reading it needs no TensorFlow."
+        )
+        raise DataError(msg)
+    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
+        msg = (
+            f"{builder.data_path}: is in another format than array_record, which alone is read"
+            " without TensorFlow; use `tsam_jax.data.tfds.prepare`."
+        )
+        raise DataError(msg)
+    found = {
+        part: next((name for name in names if name in builder.info.splits), None)
+        for part, names in SPLITS.items()
+    }
+    if location.startswith(UNLABELLED_TESTS):
+        found["test"] = None
+    splits = {part: name for part, name in found.items() if name is not None}
+    if "train" not in splits:
+        msg = f"{location}: has no train split, but {', '.join(builder.info.splits)}."
+        raise DataError(msg)
+    label, classes = _label(location, builder.info)
+    data = {part: _split(builder, split) for part, split in splits.items()}
+    labels = {part: _read_labels(records, label, classes) for part, records in data.items()}
+    names = tuple(classes or ())
+    num_classes = None if classes is None else len(classes)
+    image = _features_of(builder.info, "Image")
+    if image:
+        mode = "L" if builder.info.features[image[0]].shape[-1] == 1 else "RGB"
+        records = {
+            part: _image_records(data[part], labels[part], image[0], mode, size) for part in data
+        }
+        return Source(location, records, num_classes, names, kind="image")
+    keys = _text_keys(location, builder.info)
+    texts = {part: _text(data[part], labels[part], keys) for part in data}
+    records, vocab_size = text_records(texts, **tokenization)
+    return Source(location, records, num_classes, names, kind="text", vocab_size=vocab_size)
+
+
+def prepare(name: str, data_dir: str | Path) -> None:
+    """Downloads and prepares a data set, in the format that is read without TensorFlow.
+
+    Without the internet, put its archives, cifar-10-binary.tar.gz say, into
+    DATA_DIR/downloads/manual/ first; their names and checksums are in its list of downloads.
+
+    Args:
+      name: name in TensorFlow Datasets.
+      data_dir: folder for it.
+
+    Raises:
+      DataError: if TensorFlow is missing, or there is neither an archive nor the internet.
+    """
+    folder = Path(data_dir).expanduser()
+    builder = _builder(name, folder, file_format="array_record")
+    if builder.info.splits:
+        return
+    if importlib.util.find_spec("tensorflow") is None:
+        msg = f"{name}: preparing it needs TensorFlow; run `pip install tensorflow-cpu` first."
+        raise DataError(msg)
+    manual = folder / "downloads" / "manual"
+    if not _reachable() and not (manual.is_dir() and any(manual.iterdir())):
+        msg = (
+            f"{name}: there is no way to the internet from here. Put its archives into {manual}"
+            " under their own names (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz,"
+            " dtd-r1.0.1.tar.gz, SST-2.zip, ...), or prepare it on another machine and copy"
+            f" {builder.data_path} to the same place here."
+        )
+        raise DataError(msg)
+    # ten retries with growing pauses would take minutes to say that there is no network
+    downloader: Any = importlib.import_module("tensorflow_datasets.core.download.downloader")
+    downloader.MAX_RETRIES = 2
+    builder.download_and_prepare()
+
+
+def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
+    """The builder of a data set, without a look at the network."""
+    tfds = importlib.import_module("tensorflow_datasets")
+    if name.startswith("glue/"):  # not registered by the import above
+        importlib.import_module("tensorflow_datasets.text.glue")
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    try:
+        return tfds.builder(name, data_dir=folder, try_gcs=False, **options)
+    except tfds.core.registered.DatasetNotFoundError:
+        msg = (
+            f"{name!r} is neither a kind of source with a path, such as 'folder:PATH', nor a data"
+            " set of TensorFlow Datasets (tensorflow.org/datasets/catalog)."
+        )
+        raise DataError(msg) from None
+    except (ValueError, OSError) as error:
+        msg = f"{name}: cannot be opened in {folder or '~/tensorflow_datasets'}: {error}"
+        raise DataError(msg) from error
+
+
+def _reachable() -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(_HOST, timeout=3):
+        return True
+    return False
+
+
+class _Split(NamedTuple):
+    """A split: its name for errors, and its records, whose images are not decoded."""
+
+    name: str
+    records: Any
+
+    def where(self, row: int) -> str:
+        return f"{self.name}, record {row}"
+
+    def read(self, rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+        try:
+            found: Sequence[Mapping[str, Any]] = self.records.__getitems__(rows)
+        except Exception as error:  # array_record raises what its C++ has
+            msg = f"{self.name}, records {rows[0]} to {rows[-1]}: cannot be read: {error}"
+            raise DataError(msg) from error
+        return found
+
+
+def _split(builder: Any, split: str) -> _Split:
+    tfds = importlib.import_module("tensorflow_datasets")
+    skip = {name: tfds.decode.SkipDecoding() for name in _features_of(builder.info, "Image")}
+    name = f"{builder.data_path}, {split}"
+    try:
+        records = builder.as_data_source(split, decoders=skip)
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = f"{name}: cannot be read: {error}"
+        raise DataError(msg) from error
+    return _Split(name, records)
+
+
+def _pieces(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(rows), CHUNK):
+        yield rows[first : first + CHUNK]
+
+
+def _all(split: _Split) -> Iterator[Mapping[str, Any]]:
+    """All records of a split, in order."""
+    for rows in _pieces(range(len(split.records))):
+        yield from split.read(rows)
+
+
+def _features_of(info: Any, kind: str) -> list[str]:
+    """The features of a kind, "Image" or "Text"."""
+    tfds = importlib.import_module("tensorflow_datasets")
+    wanted = getattr(tfds.features, kind)
+    return [name for name, feature in info.features.items() if isinstance(feature, wanted)]
+
+
+def _label(location: str, info: Any) -> tuple[str, list[str] | None]:
+    """The feature of labels and the names of its classes; None for regression."""
+    tfds = importlib.import_module("tensorflow_datasets")
+    name = info.supervised_keys[1] if info.supervised_keys else "label"
+    feature = dict(info.features.items()).get(name) if isinstance(name, str) else None
+    if isinstance(feature, tfds.features.ClassLabel):
+        return name, list(feature.names)
+    if feature is not None and feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
+        return name, None
+    msg = (
+        f"{location}: must have one label, a class or a number; its features are"
+        f" {', '.join(info.features)}."
+    )
+    raise DataError(msg)
+
+
+def _read_labels(split: _Split, label: str, classes: list[str] | None) -> np.ndarray:
+    values = np.array([record[label] for record in _all(split)])
+    if classes is None:
+        return values.astype(np.float32)
+    return _labels.check_indices(values, len(classes), split.where)
+
+
+def _image_records(
+    split: _Split, labels: np.ndarray, image: str, mode: str, size: int | None
+) -> Records:
+    def read(rows: np.ndarray) -> np.ndarray:
+        records = (record for some in _pieces(rows.tolist()) for record in split.read(some))
+        decoded = (
+            _images.decode(record[image], split.where(row), mode=mode)
+            for row, record in zip(rows, records, strict=True)
+        )
+        return _images.stack(decoded, rows, split.where, size)
+
+    return Records(labels, read)
+
+
+def _text_keys(location: str, info: Any) -> list[str]:
+    """The one or two features of sentences, in their order."""
+    if info.supervised_keys and isinstance(info.supervised_keys[0], str):
+        return [info.supervised_keys[0]]
+    keys = _features_of(info, "Text")
+    if set(keys) == {"premise", "hypothesis"}:  # the alphabet would turn them round
+        return ["premise", "hypothesis"]
+    if len(keys) not in {1, 2}:
+        msg = (
+            f"{location}: must have an image, or one or two sentences; its features are"
+            f" {', '.join(info.features)}."
+        )
+        raise DataError(msg)
+    return keys
+
+
+def _text(split: _Split, labels: np.ndarray, keys: list[str]) -> Text:
+    columns: list[list[str]] = [[] for _ in keys]
+    for row, record in enumerate(_all(split)):
+        for column, key in zip(columns, keys, strict=True):
+            column.append(decode_text(record[key], f"{split.where(row)}, {key}"))
+    return Text(columns, labels)

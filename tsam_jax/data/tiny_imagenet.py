@@ -1,0 +1,66 @@
+"""Tiny ImageNet: 200 classes, 64 x 64 pixels, 100,000 training and 10,000 validation images.
+
+Source: Le and Yang, "Tiny ImageNet Visual Recognition Challenge", Stanford CS231N, 2015; the
+layout is that of tiny-imagenet-200.zip.
+"""
+
+from pathlib import Path
+
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._files import Files, decode_text, open_files
+from tsam_jax.data._splits import Source
+from tsam_jax.data.folder import image_records
+
+
+def open_source(location: str, *, size: int | None = None) -> Source:
+    """Opens "tiny-imagenet:PATH".
+
+    The official train part is the training part, from which the validation part is carved; the
+    official val part is the test part, since labels of the official test part are not public.
+
+    Args:
+      location: tiny-imagenet-200.zip, or the folder that it unpacks to.
+      size: side in pixels to which all images are resized; None for their own, 64.
+
+    Returns:
+      The source, of kind "image"; its classes are those of wnids.txt, in alphabetical order, as
+      numbered by readers of the training folder.
+
+    Raises:
+      DataError: if a file of the layout is missing, or names what is not there.
+    """
+    files = open_files(Path(location))
+    classes = sorted(_lines(files, "wnids.txt"))
+    train = [n for n in files.names if n.startswith("train/") and n.endswith(".JPEG")]
+    annotations = [line.split("\t") for line in _lines(files, "val/val_annotations.txt")]
+    short = [i for i, cells in enumerate(annotations, start=1) if len(cells) < 2]
+    if short:
+        msg = f"{files.root / 'val/val_annotations.txt'}, line {short[0]}: names no class."
+        raise DataError(msg)
+    val = [f"val/images/{cells[0]}" for cells in annotations]
+    missing = sorted(set(val) - set(files.names)) or ([] if train else ["train/*/images/*.JPEG"])
+    if missing:
+        msg = f"{files.root}: {missing[0]} is missing; unpack the archive anew."
+        raise DataError(msg)
+    parts = {
+        "train": image_records(files, train, [n.split("/")[1] for n in train], classes, size),
+        "test": image_records(files, val, [cells[1] for cells in annotations], classes, size),
+    }
+    names = _words(files)
+    shown = tuple(names.get(name, name) for name in classes)
+    return Source(f"tiny-imagenet:{location}", parts, len(classes), shown, kind="image")
+
+
+def _words(files: Files) -> dict[str, str]:
+    """Class -> the first of its words, where the file of words is there."""
+    if "words.txt" not in files.names:
+        return {}
+    pairs = (line.partition("\t") for line in _lines(files, "words.txt"))
+    return {name: words.split(",")[0] for name, _, words in pairs}
+
+
+def _lines(files: Files, name: str) -> list[str]:
+    if name not in files.names:
+        msg = f"{files.root}: has no {name}, and so is not Tiny ImageNet's folder or archive."
+        raise DataError(msg)
+    return [line for line in decode_text(files.read(name), files.root / name).splitlines() if line]
