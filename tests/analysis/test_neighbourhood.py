@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsam_jax.analysis import neighbourhood_loss
+from tsam_jax.analysis import neighbourhood_curve, neighbourhood_loss
 from tsam_jax.noise import gaussian
 
 KEYS = [jax.random.key(seed) for seed in (0, 1, 2)]
@@ -55,6 +55,25 @@ def test_variance_of_a_quadratic(key):
     assert abs(unbiased.mean() - exact) < 4 * unbiased.std(ddof=1) / np.sqrt(groups)
 
 
+def test_the_standard_error_of_the_variance_is_its_spread():
+    _, _, loss, params = quadratic()
+    kwargs = {"noise": gaussian(rms=0.3), "num_samples": 200}
+    run = lambda k: neighbourhood_loss(loss, params, k, **kwargs)  # noqa: E731
+    results = jax.jit(jax.vmap(run))(jax.random.split(KEYS[1], 400))
+    claimed = np.sqrt(np.mean(np.square(results.variance_standard_error)))
+    np.testing.assert_allclose(claimed, np.std(results.variance, ddof=1), rtol=0.15)
+
+
+def test_a_curve_is_the_loss_at_each_size():
+    _, _, loss, params = quadratic()
+    sizes = jnp.array([0.1, 0.4])
+    curve = neighbourhood_curve(
+        loss, params, KEYS[0], law=lambda rms: gaussian(rms=rms), sizes=sizes, num_samples=7
+    )
+    last = neighbourhood_loss(loss, params, KEYS[0], noise=gaussian(rms=0.4), num_samples=7)
+    np.testing.assert_allclose([field[1] for field in curve], last, rtol=1e-5)
+
+
 def test_standard_error_is_the_spread_of_the_mean():
     _, _, loss, params = quadratic()
     results = jax.vmap(
@@ -75,7 +94,7 @@ def test_variance_divides_by_the_number_of_draws():
         return jnp.where(first, 1.0, -1.0) * jnp.ones_like(params)
 
     result = neighbourhood_loss(jnp.sum, jnp.zeros(1), KEYS[0], noise=noise, num_samples=2)
-    np.testing.assert_allclose(result, (0.0, 1.0, 1.0))
+    np.testing.assert_allclose(result, (0.0, 1.0, 1.0, 0.0))
 
 
 def test_a_constant_loss_has_no_variance_and_one_draw_has_no_error():

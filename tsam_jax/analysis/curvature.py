@@ -1,4 +1,4 @@
-"""Hessian-vector products and the largest eigenvalues of the Hessian.
+"""The largest eigenvalues of the Hessian, and their eigenvectors.
 
 Glossary: H, the Hessian of the loss at theta; d, the number of parameters; m, the number of
 Hessian-vector products; Q, the orthonormal Lanczos basis (m, d); T = Q H Q^T, tridiagonal (m, m).
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from matfree import decomp
 
 from tsam_jax import _tree
 from tsam_jax._types import Params
+from tsam_jax.analysis.products import flat_hessian_of
 
 _DEFAULT_NUM_MATVECS = 40
 
@@ -31,37 +31,19 @@ class Eigenvalues(NamedTuple):
     residuals: jax.Array
 
 
-def hvp(
-    loss_fn: Callable[[Params], jax.Array],
-    params: Params,
-    vector: Params,
-    /,
-) -> Params:
-    """Hessian-vector product, without the Hessian.
+class Eigenpairs(NamedTuple):
+    """Approximate eigenvalues of the Hessian with their eigenvectors.
 
-    Computes  H v  with  H = d^2 L / d theta^2  as the pullback of v through the gradient (H is
-    symmetric). This is reverse mode over reverse mode. Forward over reverse needs somewhat less
-    memory, but operations with a custom derivative (`jax.custom_vjp`) have no forward mode and
-    would fail.
-
-    Args:
-      loss_fn: `params -> scalar`, twice differentiable by reverse mode.
-      params: theta, any pytree of floating-point arrays.
-      vector: v, structure, shapes and dtypes like `params`.
-
-    Returns:
-      H v, like `params`. Costs two to three gradient evaluations.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from tsam_jax.analysis import hvp
-      >>> hvp(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()
-      [6.0, 12.0]
-
-    References:
-      Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6(1), 1994.
+    Attributes:
+      values: (k,), as in `Eigenvalues`.
+      residuals: (k,), as in `Eigenvalues`.
+      vectors: pytree like the parameters, with a leading axis over k: unit vectors over all leaves
+        together, orthogonal to each other, of arbitrary sign; 0 where a value is missing.
     """
-    return _hessian(loss_fn, params)(vector)
+
+    values: jax.Array
+    residuals: jax.Array
+    vectors: Params
 
 
 def top_eigenvalues(
@@ -115,68 +97,123 @@ def top_eigenvalues(
       [2] Lanczos, "An iteration method for the solution of the eigenvalue problem of linear
       differential and integral operators", J. Res. Nat. Bur. Standards 45(4), 1950.
     """
-    dimension = _tree.size(params)
-    depth = min(_DEFAULT_NUM_MATVECS, dimension) if num_matvecs is None else num_matvecs
-    if not 1 <= depth <= dimension:
-        msg = (
-            "`top_eigenvalues(num_matvecs=...)` must lie between 1 and the number of parameters, "
-            f"{dimension}: got {depth}."
-        )
-        raise ValueError(msg)
+    values, residuals, _ = _eigenpairs("top_eigenvalues", loss_fn, params, key, k, num_matvecs)
+    return Eigenvalues(values, residuals)
+
+
+def top_eigenpairs(
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    /,
+    *,
+    k: int = 1,
+    num_matvecs: int | None = None,
+) -> Eigenpairs:
+    """Largest eigenvalues of the Hessian of the loss, with their eigenvectors.
+
+    `top_eigenvalues`, and the directions: for slices of the loss along them (`loss_on_line`,
+    `loss_on_plane`).
+
+    Args:
+      loss_fn: `params -> scalar`, twice differentiable by reverse mode.
+      params: theta, any pytree of floating-point arrays, d numbers in all.
+      key: random key for the first Lanczos vector.
+      k: number of eigenpairs, 1 <= k <= `num_matvecs`, a static int.
+      num_matvecs: as for `top_eigenvalues`.
+
+    Returns:
+      `Eigenpairs(values, residuals, vectors)`. Costs as `top_eigenvalues`, and k vectors.
+
+    Raises:
+      ValueError: if `num_matvecs` is not in 1..d, or `k` not in 1..num_matvecs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tsam_jax.analysis import top_eigenpairs
+      >>> scales = jnp.array([1.0, 2.0, 5.0, -9.0])
+      >>> loss = lambda p: 0.5 * jnp.sum(scales * p["x"] ** 2)
+      >>> top = top_eigenpairs(loss, {"x": jnp.ones(4)}, jax.random.key(0))
+      >>> [round(abs(float(x)), 3) for x in top.vectors["x"][0]]
+      [0.0, 0.0, 1.0, 0.0]
+
+    References:
+      As for `top_eigenvalues`.
+    """
+    values, residuals, flat_vectors = _eigenpairs(
+        "top_eigenpairs", loss_fn, params, key, k, num_matvecs
+    )
+    _, _, unravel = flat_hessian_of(loss_fn, params)
+    return Eigenpairs(values, residuals, jax.vmap(unravel)(flat_vectors))
+
+
+def _eigenpairs(
+    owner: str,
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    k: int,
+    num_matvecs: int | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Values (k,), residuals (k,) and flat vectors (k, d)."""
+    depth = lanczos_depth(owner, num_matvecs, _tree.size(params))
     if not 1 <= k <= depth:
         msg = (
-            "`top_eigenvalues(k=...)` must lie between 1 and the number of Hessian-vector "
+            f"`{owner}(k=...)` must lie between 1 and the number of Hessian-vector "
             f"products, num_matvecs={depth}: got {k}."
         )
         raise ValueError(msg)
-    hessian = _hessian(loss_fn, params)
-    # bfloat16 parameters get bfloat16 products, but never a bfloat16 basis.
-    template, unravel = ravel_pytree(
-        jax.tree.map(lambda p: p.astype(_tree.accumulator_dtype(params)), params)
-    )
-    start = jax.random.normal(key, template.shape, template.dtype)
+    matvec, flat, _ = flat_hessian_of(loss_fn, params)
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    basis, tridiagonal, count = lanczos(matvec, start, depth)
+    with jax.default_matmul_precision("highest"):
+        eigenvalues, eigenvectors = jnp.linalg.eigh(tridiagonal)  # ascending
+        ritz = (eigenvectors.T @ basis)[::-1][:k]
+    found = jnp.arange(k) < count
+    values = jnp.where(found, eigenvalues[::-1][:k], jnp.nan)
+    with jax.default_matmul_precision("highest"):
+        residuals = jax.lax.map(
+            lambda pair: jnp.linalg.norm(matvec(pair[1]) - pair[0] * pair[1]), (values, ritz)
+        )
+    return values, residuals, ritz
 
-    def matvec(flat: jax.Array) -> jax.Array:
-        vector = jax.tree.map(lambda v, p: v.astype(p.dtype), unravel(flat), params)
-        return ravel_pytree(hessian(vector))[0].astype(flat.dtype)
 
+def lanczos_depth(owner: str, num_matvecs: int | None, dimension: int) -> int:
+    """The number of Lanczos steps: `num_matvecs`, checked, or its default."""
+    depth = min(_DEFAULT_NUM_MATVECS, dimension) if num_matvecs is None else num_matvecs
+    if not 1 <= depth <= dimension:
+        msg = (
+            f"`{owner}(num_matvecs=...)` must lie between 1 and the number of parameters, "
+            f"{dimension}: got {depth}."
+        )
+        raise ValueError(msg)
+    return depth
+
+
+def lanczos(
+    matvec: Callable[[jax.Array], jax.Array], start: jax.Array, depth: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Lanczos' iteration with full re-orthogonalisation, cut off where it is exhausted.
+
+    When the Krylov space is exhausted (few distinct eigenvalues, a zero Hessian), the next
+    residual is rounding or exactly zero, and the iteration goes on with noise or nan. What comes
+    after is cut off: these rows of the basis are 0, and their eigenvalues lie below all others.
+
+    Args:
+      matvec: v -> H v on vectors of shape (d,).
+      start: first vector, shape (d,).
+      depth: number of steps m, at most d.
+
+    Returns:
+      The basis Q (m, d), the tridiagonal T (m, m), and how many of its rows count, shape ().
+    """
     # Reduced-precision products (the default for float32 on some accelerators) would cost the
-    # basis its orthogonality. The loss was traced above, at the caller's precision.
+    # basis its orthogonality. The loss was traced before, at the caller's precision.
     with jax.default_matmul_precision("highest"):
         # Lanczos with full re-orthogonalisation is Arnoldi; matfree's `tridiag_sym` would hide the
         # lengths that tell an exhausted Krylov space.
         basis, upper, *_ = decomp.hessenberg(depth, reortho="full")(matvec, start)
-        values, vectors = _ritz_pairs(basis, upper.diagonal(), upper.diagonal(-1), k=k)
-    residuals = jax.lax.map(
-        lambda pair: jnp.linalg.norm(matvec(pair[1]) - pair[0] * pair[1]), (values, vectors)
-    )
-    return Eigenvalues(values, residuals)
-
-
-def _hessian(loss_fn: Callable[[Params], jax.Array], params: Params) -> Callable[[Params], Params]:
-    # Linearised once, however often it is applied.
-    _, pullback = jax.vjp(jax.grad(loss_fn), params)
-    return lambda vector: pullback(vector)[0]
-
-
-def _ritz_pairs(
-    basis: jax.Array, diagonal: jax.Array, lengths: jax.Array, *, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """The k largest eigenvalues of T and their Ritz vectors.
-
-    When the Krylov space is exhausted (few distinct eigenvalues, a zero Hessian), the next
-    residual is rounding or exactly zero, and the iteration goes on with noise or nan. T is cut off
-    there: the dead rows get eigenvalues below all others, and what is missing is nan.
-
-    Args:
-      basis: (m, d), the Lanczos vectors Q.
-      diagonal: (m,), the diagonal of T.
-      lengths: (m - 1,), its side diagonals: the lengths of the residuals.
-      k: number of eigenvalues, at most m.
-
-    Returns:
-      The values (k,), descending, and the vectors (k, d).
-    """
+    diagonal, lengths = upper.diagonal(), upper.diagonal(-1)
     scale = jnp.nanmax(jnp.abs(jnp.append(diagonal, lengths)), initial=0.0)
     goes_on = lengths > 10 * jnp.finfo(basis.dtype).eps * scale
     alive = jnp.cumprod(jnp.append(jnp.isfinite(diagonal[0]), goes_on)).astype(bool)
@@ -187,7 +224,4 @@ def _ritz_pairs(
     tridiagonal = (
         jnp.diag(jnp.where(alive, inner, below)) + jnp.diag(outer, 1) + jnp.diag(outer, -1)
     )
-    values, vectors = jnp.linalg.eigh(tridiagonal)  # ascending
-    ritz = vectors.T @ jnp.where(alive[:, None], basis, 0.0)
-    found = jnp.arange(k) < jnp.sum(alive)
-    return jnp.where(found, values[::-1][:k], jnp.nan), ritz[::-1][:k]
+    return jnp.where(alive[:, None], basis, 0.0), tridiagonal, jnp.sum(alive)

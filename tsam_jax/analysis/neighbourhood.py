@@ -1,4 +1,4 @@
-"""Mean and variance of the loss in a random neighbourhood of the parameters.
+"""The loss in a random neighbourhood of the parameters: its draws, mean and variance.
 
 Glossary: theta, the parameters; eps, a random perturbation of them; L, the loss; n, the number of
 draws.
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _tree
+from tsam_jax._checks import check_positive_int
 from tsam_jax._types import NoiseLaw, Params
 
 
@@ -23,11 +24,68 @@ class NeighbourhoodLoss(NamedTuple):
         Figure 2).
       standard_error: scalar: standard error of `mean`, from the unbiased variance:
         sqrt(variance / (n - 1)); nan for a single draw.
+      variance_standard_error: scalar: standard error of `variance`, from the fourth moment m4 of
+        the draws: sqrt((m4 - variance^2) / (n - 1)); nan for a single draw.
     """
 
     mean: jax.Array
     variance: jax.Array
     standard_error: jax.Array
+    variance_standard_error: jax.Array
+
+
+def perturbed_losses(
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    /,
+    *,
+    noise: NoiseLaw,
+    num_samples: int,
+    batch_size: int | None = None,
+) -> jax.Array:
+    """Losses at random perturbations of the parameters: draws of  L(theta + eps),  eps ~ noise.
+
+    All that this package says of the loss distribution around a solution is a function of these
+    draws: `tilted_statistics` at any number of tilts, `generalisation_bound`, quantiles. They are
+    looped over, so that memory does not grow with `num_samples` (but for one scalar per draw).
+
+    Args:
+      loss_fn: `params -> scalar`, deterministic.
+      params: theta, any pytree of floating-point arrays.
+      key: random key. The draws depend on it alone: the same key at several noise sizes or several
+        `params` gives common random numbers.
+      noise: `(key, params) -> eps`, a pytree like `params`.
+      num_samples: number of draws n, a positive static int.
+      batch_size: draws evaluated in parallel, >= 1, or None for one by one. Memory grows with it;
+        results do not change.
+
+    Returns:
+      The losses, shape (n,), float32 or wider. Costs n evaluations of the loss.
+
+    Raises:
+      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tsam_jax import noise
+      >>> from tsam_jax.analysis import perturbed_losses
+      >>> draws = perturbed_losses(
+      ...     lambda x: jnp.sum(x**2), jnp.zeros(3), jax.random.key(0),
+      ...     noise=noise.sphere(radius=2.0), num_samples=5,
+      ... )
+      >>> [round(float(loss), 4) for loss in draws]
+      [4.0, 4.0, 4.0, 4.0, 4.0]
+    """
+    _check_counts("perturbed_losses", num_samples, batch_size)
+
+    def perturbed_loss(sample_key: jax.Array) -> jax.Array:
+        loss = jnp.asarray(loss_fn(_tree.add(params, noise(sample_key, params))))
+        return loss.astype(_tree.accumulator_dtype(loss))
+
+    keys = jax.random.split(key, num_samples)
+    losses: jax.Array = jax.lax.map(perturbed_loss, keys, batch_size=batch_size)
+    return losses
 
 
 def neighbourhood_loss(
@@ -47,10 +105,8 @@ def neighbourhood_loss(
     Hessian H and gradient g, and a Gaussian eps of standard deviation sigma, they are
     L + sigma^2 tr(H) / 2  and  sigma^2 |g|^2 + sigma^4 tr(H^2) / 2.
 
-    The draws are looped over, so that memory does not grow with `num_samples` (but for one scalar
-    per draw). The draws depend on `key` alone: the same key at several noise sizes or several
-    `params` gives common random numbers, which makes their differences far less noisy than their
-    values.
+    The same key at several noise sizes or several `params` gives common random numbers, which
+    makes their differences far less noisy than their values.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
@@ -63,47 +119,104 @@ def neighbourhood_loss(
         results do not change.
 
     Returns:
-      A `NeighbourhoodLoss`: mean, population variance (divided by n) and the standard error of the
-      mean. Non-finite losses are not hidden: they make the result non-finite. Costs n evaluations
+      A `NeighbourhoodLoss`: mean and population variance (divided by n), each with its standard
+      error. Non-finite losses are not hidden: they make the result non-finite. Costs n evaluations
       of the loss, and no gradient.
 
     Raises:
       ValueError: if `num_samples` or `batch_size` is smaller than 1.
 
     Example:
-      Ten sizes at once are a vmap over the size:
-
       >>> import jax, jax.numpy as jnp
       >>> from tsam_jax import noise
       >>> from tsam_jax.analysis import neighbourhood_loss
-      >>> def at_size(rms):
-      ...     return neighbourhood_loss(
-      ...         lambda x: jnp.sum(x**2), jnp.zeros(3), jax.random.key(0),
-      ...         noise=noise.gaussian(rms=rms), num_samples=100,
-      ...     )
-      >>> moments = jax.vmap(at_size)(jnp.linspace(0.1, 1.0, 10))
-      >>> moments.mean.shape
-      (10,)
+      >>> moments = neighbourhood_loss(
+      ...     lambda x: jnp.sum(x**2), jnp.zeros(3), jax.random.key(0),
+      ...     noise=noise.sphere(radius=2.0), num_samples=100,
+      ... )
+      >>> round(float(moments.mean), 4)
+      4.0
 
     References:
       [1] Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, arXiv:2410.22656.
     """
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            msg = f"`neighbourhood_loss({name}=...)` must be a positive integer, got {value}."
-            raise ValueError(msg)
-
-    def perturbed_loss(sample_key: jax.Array) -> jax.Array:
-        loss = jnp.asarray(loss_fn(_tree.add(params, noise(sample_key, params))))
-        return loss.astype(_tree.accumulator_dtype(loss))
-
-    keys = jax.random.split(key, num_samples)
-    losses = jax.lax.map(perturbed_loss, keys, batch_size=batch_size)
+    _check_counts("neighbourhood_loss", num_samples, batch_size)
+    losses = perturbed_losses(
+        loss_fn, params, key, noise=noise, num_samples=num_samples, batch_size=batch_size
+    )
     variance = jnp.var(losses)
+    fourth = jnp.mean(jnp.square(jnp.square(losses - jnp.mean(losses))))
+    # 0 / 0 for a single draw, whose error is unknown
+    degrees = jnp.asarray(num_samples - 1, losses.dtype)
     return NeighbourhoodLoss(
         mean=jnp.mean(losses),
         variance=variance,
-        standard_error=jnp.sqrt(variance / (num_samples - 1))
-        if num_samples > 1
-        else jnp.full_like(variance, jnp.nan),
+        standard_error=jnp.sqrt(variance / degrees),
+        variance_standard_error=jnp.sqrt(jnp.maximum(fourth - jnp.square(variance), 0.0) / degrees),
     )
+
+
+def neighbourhood_curve(
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    /,
+    *,
+    law: Callable[[jax.Array], NoiseLaw],
+    sizes: jax.Array,
+    num_samples: int,
+    batch_size: int | None = None,
+) -> NeighbourhoodLoss:
+    """Mean and variance of the loss against the size of the neighbourhood: the paper's Figure 2.
+
+    `neighbourhood_loss` at each size, one after the other, with the same draws at all of them.
+
+    Args:
+      loss_fn: `params -> scalar`, deterministic.
+      params: theta, any pytree of floating-point arrays.
+      key: random key.
+      law: size -> noise law; for Figure 2 `lambda rms: tsam_jax.noise.gaussian(rms=rms)`.
+      sizes: shape (k,), the sizes; Figure 2 has 0.01 to 0.05.
+      num_samples: number of draws n at each size, >= 1, a static int.
+      batch_size: as for `neighbourhood_loss`.
+
+    Returns:
+      A `NeighbourhoodLoss` whose fields have the shape (k,). Costs k n evaluations of the loss.
+
+    Raises:
+      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tsam_jax import noise
+      >>> from tsam_jax.analysis import neighbourhood_curve
+      >>> curve = neighbourhood_curve(
+      ...     lambda x: jnp.sum(x**2), jnp.zeros(3), jax.random.key(0), sizes=jnp.array([1.0, 2.0]),
+      ...     law=lambda radius: noise.sphere(radius=radius), num_samples=10,
+      ... )
+      >>> [round(float(mean), 4) for mean in curve.mean]
+      [1.0, 4.0]
+
+    References:
+      Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Figure 2.
+    """
+    _check_counts("neighbourhood_curve", num_samples, batch_size)
+
+    def at(size: jax.Array) -> NeighbourhoodLoss:
+        return neighbourhood_loss(
+            loss_fn,
+            params,
+            key,
+            noise=law(size),
+            num_samples=num_samples,
+            batch_size=batch_size,
+        )
+
+    curve: NeighbourhoodLoss = jax.lax.map(at, jnp.asarray(sizes))
+    return curve
+
+
+def _check_counts(owner: str, num_samples: int, batch_size: int | None) -> None:
+    check_positive_int(owner, num_samples=num_samples)
+    if batch_size is not None:
+        check_positive_int(owner, batch_size=batch_size)

@@ -1,0 +1,154 @@
+"""Products with the Hessian and the Gauss-Newton matrix of a loss, without the matrices.
+
+Reverse mode over reverse mode throughout: operations with a custom derivative (`jax.custom_vjp`,
+as in `tsam_jax.convolution`) have no forward mode. For a network with BatchNorm the caller's loss
+must be in evaluation mode: with the statistics of the batch the Hessian is another one, since they
+depend on the parameters. On a CPU the derivative of a convolution is slow inside of the loops over
+products; `tsam_jax.convolution` is not.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from tsam_jax import _tree
+from tsam_jax._types import Params, PyTree
+
+
+def hvp(
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    vector: Params,
+    /,
+) -> Params:
+    """Hessian-vector product, without the Hessian.
+
+    Computes  H v  with  H = d^2 L / d theta^2  as the pullback of v through the gradient (H is
+    symmetric). This is reverse mode over reverse mode. Forward over reverse needs somewhat less
+    memory, but operations with a custom derivative (`jax.custom_vjp`) have no forward mode and
+    would fail.
+
+    Args:
+      loss_fn: `params -> scalar`, twice differentiable by reverse mode.
+      params: theta, any pytree of floating-point arrays.
+      vector: v, structure, shapes and dtypes like `params`.
+
+    Returns:
+      H v, like `params`. Costs two to three gradient evaluations.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax.analysis import hvp
+      >>> hvp(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()
+      [6.0, 12.0]
+
+    References:
+      Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6(1), 1994.
+    """
+    return hessian_of(loss_fn, params)(vector)
+
+
+def gauss_newton_loss(
+    model_fn: Callable[[Params], PyTree],
+    loss_fn: Callable[[PyTree], jax.Array],
+    params: Params,
+    /,
+) -> Callable[[Params], jax.Array]:
+    r"""The loss of the linearised model, whose Hessian is the Gauss-Newton matrix.
+
+    For $L(\theta) = \ell(f(\theta))$ and J the Jacobian of f at $\theta$ the function
+
+    $\theta' \mapsto \ell(f(\theta) + J (\theta' - \theta))$
+
+    has at $\theta$ the value and the gradient of L, and the Hessian $G = J^\top \nabla^2 \ell J$:
+    that of L without the curvature of the model. So whatever this package measures of a Hessian
+    (`hvp`, `top_eigenvalues`, `hessian_trace`, `spectral_density`) it measures of G when given this
+    function. For cross-entropy and squared errors G is the Fisher matrix, and has no negative
+    eigenvalue.
+
+    Args:
+      model_fn: params -> outputs, a pytree of arrays; differentiable by reverse mode, twice.
+      loss_fn: outputs -> scalar, twice differentiable.
+      params: theta, any pytree of floating-point arrays.
+
+    Returns:
+      A function params -> scalar. A call costs about three gradients of the model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax.analysis import gauss_newton_loss, hvp
+      >>> x = jnp.array([2.0])
+      >>> squares = gauss_newton_loss(lambda x: x**2, lambda y: 0.5 * jnp.sum(y**2), x)
+      >>> hvp(squares, x, jnp.array([1.0])).item()  # (2 x)^2; the Hessian is 6 x^2
+      16.0
+
+    Source: Schraudolph, "Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent",
+    Neural Computation 14(7), 2002.
+    """
+    outputs, pullback = jax.vjp(model_fn, params)
+
+    def linearised(point: Params) -> jax.Array:
+        step = jax.tree.map(jnp.subtract, point, params)
+        # the pullback is linear, so that its own pullback is the push-forward, J step
+        _, push = jax.vjp(pullback, jax.tree.map(jnp.zeros_like, outputs))
+        (change,) = push((step,))
+        return loss_fn(jax.tree.map(jnp.add, outputs, change))
+
+    return linearised
+
+
+def gauss_newton_product(
+    model_fn: Callable[[Params], PyTree],
+    loss_fn: Callable[[PyTree], jax.Array],
+    params: Params,
+    vector: Params,
+    /,
+) -> Params:
+    r"""Product with the Gauss-Newton matrix, $J^\top \nabla^2 \ell J v$.
+
+    Args:
+      model_fn: params -> outputs, a pytree of arrays.
+      loss_fn: outputs -> scalar, twice differentiable.
+      params: theta, any pytree of floating-point arrays.
+      vector: v, structure, shapes and dtypes like `params`.
+
+    Returns:
+      G v, like `params`. Costs about three gradients.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax.analysis import gauss_newton_product
+      >>> half_squares = lambda y: 0.5 * jnp.sum(y**2)
+      >>> gauss_newton_product(lambda x: x**2, half_squares, jnp.array([2.0]), jnp.array([1.0]))
+      Array([16.], dtype=float32)
+
+    Source: Schraudolph 2002.
+    """
+    return hvp(gauss_newton_loss(model_fn, loss_fn, params), params, vector)
+
+
+def hessian_of(
+    loss_fn: Callable[[Params], jax.Array], params: Params
+) -> Callable[[Params], Params]:
+    """The map v -> H v, linearised once, however often it is applied."""
+    _, pullback = jax.vjp(jax.grad(loss_fn), params)
+    return lambda vector: pullback(vector)[0]
+
+
+def flat_hessian_of(
+    loss_fn: Callable[[Params], jax.Array], params: Params
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, Callable[[jax.Array], Params]]:
+    """The same on flat vectors of shape (d,), the flat parameters, and what makes trees of both."""
+    hessian = hessian_of(loss_fn, params)
+    # bfloat16 parameters get bfloat16 products, but never a bfloat16 basis.
+    flat, unravel = ravel_pytree(
+        jax.tree.map(lambda p: p.astype(_tree.accumulator_dtype(params)), params)
+    )
+
+    def matvec(v: jax.Array) -> jax.Array:
+        vector = jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), params)
+        return ravel_pytree(hessian(vector))[0].astype(v.dtype)
+
+    return matvec, flat, unravel

@@ -1,0 +1,281 @@
+"""How good the samples of a tilted method are: weights over a run, bias and variance.
+
+Glossary: s, the samples of a step; w, their tilt weights; g_t, the gradient of the TSAM objective;
+g, an estimate of it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import _tree
+from tsam_jax._checks import check_nonnegative, check_positive_int
+from tsam_jax._types import NoiseLaw, Params, Scalar
+from tsam_jax.analysis.sharpness import Estimate, mean_estimate
+from tsam_jax.estimator import GradientEstimator, value_and_grad
+from tsam_jax.tilting import TiltedMean, effective_sample_size, merge, tilted_mean
+
+
+class SampleDiagnostics(NamedTuple):
+    """What the state of a sampled method says of its samples; leading axes as in the states.
+
+    Attributes:
+      effective_sample_size: 1 / sum w^2, from 1 (the worst sample has all the weight) to s.
+      largest_weight: from 1 / s to 1.
+      loss_spread: largest minus smallest finite loss of the samples, in the unit of the loss. Times
+        t it says whether the tilt does anything: far below 1 all weights are equal.
+      acceptance: share of accepted proposals, mean over chains; NaN for methods without any.
+    """
+
+    effective_sample_size: jax.Array
+    largest_weight: jax.Array
+    loss_spread: jax.Array
+    acceptance: jax.Array
+
+
+class ReferenceGradient(NamedTuple):
+    """The gradient of the TSAM objective, by brute force.
+
+    Attributes:
+      grad: pytree like the parameters, in float32 or wider.
+      standard_error: scalar: of `grad`, over all its entries together (root of the sum of squares).
+      effective_sample_size: scalar: draws that count, of all groups together.
+    """
+
+    grad: Params
+    standard_error: jax.Array
+    effective_sample_size: jax.Array
+
+
+class GradientQuality(NamedTuple):
+    """How far the gradients of an estimator are from a reference g_t.
+
+    Squares are of l2 norms over all leaves together, over ||g_t||^2: an error of 1 is that of no
+    gradient at all. `squared_error` is `squared_bias` plus `variance`.
+
+    Attributes:
+      squared_error: `Estimate` of E ||g - g_t||^2 / ||g_t||^2.
+      squared_bias: `Estimate` of ||E g - g_t||^2 / ||g_t||^2, unbiased, so that it may be negative
+        where the bias is small against its error.
+      variance: E ||g - E g||^2 / ||g_t||^2; scalar.
+      cosine: `Estimate` of the mean cosine of the angle between g and g_t, for which the length
+        does not count.
+      diagnostics: `SampleDiagnostics` with a leading axis over the repetitions; None for methods
+        without samples.
+      gradients: gradient evaluations of one g: a Python number.
+    """
+
+    squared_error: Estimate
+    squared_bias: Estimate
+    variance: jax.Array
+    cosine: Estimate
+    diagnostics: SampleDiagnostics | None
+    gradients: float
+
+
+def sample_diagnostics(state: Any, /) -> SampleDiagnostics:
+    """Effective sample size, largest weight, spread of the losses, and acceptance.
+
+    Args:
+      state: state of `tsam_jax.methods.tsam`, `tilted_sampling` or `tsam_hmc` after a step; or
+        many of them stacked, as `jax.lax.scan` over a run returns them.
+
+    Returns:
+      A `SampleDiagnostics` whose fields have the leading axes of the states.
+
+    Raises:
+      TypeError: if the state has no `losses` and `weights`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from tsam_jax import methods, value_and_grad
+      >>> from tsam_jax.analysis import sample_diagnostics
+      >>> estimator = methods.tilted_sampling(t=0.0, s=4)
+      >>> _, state = value_and_grad(jnp.sum, estimator)(jnp.ones(2), estimator.init(jnp.ones(2)))
+      >>> float(sample_diagnostics(state).effective_sample_size)
+      4.0
+    """
+    if not (hasattr(state, "losses") and hasattr(state, "weights")):
+        msg = (
+            "`sample_diagnostics(state)` must be the state of a method that samples (`losses` and"
+            f" `weights`), got {type(state).__name__}."
+        )
+        raise TypeError(msg)
+    weights, losses = jnp.asarray(state.weights), jnp.asarray(state.losses)
+    finite = jnp.isfinite(losses)
+    high = jnp.max(losses, axis=-1, where=finite, initial=-jnp.inf)
+    low = jnp.min(losses, axis=-1, where=finite, initial=jnp.inf)
+    unknown = jnp.full(weights.shape[:-1], jnp.nan, weights.dtype)
+    acceptance = getattr(state, "acceptance", None)
+    return SampleDiagnostics(
+        effective_sample_size=jnp.vectorize(effective_sample_size, signature="(s)->()")(weights),
+        largest_weight=jnp.max(weights, axis=-1),
+        loss_spread=high - low,
+        acceptance=unknown if acceptance is None else jnp.mean(acceptance, axis=-1),
+    )
+
+
+def reference_gradient(
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    /,
+    *,
+    t: Scalar,
+    noise: NoiseLaw,
+    num_samples: int,
+    num_groups: int = 8,
+) -> ReferenceGradient:
+    r"""The gradient of the TSAM objective by brute force: very many naive samples.
+
+    $\nabla L_t = E[w_t(\epsilon) \nabla L(\theta + \epsilon)]$ (Lemma 3.2), by `num_groups`
+    independent self-normalised means over `num_samples` draws each, folded one by one. Each group
+    has a bias of order 1 / num_samples, which the standard error over groups does not see; look at
+    the effective sample size, which should be in the hundreds for each.
+
+    Args:
+      loss_fn: `params -> scalar`, differentiable, deterministic.
+      params: theta, any pytree of floating-point arrays.
+      key: random key.
+      t: tilt, >= 0, also infinity.
+      noise: law of eps, that of the objective.
+      num_samples: draws of a group, a positive static int.
+      num_groups: number of groups, a positive static int.
+
+    Returns:
+      A `ReferenceGradient`. Costs num_groups * num_samples gradients, in the memory of one and
+      `num_groups` more vectors like `params`.
+
+    Raises:
+      ValueError: if a number is out of its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tsam_jax import noise
+      >>> from tsam_jax.analysis import reference_gradient
+      >>> reference = reference_gradient(
+      ...     lambda x: 2.0 * jnp.sum(x), jnp.zeros(2), jax.random.key(0),
+      ...     t=1.0, noise=noise.sphere(radius=1.0), num_samples=5,
+      ... )
+      >>> reference.grad.tolist()
+      [2.0, 2.0]
+
+    Source: Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Lemma 3.2 and
+    Eq. 70 (with the t that its denominator lacks).
+    """
+    check_nonnegative("reference_gradient", finite=False, t=t)
+    check_positive_int("reference_gradient", num_samples=num_samples, num_groups=num_groups)
+    evaluate = jax.value_and_grad(loss_fn)
+
+    def one(sample_key: jax.Array) -> TiltedMean:
+        loss, grad = evaluate(_tree.add(params, noise(sample_key, params)))
+        return tilted_mean(loss, grad)
+
+    def group(group_key: jax.Array) -> tuple[Params, jax.Array]:
+        def fold(
+            parts: tuple[TiltedMean, TiltedMean], sample_key: jax.Array
+        ) -> tuple[tuple[TiltedMean, TiltedMean], None]:
+            part = one(sample_key)
+            total, squares = parts
+            bare = part._replace(mean=())
+            return (merge(total, part, t), merge(squares, bare, 2 * t)), None
+
+        keys = jax.random.split(group_key, num_samples)
+        first = one(keys[0])
+        (total, squares), _ = jax.lax.scan(fold, (first, first._replace(mean=())), keys[1:])
+        return total.mean, jnp.square(total.weight) / squares.weight
+
+    grads, sizes = jax.lax.map(group, jax.random.split(key, num_groups))
+    estimates = jax.tree.map(mean_estimate, grads)
+    is_estimate = lambda x: isinstance(x, Estimate)  # noqa: E731
+    return ReferenceGradient(
+        grad=jax.tree.map(lambda e: e.value, estimates, is_leaf=is_estimate),
+        standard_error=_tree.norm(
+            jax.tree.map(lambda e: e.standard_error, estimates, is_leaf=is_estimate)
+        ),
+        effective_sample_size=jnp.sum(sizes),
+    )
+
+
+def gradient_quality(
+    estimator: GradientEstimator,
+    loss_fn: Callable[[Params], jax.Array],
+    params: Params,
+    key: jax.Array,
+    /,
+    *,
+    reference: Params,
+    num_repeats: int,
+) -> GradientQuality:
+    r"""Bias and variance of a method's gradient against that of the TSAM objective.
+
+    What the paper's Figure 5 compares by accuracies, measured on the gradient itself. A method that
+    finds the losses that count needs fewer samples for the same error; but the ascent step of
+    `tsam` leaves the law that the objective has, so that its error does not fall to 0 as s grows.
+    Compare at equal `gradients`, and not at equal s.
+
+    Args:
+      estimator: a method of `tsam_jax.methods`.
+      loss_fn: `params -> scalar`, differentiable, deterministic.
+      params: theta, any pytree of floating-point arrays.
+      key: random key; the repetitions draw from it, whatever key the method was made with.
+      reference: g_t, a pytree like `params`: the `grad` of `reference_gradient`, or exact. Its own
+        squared error adds to the errors here.
+      num_repeats: number of gradients g, at least 2, a static int.
+
+    Returns:
+      A `GradientQuality`. Costs `num_repeats` times those of the estimator, one after the other.
+
+    Raises:
+      ValueError: if `num_repeats` is smaller than 2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tsam_jax import methods
+      >>> from tsam_jax.analysis import gradient_quality
+      >>> quality = gradient_quality(
+      ...     methods.erm(), lambda x: jnp.sum(x**2), jnp.ones(2), jax.random.key(0),
+      ...     reference=jnp.array([4.0, 4.0]), num_repeats=2,
+      ... )
+      >>> float(quality.squared_error.value), float(quality.variance)
+      (0.25, 0.0)
+
+    Source: ours; the paper's argument is in Section 4 and Appendix C.2.
+    """
+    if num_repeats < 2:
+        msg = f"`gradient_quality(num_repeats=...)` must be at least 2, got {num_repeats}."
+        raise ValueError(msg)
+    step = value_and_grad(loss_fn, estimator)
+    start = estimator.init(params)
+    sampled = hasattr(start, "losses") and hasattr(start, "weights")
+
+    def one(repeat_key: jax.Array) -> tuple[Params, SampleDiagnostics | None]:
+        state = start._replace(key=repeat_key) if hasattr(start, "key") else start
+        (_, grad), state = step(params, state)
+        return grad, sample_diagnostics(state) if sampled else None
+
+    grads, diagnostics = jax.lax.map(one, jax.random.split(key, num_repeats))
+    squares = _tree.inner(reference, reference)
+    errors = jax.tree.map(lambda g, r: g - r, grads, reference)
+    bias = jax.tree.map(lambda e: jnp.mean(e, axis=0), errors)
+    centred = jax.tree.map(lambda e, b: e - b, errors, bias)
+    variances = jax.vmap(lambda x: _tree.inner(x, x))(centred) / squares
+    variance = jnp.sum(variances) / (num_repeats - 1)
+    squared_error = mean_estimate(jax.vmap(lambda e: _tree.inner(e, e))(errors) / squares)
+    # of ||mean error||^2: what is linear in the noise of the mean, and what is left at no bias
+    linear = mean_estimate(2 * jax.vmap(lambda x: _tree.inner(x, bias))(centred) / squares)
+    error = jnp.hypot(linear.standard_error, jnp.sqrt(2.0) * variance / num_repeats)
+
+    def cosine(grad: Params) -> jax.Array:
+        return _tree.inner(_tree.unit(grad), _tree.unit(reference))
+
+    return GradientQuality(
+        squared_error=squared_error,
+        squared_bias=Estimate(squared_error.value - variance, error),
+        variance=variance,
+        cosine=mean_estimate(jax.vmap(cosine)(grads)),
+        diagnostics=diagnostics,
+        gradients=estimator.cost.gradients,
+    )
