@@ -9,15 +9,12 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.train import loop
-from tsam_jax.train.checkpoint import open_checkpoints
-from tsam_jax.train.single import load_command
-from tsam_jax.train.task import load_data, make_network
+from tsam_jax.train.job import open_folders
+from tsam_jax.train.single import load_command, make_job
 
 SMALL = ["--train-size", "100", "--width", "4", "--batch-size", "50", "--checkpoint-every", "2"]
 TRAIN = ["train", "--method", "vasso(rho=0.1)", *SMALL]
@@ -26,43 +23,46 @@ TRAIN = ["train", "--method", "vasso(rho=0.1)", *SMALL]
 KILLED_WHILE_LOGGING = """
 import os, signal, sys
 from tsam_jax import cli
-from tsam_jax.train import single
+from tsam_jax.train.log import Log
 
-write = single._Log.write
+write = Log.write
 
-def killed(log, this, gradients):
+def killed(log, this, *rest):
     if this.epoch < 3:
-        return write(log, this, gradients)
+        return write(log, this, *rest)
     with log._path.open("a") as file:
         file.write('{"epoch": 3, "gradi')
     os.kill(os.getpid(), signal.SIGKILL)
 
-single._Log.write = killed
+Log.write = killed
 cli.main(sys.argv[1:])
 """
 
 
 def final_states(*directories: Path):
-    command = load_command(directories[0])
-    data = load_data(command.task, [command.seed])
-    network = make_network(command.task, data.train)
-    program = loop.make_program(
-        network, command.setting(), command.optimizer, command.task.train_size
-    )
-    like, states = program.init(jnp.asarray([command.seed])), []
+    job = make_job(load_command(directories[0]))
+    like, states = job.program.init([job.seed]), []
     for directory in directories:
-        with open_checkpoints(directory) as checkpoints:
-            state = checkpoints.restore(like)
-        states.append(state._replace(key=jax.random.key_data(state.key)))
+        with open_folders(directory, job) as folders:
+            for checkpoints in folders:
+                state = checkpoints.restore(like)
+                states.append(state._replace(key=jax.random.key_data(state.key)))
     return states
 
 
+def without_times(line):
+    return {**json.loads(line), "timing": None}
+
+
 def assert_ended_alike(directory: Path, whole: Path):
-    assert (directory / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    logs = [(path / "metrics.jsonl").read_text().splitlines() for path in (directory, whole)]
+    assert [without_times(line) for line in logs[0]] == [without_times(line) for line in logs[1]]
     results = [json.loads((path / "result.json").read_text()) for path in (directory, whole)]
     assert results[0] == results[1]
     assert results[0]["complete"]
-    jax.tree.map(np.testing.assert_array_equal, *final_states(directory, whole))
+    last, best, whole_last, whole_best = final_states(directory, whole)
+    jax.tree.map(np.testing.assert_array_equal, last, whole_last)
+    jax.tree.map(np.testing.assert_array_equal, best, whole_best)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +99,10 @@ def test_a_kill_while_the_log_is_cut_back(whole, monkeypatch):
     assert log.read_text() == before
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments(tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    many = [*TRAIN, "--epochs", "40"]
-    program = [sys.executable, "-m", "tsam_jax.cli"]
-    subprocess.run([*program, *many, "--out", str(whole)], check=True, capture_output=True)
-    log, rng, kills = out / "metrics.jsonl", random.Random(0), 0
-    arguments = [*many, "--out", str(out)]
-    for _ in range(3):
+def killed_at_random(out, arguments, kills, rng):
+    """Starts and resumes a run that is killed each time, at a moment within its training."""
+    program, log, done = [sys.executable, "-m", "tsam_jax.cli"], out / "metrics.jsonl", 0
+    while done < kills:
         changed = log.stat().st_mtime_ns if log.exists() else None
         with subprocess.Popen([*program, *arguments], stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:  # until it has cut back the log, or written a line
@@ -116,8 +111,23 @@ def test_kills_at_random_moments(tmp_path):
                 time.sleep(0.002)
             time.sleep(rng.uniform(0.0, 1.0))
             process.kill()
-        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL, "it ended first: give it more epochs"
+        done += 1
         arguments = ["train", "--resume", str(out)]
-    assert kills >= 1
-    subprocess.run([*program, *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_kills_at_random_moments(tmp_path, kills):
+    """Each kill leaves epochs of different number; in the end the run is the uninterrupted one."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    killed_at_random(
+        out, [*TRAIN, "--epochs", "100000", "--out", str(out)], kills, random.Random(0)
+    )
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-2])["epoch"]
+    epochs = str(last + 4)
+    used = json.loads((out / "config.json").read_text())
+    used["budget"]["epochs"] = int(epochs)
+    (out / "config.json").write_text(json.dumps(used))
+    assert cli.main(["train", "--resume", str(out)]) == 0
+    assert cli.main([*TRAIN, "--epochs", epochs, "--out", str(whole)]) == 0
     assert_ended_alike(out, whole)

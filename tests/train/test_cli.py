@@ -11,7 +11,8 @@ import pytest
 
 from tsam_jax import cli
 from tsam_jax.methods import METHODS, WRAPPERS
-from tsam_jax.train import catalogue
+from tsam_jax.recipes import RECIPES, Recipe
+from tsam_jax.train import catalogue, config, experiments
 from tsam_jax.train import compare as compare_module
 
 SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
@@ -24,6 +25,12 @@ def run(capsys, *arguments):
     code = cli.main(list(arguments))
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+def logged(directory):
+    """The lines of metrics.jsonl without their times."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{**line, "timing": None} for line in lines]
 
 
 def test_compare_writes_a_whole_report(tmp_path, capsys):
@@ -55,11 +62,22 @@ def test_compare_writes_a_whole_report(tmp_path, capsys):
     assert "\x1b[" not in shown  # no terminal, no control characters
 
 
+def test_flatness_can_be_left_out(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--seeds", "1", "--flatness-examples", "0", "--out", str(out)]
+    code, shown, _ = run(capsys, "compare", "--methods", "erm()", *SMALL, *options)
+    assert code == 0
+    [method] = json.loads((out / "report.json").read_text())["methods"]
+    assert method["neighbourhood_mean"] == [[]]
+    assert method["top_eigenvalue"] == [None]
+    assert "report.html" in shown
+
+
 def test_ctrl_c_leaves_a_partial_report(tmp_path, capsys, monkeypatch):
     measured = []
 
-    def interrupt_the_second(network):
-        measure = make_measure(network)
+    def interrupt_the_second(network, examples):
+        measure = make_measure(network, examples)
 
         def interrupted(state, data):
             if measured:
@@ -113,7 +131,7 @@ def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys
         assert "validation_accuracy" in text
         assert "test_accuracy" not in text
         assert "test_loss" not in text
-    assert "tsam-jax compare --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
+    assert "tsam-jax compare digits --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
 
 
 def test_train_resumes_bit_for_bit(tmp_path, capsys):
@@ -121,14 +139,30 @@ def test_train_resumes_bit_for_bit(tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run(capsys, *method, "--epochs", "4", "--out", str(whole))[0] == 0
     assert run(capsys, *method, "--epochs", "2", "--out", str(cut))[0] == 0
-    config = json.loads((cut / "config.json").read_text())
-    config["budget"]["epochs"] = 4  # as if the run had been stopped half-way
-    (cut / "config.json").write_text(json.dumps(config))
+    used = json.loads((cut / "config.json").read_text())
+    used["budget"]["epochs"] = 4  # as if the run had been stopped half-way
+    (cut / "config.json").write_text(json.dumps(used))
     code, shown, _ = run(capsys, "train", "--resume", str(cut))
     assert code == 0
-    assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 4
+    logs = [logged(path) for path in (cut, whole)]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4
     assert "test: accuracy" in shown
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert (
+        run(capsys, "train", "--method", "erm", *SMALL, "--epochs", "1", "--out", str(out))[0] == 0
+    )
+    used = json.loads((out / "config.json").read_text())
+    used["seed"], used["budget"]["epochs"] = 5, 2
+    (out / "config.json").write_text(json.dumps(used))
+    log = (out / "metrics.jsonl").read_text()
+    code, _, errors = run(capsys, "train", "--resume", str(out))
+    assert code == 2
+    assert "is of another run" in errors
+    assert (out / "metrics.jsonl").read_text() == log
 
 
 def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
@@ -142,9 +176,66 @@ def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
     assert log.read_text() == before
 
 
+def test_a_recipe_stands_first_and_options_replace_its_values(tmp_path, capsys, monkeypatch):
+    own = Recipe(
+        "a recipe of the test",
+        task={"train_size": 200, "width": 8, "label_noise": 0.2},
+        optimizer={"batch_size": 50, "base": "adamw"},
+        budget={"epochs": 2},
+        method="tsam",
+        settings={"tsam": "tsam(t=20, rho=0.7, s=3)"},
+        published="92.0 %",
+    )
+    monkeypatch.setattr(config, "RECIPES", {"digits": RECIPES["digits"], "own": own})
+    monkeypatch.setattr(experiments, "RECIPES", {"own": own})
+    out = tmp_path / "run"
+    options = ["--t", "5", "--s", "2", "--seed", "1", "--label-noise", "0.1", "--out", str(out)]
+    code, _, _ = run(capsys, "train", "own", *options)
+    assert code == 0
+    used = json.loads((out / "config.json").read_text())
+    assert (used["recipe"], used["seed"]) == ("own", 1)
+    assert used["method"] == "tsam(t=5.0, rho=0.7, s=2)"
+    assert used["task"]["label_noise"] == 0.1
+    assert used["task"]["width"] == 8
+    assert used["optimizer"]["base"] == "adamw"
+    metrics = json.loads((out / "result.json").read_text())["metrics"]
+    assert 1 <= metrics["effective_samples"] <= 2
+
+    code, shown, _ = run(capsys, "evaluate", str(out))
+    assert code == 0
+    assert "epoch 2\n" in shown
+    assert f"test: accuracy {100 * metrics['test_accuracy']:.2f} %" in shown
+    best = json.loads((out / "result.json").read_text())["best"]
+    _, shown, _ = run(capsys, "evaluate", str(out / "best"), "--part", "validation")
+    assert f"epoch {best['epoch']}\n" in shown
+    assert f"validation: accuracy {100 * best['validation_accuracy']:.2f} %" in shown
+
+    _, shown, _ = run(capsys, "recipes")
+    assert "a recipe of the test" in shown
+    assert "92.0 %" in shown
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = [*SMALL, "--method", "erm()", "--lr", "1e30", "--epochs", "3", "--out", str(out)]
+    code, _, errors = run(capsys, "train", *options)
+    assert code == 1
+    assert "the loss is not finite at step" in errors
+    assert "epoch 1. Last good checkpoint: none. Try" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "digit"], "Perhaps you meant `digits`"),
+        (["train", "digits", "--recipe", "digits"], "`--recipe` is given more than once"),
+        (["train", "--method", "erm", "--rho", "1"], "`rho` is not a known argument of `erm`"),
+        (["train", "--s", "0"], "must be a positive integer, got 0"),
+        (["train", "--base", "adamm"], "Perhaps you meant `adam`"),
+        (["train", "--loss", "mse"], "`--loss mse` is for numbers"),
+        (["train", "--dataset", "folder:nowhere"], "`--dataset folder:nowhere`: "),
+        (["evaluate", "nowhere"], "is not a directory"),
+        (["evaluate", "."], "is not the directory of a training run"),
         (["compare", "--methods", "smm"], "Perhaps you meant `sam`"),
         (["compare", "--methods", "sam(rho=-1)"], "must be a finite number >= 0, got -1"),
         (["compare", "--methods", "erm()", "erm( )"], "`--methods` has erm() more than once"),
@@ -242,7 +333,19 @@ def test_methods_lists_a_new_wrapper_from_the_table_alone(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["methods"], ["sweep"], ["train"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["compare"],
+        ["evaluate"],
+        ["methods"],
+        ["recipes"],
+        ["sweep"],
+        ["train"],
+        ["train", "digits"],
+    ],
+)
 def test_help_everywhere(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*command, "--help"])

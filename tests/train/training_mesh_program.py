@@ -1,13 +1,12 @@
 """Run on 8 devices by test_training_mesh.py: trains on a mesh and alone, and compares."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tsam_jax.train import config, loop
 from tsam_jax.train.mesh import make_devices
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import load_data, make_network
+from tsam_jax.train.task import load_task
 
 TASK = config.Task(train_size=80, width=8, depth=1)
 OPTIMIZER = config.Optimizer(batch_size=40)
@@ -18,10 +17,11 @@ CASES = {"data=4,sample=2": TSAM, "sample=4": TSAM, "data=8": "sam(rho=0.1)"}
 def trained(text, mesh):
     [setting] = parse(text)
     devices = make_devices(mesh, setting, OPTIMIZER)
-    data = devices.replicate(load_data(TASK, [0]))
-    network = make_network(TASK, data.train)
-    program = loop.make_program(network, setting, OPTIMIZER, TASK.train_size, devices=devices)
-    start = program.init(jnp.asarray([0]))
+    task = load_task(TASK, [0])
+    data = devices.replicate(task.data)
+    plan = loop.plan_for(setting, OPTIMIZER, TASK.train_size, 2)
+    program = loop.make_program(task.network, plan, TASK.train_size, devices=devices)
+    start = program.init([0])
     compiled = program.advance.lower(start, data, 2).compile().as_text()
     [last] = loop.train(program, start, data, epochs=2, every=2)
     return last, "all-reduce" in compiled

@@ -1,1 +1,25 @@
-"""Recipes: the settings of a task, each with the search that chose them."""
+"""Experiments by name: each a difference from the defaults, found in the table `RECIPES`.
+
+A family of recipes is a module with a table `RECIPES` of its own, which is joined here.
+"""
+
+from collections.abc import Mapping
+
+from tsam_jax.recipes import (
+    figures,
+    noisy_digits,
+    small_machine,
+    table1_glue,
+    table1_images,
+    tables_2_and_4,
+)
+from tsam_jax.recipes._recipe import Recipe
+
+__all__ = ["RECIPES", "Recipe"]
+
+_FAMILIES = (noisy_digits, small_machine, table1_images, table1_glue, tables_2_and_4, figures)
+
+RECIPES: Mapping[str, Recipe] = {
+    name: recipe for family in _FAMILIES for name, recipe in family.RECIPES.items()
+}
+"""Name -> recipe."""

@@ -7,6 +7,8 @@ that `tsam-jax compare --seeds 5` then found, with 95 % intervals: 92.4 +- 1.3 %
 benchmarks/results/noisy_digits.
 """
 
+from tsam_jax.recipes._recipe import Recipe
+
 BUDGET = 600.0
 """Gradient evaluations of a method, in passes over the training images."""
 
@@ -70,3 +72,15 @@ REFINED_SEARCH = (
     "vasso(rho=[0.6, 0.7, 0.8], theta=[0.6, 0.95], lr=0.01, weight_decay=0.0005)",
 )
 """Where that choice did not hold for other seeds: searched again, `--seeds 3`."""
+
+RECIPES = {
+    "digits": Recipe(
+        "handwritten digits, 8 x 8 pixels, 40 % wrong training labels, MLP",
+        task={"dataset": "digits", "train_size": 1000, "label_noise": 0.4, "model": "mlp"},
+        optimizer={"lr": 0.03, "batch_size": 50},
+        budget={"budget": BUDGET},
+        settings=SETTINGS,
+        everything=ALL,
+        search=SEARCH,
+    )
+}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from tsam_jax.recipes import RECIPES
 from tsam_jax.train import config, provenance
 from tsam_jax.train.flatness import NOISE_RMS, Flatness, make_measure
 from tsam_jax.train.progress import Progress
@@ -23,7 +24,9 @@ class Compare:
     gradient evaluations for each.
     """
 
-    methods: tuple[str, ...] = ("erm", "sam", "tsam")
+    recipe: str = "digits"
+    """The experiment whose values the other options replace; it may stand first."""
+    methods: tuple[str, ...] = RECIPES["digits"].methods
     """Methods: a bare name for its tuned setting, or one of your own, in quotes:
     "sam(rho=0.5, lr=0.1)". A list is a grid: "tsam(t=[0,20], rho=0.8, s=3)"; "all" stands for
     every method."""
@@ -40,7 +43,8 @@ class Compare:
 
     def __post_init__(self) -> None:
         """Checks what the parts cannot check by themselves."""
-        config.check_batch(self.task, self.optimizer, config.parse_methods(self.methods))
+        settings = config.parse_methods(self.methods, self.recipe)
+        config.check_batch(self.task.train_size, self.optimizer, settings)
 
 
 def compare(command: Compare, directory: Path, console: Console) -> Comparison:
@@ -48,24 +52,27 @@ def compare(command: Compare, directory: Path, console: Console) -> Comparison:
 
     Args:
       command: what to do.
-      directory: where config.json and metrics.jsonl go; exists.
+      directory: where config.json and metrics.jsonl go; made when the data are loaded.
       console: where progress is shown.
 
     Returns:
       A `Comparison`; `complete` is False if the user interrupted it.
     """
-    settings = config.parse_methods(command.methods)
+    settings = config.parse_methods(command.methods, command.recipe)
     runner = Runner(
         command.task, command.optimizer, command.budget, command.runs, directory / "metrics.jsonl"
     )
+    work = runner.work(settings)
+    config.check_writable(directory)
     results: list[MethodResult] = []
     resolved = provenance.as_dict(command)
     resolved["methods"] = [setting.text for setting in settings]
     provenance.write_json(directory / "config.json", resolved)
     complete = False
     try:
-        measure = make_measure(runner.network)
-        with Progress(runner.work(settings), console) as progress:
+        examples = command.runs.flatness_examples
+        measure = make_measure(runner.network, examples)
+        with Progress(work, console) as progress:
             for setting in settings:
                 trained = runner.train(setting, progress)
                 result = _result(setting, command.optimizer, trained, None)
@@ -73,9 +80,10 @@ def compare(command: Compare, directory: Path, console: Console) -> Comparison:
                     results.append(result)
                 if trained.state is None:
                     break
-                progress.note(setting.text, "measuring flatness")
-                flatness = measure(trained.state, runner.data)
-                results[-1] = _result(setting, command.optimizer, trained, flatness)
+                if examples:
+                    progress.note(setting.text, "measuring flatness")
+                    flatness = measure(trained.state, runner.data)
+                    results[-1] = _result(setting, command.optimizer, trained, flatness)
                 progress.note(setting.text, "done")
             else:
                 complete = True

@@ -10,7 +10,8 @@ import numpy as np
 from tsam_jax import noise
 from tsam_jax.analysis import neighbourhood_loss, top_eigenvalues
 from tsam_jax.train.loop import TrainState
-from tsam_jax.train.task import Batch, Data, Network
+from tsam_jax.train.network import Batch, Network
+from tsam_jax.train.task import Data
 
 NOISE_RMS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
 """Standard deviation of the Gaussian noise per coordinate: the range of the paper's Figure 2."""
@@ -21,6 +22,8 @@ _LANCZOS_STEPS = 30
 
 class Flatness(NamedTuple):
     """Flatness of the training loss (on the labels trained on), in evaluation mode.
+
+    It is that of the first training examples, and of the parameters, not of their average.
 
     Attributes:
       loss: at the parameters; shape (seeds,).
@@ -35,11 +38,13 @@ class Flatness(NamedTuple):
     top_eigenvalue: np.ndarray
 
 
-def make_measure(network: Network) -> Callable[[TrainState, Data], Flatness]:
+def make_measure(network: Network, examples: int) -> Callable[[TrainState, Data], Flatness]:
     """Makes the function that measures trained networks, compiled once for all settings.
 
     Args:
       network: the network.
+      examples: how many training examples the loss is of, the first ones; all of them are in memory
+        at once, with what a Hessian product keeps of them.
 
     Returns:
       (state with a leading axis over seeds, data of these seeds) -> `Flatness`. The noise is the
@@ -49,7 +54,7 @@ def make_measure(network: Network) -> Callable[[TrainState, Data], Flatness]:
     @jax.jit
     def measure(params: Any, rest: Any, train: Batch) -> tuple[jax.Array, ...]:
         def loss(params: Any) -> jax.Array:
-            return network.measure(params, train, rest)[0]
+            return network.score(network.predict(params, train.inputs, rest), train.labels)["loss"]
 
         def around(rms: jax.Array) -> Any:
             law = noise.gaussian(rms=rms)
@@ -64,7 +69,9 @@ def make_measure(network: Network) -> Callable[[TrainState, Data], Flatness]:
         rows = []
         for row, labels in enumerate(data.train.labels):
             params, rest = jax.tree.map(lambda x, row=row: x[row], (state.params, state.rest))
-            rows.append(jax.device_get(measure(params, rest, Batch(data.train.inputs, labels))))
+            train = Batch(data.train.inputs, labels)
+            some = jax.tree.map(lambda x: x[:examples], train)
+            rows.append(jax.device_get(measure(params, rest, some)))
         return Flatness(*(np.stack(column) for column in zip(*rows, strict=True)))
 
     return of_all_seeds

@@ -4,13 +4,15 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import rich.progress
 from rich.console import Console
 from rich.table import Column
 
 _SECONDS_BETWEEN_LINES = 5.0
+_NARROW = 110  # columns below which bars and words are short
+_MOST_BARS = 10  # more would not fit on the screen: then those that wait or are done have none
 
 
 @dataclasses.dataclass
@@ -34,13 +36,16 @@ class Progress:
         self._work = {label: _Work(total) for label, total in work.items()}
         self._start = time.monotonic()
         self._last_line = -_SECONDS_BETWEEN_LINES
-        self._bars = _make_bars(console) if console.is_terminal else None
+        self._narrow, self._many = console.width < _NARROW, len(work) > _MOST_BARS
+        self._bars = None
+        if console.is_terminal:
+            self._bars = _make_bars(console, width=8 if self._narrow else 16)
         self._tasks: dict[str, rich.progress.TaskID] = {}
         if self._bars:
             for label, total in work.items():
-                self._tasks[label] = self._bars.add_task(
-                    _shorten(label), total=total, status="waiting"
-                )
+                name = _shorten(label, 16 if self._narrow else 24)
+                shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
+                self._tasks[label] = self._bars.add_task(name, total=total, **shown)
             self._all = self._bars.add_task("all", total=sum(work.values()), status="")
 
     def __enter__(self) -> Self:
@@ -62,7 +67,7 @@ class Progress:
     def note(self, label: str, status: str) -> None:
         """Says what a setting is busy with: compiling, measuring sharpness."""
         if self._bars:
-            self._bars.update(self._tasks[label], status=status)
+            self._bars.update(self._tasks[label], status=status, visible=True)
         else:
             self._line(label, status)
 
@@ -74,23 +79,47 @@ class Progress:
         epoch: int,
         epochs: int,
         gradients: float,
-        loss: float,
-        accuracy: float,
+        metrics: Mapping[str, float],
+        score: str,
+        examples_per_second: float,
     ) -> None:
-        """Reports a round of training: `gradients` were spent since the last report."""
+        """Reports a round of training: `gradients` were spent since the last report.
+
+        Args:
+          label: the setting.
+          seeds: which of them.
+          epoch: epochs done.
+          epochs: epochs planned.
+          gradients: gradient evaluations since the last report.
+          metrics: what was measured; the training loss, `score` and, if they are there, the
+            effective samples are shown.
+          score: name of the number that the best epoch is chosen by, "validation_accuracy" say.
+          examples_per_second: how fast it goes.
+        """
         work = self._work[label]
         work.done = min(work.done + gradients, work.total)
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
-        status = f"{which}  epoch {epoch}/{epochs}  loss {loss:.3f}  val {100 * accuracy:.1f} %"
+        shown = [which, f"epoch {epoch}/{epochs}", f"loss {metrics['train_loss']:.3f}"]
+        value = metrics[score]
+        percent = score.endswith("accuracy")
+        shown.append(f"val {100 * value:.1f} %" if percent else f"val {value:.4g}")
+        if "effective_samples" in metrics:
+            words = "eff." if self._bars and self._narrow else "eff. samples"
+            shown.append(f"{words} {metrics['effective_samples']:.2f}")
+        status, speed = "  ".join(shown), f"{examples_per_second:,.0f} examples/s"
         if self._bars:
-            self._bars.update(self._tasks[label], completed=work.done, status=status)
+            open_still = not self._many or work.done < work.total
+            self._bars.update(
+                self._tasks[label], completed=work.done, status=status, visible=open_still
+            )
             done = sum(work.done for work in self._work.values())
-            self._bars.update(self._all, completed=done, status=f"{self._time_left()} left")
+            left = f"{self._time_left()} left  {speed}"
+            self._bars.update(self._all, completed=done, status=left)
             return
         now = time.monotonic()
         if epoch == epochs or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._line(label, f"{status}  left {self._time_left()}")
+            self._line(label, f"{status}  {speed}  left {self._time_left()}")
 
     def _time_left(self) -> str:
         done = sum(work.done for work in self._work.values())
@@ -104,18 +133,18 @@ class Progress:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _make_bars(console: Console) -> rich.progress.Progress:
+def _make_bars(console: Console, width: int) -> rich.progress.Progress:
     def text(field: str, style: str) -> rich.progress.TextColumn:
         column = Column(no_wrap=True)
         return rich.progress.TextColumn(field, style=style, markup=False, table_column=column)
 
     return rich.progress.Progress(
         text("{task.description}", "bold"),
-        rich.progress.BarColumn(bar_width=16),
+        rich.progress.BarColumn(bar_width=width),
         text("{task.fields[status]}", "none"),
         console=console,
     )
 
 
-def _shorten(label: str, width: int = 24) -> str:
+def _shorten(label: str, width: int) -> str:
     return label if len(label) <= width else label[: width - 1] + "…"

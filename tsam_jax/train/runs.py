@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsam_jax.train import config, loop, provenance
+from tsam_jax.train.network import Network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import Setting
-from tsam_jax.train.task import Data, Network, load_data, make_network
+from tsam_jax.train.task import Data, load_task
 
 
 @dataclasses.dataclass
@@ -26,7 +27,7 @@ class Trained:
       epochs: planned epochs.
       seeds: the seeds that have been measured at least once, or all of them.
       curve_epochs: epochs at which they were measured, shape (points,).
-      curves: loss and accuracy of the measured parts, shape (seeds, points) each.
+      curves: loss and metrics of the measured parts, shape (seeds, points) each.
       seconds: training time of one seed.
       state: final state, leading axis over seeds; None if the run was interrupted.
     """
@@ -62,19 +63,30 @@ class Runner:
         parts: Sequence[str] = loop.PARTS,
     ) -> None:
         self._optimizer, self._budget, self._runs, self._log = optimizer, budget, runs, log
-        self._train_size, self._parts = task.train_size, parts
+        self._parts = parts
         self.seeds = tuple(range(runs.seeds))
-        self.data: Data = load_data(task, self.seeds)
-        self.network: Network = make_network(task, self.data.train)
+        if task.stream:
+            msg = "`--stream` is for `tsam-jax train`: here all seeds share the data on the device."
+            raise config.ConfigError(msg)
+        loaded = load_task(task, self.seeds)
+        self.data: Data = loaded.data
+        self.network: Network = loaded.network
+        self.train_size, self.metric = loaded.train_size, loaded.metric or "loss"
         self.together = {"yes": True, "no": False}.get(runs.seeds_together)
 
     def work(self, settings: Sequence[Setting]) -> dict[str, float]:
-        """Returns the gradient evaluations of each setting, all seeds together."""
+        """Returns the gradient evaluations of each setting, all seeds together.
+
+        Raises:
+          ConfigError: if a setting cannot be trained with this batch or this optimizer.
+        """
+        config.check_batch(self.train_size, self._optimizer, settings)
         work = {}
         for setting in settings:
+            self._plan(setting)
             gradients = setting.build().cost.gradients
             batch_size = self._optimizer.for_setting(setting).batch_size
-            steps = self._train_size // batch_size
+            steps = self.train_size // batch_size
             epochs = self._budget.epochs_for(setting)
             work[setting.text] = epochs * steps * gradients * len(self.seeds)
         return work
@@ -82,26 +94,29 @@ class Runner:
     def choose_groups(self) -> None:
         """Finds out, if that was left open, whether seeds run faster together on this machine."""
         if self.together is None:
-            self.together = len(self.seeds) > 1 and _together_is_faster(
+            self.together = len(self.seeds) > 1 and together_is_faster(
                 self.network, self.data, self._optimizer.batch_size
             )
 
-    def train(self, setting: Setting, progress: Progress) -> Trained:
+    def train(
+        self, setting: Setting, progress: Progress, program: loop.Program | None = None
+    ) -> Trained:
         """Trains all seeds of a setting.
 
         Args:
           setting: the method and its numbers.
           progress: told of every round.
+          program: its compiled functions; default: made here.
 
         Returns:
           What was measured. If the user interrupts, what was measured until then, with `state`
           None.
         """
         self.choose_groups()
-        program = loop.make_program(
-            self.network, setting, self._optimizer, self._train_size, self._parts
-        )
         epochs = self._budget.epochs_for(setting)
+        program = program or loop.make_program(
+            self.network, self._plan(setting), self.train_size, self._parts
+        )
         count = len(self.seeds)
         groups = [list(range(count))] if self.together else [[row] for row in range(count)]
         states: list[loop.TrainState] = []
@@ -118,6 +133,48 @@ class Runner:
         joined = jax.tree.map(lambda *x: jnp.concatenate(x), *states) if states else None
         return _join(program, epochs, records, joined)
 
+    def train_together(
+        self, settings: Sequence[Setting], progress: Progress, program: loop.Program
+    ) -> list[Trained]:
+        """Trains all seeds of several settings at once.
+
+        Args:
+          settings: settings that train for the same number of epochs.
+          progress: told of every round.
+          program: its rows are the seeds of the first setting, then those of the next.
+
+        Returns:
+          What was measured of each; none if the user interrupts.
+        """
+        epochs, count = self._budget.epochs_for(settings[0]), len(self.seeds)
+        data = loop.select_seeds(self.data, list(range(count)) * len(settings))
+        every = max(1, epochs // self._runs.evaluations)
+        records = [_GroupRecord(list(self.seeds)) for _ in settings]
+        rows = [slice(n * count, (n + 1) * count) for n in range(len(settings))]
+        done = 0
+        progress.note(settings[0].text, f"compiling {len(settings)} settings as one program")
+        try:
+            state = program.init(self.seeds)
+            for this in loop.train(program, state, data, epochs=epochs, every=every):
+                state = this.state
+                for setting, record, own in zip(settings, records, rows, strict=True):
+                    metrics = {name: x[own] for name, x in this.metrics.items()}
+                    seconds = this.seconds / len(settings)
+                    part = this._replace(metrics=metrics, seconds=seconds)
+                    self._report(setting, record, program, part, done, epochs, progress)
+                done = this.epoch
+        except KeyboardInterrupt:
+            return []
+        states = [jax.tree.map(lambda x, own=own: x[own], state) for own in rows]
+        return [
+            _join(program, epochs, [record], own)
+            for record, own in zip(records, states, strict=True)
+        ]
+
+    def _plan(self, setting: Setting) -> loop.Plan:
+        epochs = self._budget.epochs_for(setting)
+        return loop.plan_for(setting, self._optimizer, self.train_size, epochs)
+
     def _train_group(
         self,
         setting: Setting,
@@ -129,24 +186,38 @@ class Runner:
     ) -> loop.TrainState:
         record = records[-1]
         data = loop.select_seeds(self.data, group)
-        state = program.init(jnp.asarray(record.seeds))
+        state = program.init(record.seeds)
         every = max(1, epochs // self._runs.evaluations)
-        per_epoch = program.steps_per_epoch * program.cost.gradients
         done = 0
         for this in loop.train(program, state, data, epochs=epochs, every=every):
-            record.add(this)
-            self._write(setting, record.seeds, this, this.epoch * per_epoch)
-            progress.advance(
-                setting.text,
-                seeds=record.seeds,
-                epoch=this.epoch,
-                epochs=epochs,
-                gradients=(this.epoch - done) * per_epoch * len(group),
-                loss=float(this.metrics["train_loss"].mean()),
-                accuracy=float(this.metrics["validation_accuracy"].mean()),
-            )
+            self._report(setting, record, program, this, done, epochs, progress)
             state, done = this.state, this.epoch
         return state
+
+    def _report(
+        self,
+        setting: Setting,
+        record: "_GroupRecord",
+        program: loop.Program,
+        this: loop.Round,
+        done: int,
+        epochs: int,
+        progress: Progress,
+    ) -> None:
+        """Keeps, logs and shows a round of some seeds; `done` epochs were reported before."""
+        per_epoch = program.steps_per_epoch * program.cost.gradients
+        record.add(this)
+        self._write(setting, record.seeds, this, this.epoch * per_epoch)
+        progress.advance(
+            setting.text,
+            seeds=record.seeds,
+            epoch=this.epoch,
+            epochs=epochs,
+            gradients=(this.epoch - done) * per_epoch * len(record.seeds),
+            metrics={name: float(x.mean()) for name, x in this.metrics.items()},
+            score=f"validation_{self.metric}",
+            examples_per_second=this.examples_per_second * len(record.seeds),
+        )
 
     def _write(
         self, setting: Setting, seeds: Sequence[int], this: loop.Round, gradients: float
@@ -156,7 +227,8 @@ class Runner:
                 head: dict[str, Any] = {"setting": setting.text, "seed": seed, "epoch": this.epoch}
                 head["gradient_evaluations"] = gradients
                 numbers = {name: provenance.json_number(x[row]) for name, x in this.metrics.items()}
-                log.write(json.dumps({**head, **numbers}) + "\n")
+                timing = {"examples_per_second": round(this.examples_per_second, 1)}
+                log.write(json.dumps({**head, **numbers, "timing": timing}) + "\n")
 
 
 class _GroupRecord:
@@ -192,12 +264,22 @@ def _join(
     return Trained(program, epochs, seeds, points, curves, seconds, state)
 
 
-def _together_is_faster(network: Network, data: Data, batch_size: int) -> bool:
-    """Times the plain gradient of all seeds as one program against one after the other."""
+def together_is_faster(network: Network, data: Data, batch_size: int) -> bool:
+    """Times the plain gradient of all seeds as one program against one after the other.
+
+    Args:
+      network: the network.
+      data: the data, with labels of all seeds.
+      batch_size: examples of a gradient.
+
+    Returns:
+      Whether one program is faster.
+    """
     count = data.train.labels.shape[0]
     batch = jax.tree.map(lambda x: x[:batch_size], data.train._replace(labels=data.train.labels[0]))
-    params, rest = jax.vmap(network.init)(jax.random.split(jax.random.key(0), count))
-    first = jax.tree.map(lambda x: x[0], (params, rest))
+    batch = batch._replace(inputs=network.augment(jax.random.key(0), batch.inputs))
+    first = network.init(jax.random.key(0))
+    params, rest = jax.tree.map(lambda x: jnp.stack([x] * count), first)
 
     def many_gradients(params: Any, rest: Any) -> Any:
         """Thirty in a row, each depending on the last, as in training."""

@@ -103,7 +103,8 @@ def parse(text: str, defaults: Mapping[str, str] | None = None) -> list[Setting]
 
     Args:
       text: `name(argument=value, ...)`, or a bare name.
-      defaults: name -> text, for bare names: the tuned setting of a task.
+      defaults: name -> text, for bare names: the tuned setting of a method for a task, or a setting
+        that has a name of its own there, such as the paper's ESAM1.
 
     Returns:
       The settings, in the order of the grid, the last list running fastest. Each was built once,
@@ -116,7 +117,7 @@ def parse(text: str, defaults: Mapping[str, str] | None = None) -> list[Setting]
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)")]
       ['sam(rho=0.05, lr=0.03)', 'sam(rho=0.1, lr=0.03)']
     """
-    call = _as_call(text, dict(defaults or {}))
+    call = _as_call(text, METHODS, "method", "sam(rho=0.05)", dict(defaults or {}))
     choices = [
         [ast.keyword(keyword.arg, value) for value in _choices(keyword.value)]
         for keyword in call.keywords
@@ -133,26 +134,80 @@ def parse(text: str, defaults: Mapping[str, str] | None = None) -> list[Setting]
     return settings
 
 
-def _as_call(text: str, defaults: dict[str, str]) -> ast.Call:
-    example = "for example `sam(rho=0.05)`"
+def with_arguments(setting: Setting, arguments: Mapping[str, float]) -> Setting:
+    """A setting with some of the method's numbers replaced, or added.
+
+    Args:
+      setting: the setting.
+      arguments: the numbers by name; a name that the method does not take is refused.
+
+    Returns:
+      The setting with them.
+
+    Raises:
+      SettingError: if the method does not take one, or refuses its value.
+
+    Example:
+      >>> [setting] = parse("tsam(t=20, rho=0.7, s=3)")
+      >>> with_arguments(setting, {"t": 5}).text
+      'tsam(t=5, rho=0.7, s=3)'
+    """
+    call = _as_call(setting.text, METHODS, "method", "sam(rho=0.05)", {})
+    kept = {str(keyword.arg): keyword.value for keyword in call.keywords}
+    new = {name: ast.parse(repr(value), mode="eval").body for name, value in arguments.items()}
+    keywords = [ast.keyword(name, value) for name, value in (kept | new).items()]
+    replaced = _setting(ast.Call(call.func, [], keywords))
+    replaced.build()
+    return replaced
+
+
+def parse_call(
+    text: str, functions: Mapping[str, Any], what: str, example: str
+) -> tuple[str, dict[str, Any]]:
+    """Reads a call of one of some functions, in the grammar of settings.
+
+    Args:
+      text: `name(argument=value, ...)`, or a bare name.
+      functions: the names that are known.
+      what: what they name, for messages.
+      example: such a text, for messages.
+
+    Returns:
+      The name and the arguments.
+
+    Raises:
+      SettingError: if the text is not of this form, or names something unknown.
+
+    Example:
+      >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer", "adamw(b2=0.99)")
+      ('adamw', {'b2': 0.99})
+    """
+    call = _as_call(text, functions, what, example, {})
+    name = call.func.id  # type: ignore[attr-defined]
+    return name, {str(keyword.arg): evaluated(keyword.value, text) for keyword in call.keywords}
+
+
+def _as_call(
+    text: str, names: Mapping[str, Any], what: str, example: str, defaults: dict[str, str]
+) -> ast.Call:
+    article = {"method": "a setting"}.get(what, f"an {what}")
+    hint = f"Write {'an' if what[0] in 'aeiou' else 'a'} {what} with its arguments"
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        msg = (
-            f"`{text}` is not a setting: {error.msg}. Write a method with its arguments, {example}."
-        )
+        msg = f"`{text}` is not {article}: {error.msg}. {hint}, for example `{example}`."
         raise SettingError(msg) from error
     if isinstance(node, ast.Name):
-        _known(node.id, METHODS, "method")
+        known(node.id, [*names, *(name for name in defaults if name not in names)], what)
         if node.id in defaults:
-            return _as_call(defaults[node.id], {})
+            return _as_call(defaults[node.id], names, what, example, {})
         node = ast.Call(node, [], [])
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        msg = f"`{text}` is not a setting. Write a method with its arguments, {example}."
+        msg = f"`{text}` is not {article}. {hint}, for example `{example}`."
         raise SettingError(msg)
-    _known(node.func.id, METHODS, "method")
+    known(node.func.id, names, what)
     if node.args or any(keyword.arg is None for keyword in node.keywords):
-        msg = f"`{text}`: arguments must be given by name, {example}."
+        msg = f"`{text}`: arguments must be given by name, for example `{example}`."
         raise SettingError(msg)
     return node
 
@@ -160,7 +215,7 @@ def _as_call(text: str, defaults: dict[str, str]) -> ast.Call:
 def _setting(call: ast.Call) -> Setting:
     text = ast.unparse(ast.fix_missing_locations(call))
     name = call.func.id  # type: ignore[attr-defined]
-    values = {str(keyword.arg): _value(keyword.value, text) for keyword in call.keywords}
+    values = {str(keyword.arg): evaluated(keyword.value, text) for keyword in call.keywords}
     overrides = {key: values.pop(key) for key in OVERRIDES if key in values}
     for key, value in overrides.items():
         if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
@@ -173,7 +228,7 @@ def _setting(call: ast.Call) -> Setting:
     parameters = inspect.signature(METHODS[name]).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in values:
-            _known(
+            known(
                 key,
                 [*(k for k in parameters if k not in elsewhere), *OVERRIDES],
                 f"argument of `{name}`",
@@ -185,18 +240,30 @@ def _choices(node: ast.expr) -> list[ast.expr]:
     return node.elts if isinstance(node, ast.List) else [node]
 
 
-def _value(node: ast.expr, text: str) -> Any:
+def evaluated(node: ast.expr, text: str) -> Any:
+    """The value of an argument: a number, a name, a noise law or a schedule.
+
+    Args:
+      node: the argument, parsed.
+      text: the setting, for messages.
+
+    Returns:
+      Its value.
+
+    Raises:
+      SettingError: if it is none of these, or a law refuses its own arguments.
+    """
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        _known(node.func.id, _FUNCTIONS, "noise law or schedule")
-        args = [_value(arg, text) for arg in node.args]
-        kwargs = {str(keyword.arg): _value(keyword.value, text) for keyword in node.keywords}
+        known(node.func.id, _FUNCTIONS, "noise law or schedule")
+        args = [evaluated(arg, text) for arg in node.args]
+        kwargs = {str(keyword.arg): evaluated(keyword.value, text) for keyword in node.keywords}
         try:
             return _FUNCTIONS[node.func.id](*args, **kwargs)
         except (TypeError, ValueError) as error:
             msg = f"in `{text}`: {error}"
             raise SettingError(msg) from error
     if isinstance(node, ast.Name):
-        _known(node.id, _NAMES, "value")
+        known(node.id, _NAMES, "value")
         return _NAMES[node.id]
     try:
         return ast.literal_eval(node)
@@ -205,7 +272,12 @@ def _value(node: ast.expr, text: str) -> Any:
         raise SettingError(msg) from error
 
 
-def _known(name: str, names: Any, what: str) -> None:
+def known(name: str, names: Any, what: str) -> None:
+    """Refuses a name that is not among some.
+
+    Raises:
+      SettingError: if it is not; it lists them, and says which one is close.
+    """
     if name in names:
         return
     close = difflib.get_close_matches(name, names, n=1)

@@ -6,23 +6,34 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from rich.console import Console
 
+from tsam_jax.data import streaming
 from tsam_jax.train import config, loop, provenance
-from tsam_jax.train.checkpoint import Checkpoints, open_checkpoints
+from tsam_jax.train.job import Job, run_job
 from tsam_jax.train.mesh import make_devices
-from tsam_jax.train.progress import Progress
-from tsam_jax.train.settings import Setting
-from tsam_jax.train.task import load_data, make_network
+from tsam_jax.train.network import Batch
+from tsam_jax.train.settings import Setting, with_arguments
+from tsam_jax.train.task import load_task
+from tsam_jax.train.trackers import Tracking, check_available
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train one method on one task, saving checkpoints."""
 
-    method: str = "tsam"
-    """A bare name for its tuned setting, or a setting in quotes: "sam(rho=0.5, lr=0.1)"."""
+    recipe: str = "digits"
+    """The experiment whose values the other options replace, see `tsam-jax recipes`; it may stand
+    first: `tsam-jax train digits --t 5`."""
+    method: str | None = None
+    """A bare name for its setting in the recipe, or a setting in quotes: "sam(rho=0.5, lr=0.1)".
+    Default: that of the recipe."""
+    t: float | None = None
+    """Tilt, in place of the setting's."""
+    rho: float | None = None
+    """Length of the ascent step, in place of the setting's."""
+    s: int | None = None
+    """Number of samples, in place of the setting's."""
     seed: int = 0
     """Seed of the wrong labels, the initial weights, the batches and the noise."""
     out: Path | None = None
@@ -30,10 +41,15 @@ class Train:
     resume: Path | None = None
     """Directory of a run to go on with, as it was started: it takes no other options."""
     checkpoint_every: int = 10
-    """Epochs between checkpoints; there is one at the end too."""
+    """Epochs between checkpoints; there is one at the end too, and one of the best epoch on the
+    validation part."""
     mesh: str | None = None
     """Devices, "data=4,sample=2": the batch is split over the first axis, the samples of a sampled
     method over the second. Default: one device."""
+    tensorboard: bool = False
+    """Whether the metrics are also written for TensorBoard, into the run's directory."""
+    wandb: bool = False
+    """Whether Weights & Biases gets them too; its own variables, WANDB_MODE=offline say, apply."""
     task: config.Task = dataclasses.field(default_factory=config.Task)
     """What is learnt."""
     optimizer: config.Optimizer = dataclasses.field(default_factory=config.Optimizer)
@@ -48,7 +64,7 @@ class Train:
           ConfigError: if one is out of range.
         """
         setting = self.setting()
-        config.check_batch(self.task, self.optimizer, [setting])
+        config.check_batch(self.task.train_size, self.optimizer, [setting])
         if self.checkpoint_every < 1 or self.seed < 0:
             msg = (
                 "`--checkpoint-every` must be >= 1 and `--seed` >= 0, got"
@@ -56,28 +72,36 @@ class Train:
             )
             raise config.ConfigError(msg)
         make_devices(self.mesh, setting, self.optimizer)
+        check_available(self.tracking())
+
+    def tracking(self) -> Tracking:
+        """Who is told what is logged."""
+        return Tracking(self.tensorboard, self.wandb)
 
     def setting(self) -> Setting:
         """Reads the setting to train.
 
         Returns:
-          The one setting.
+          The one setting, with `t`, `rho` and `s` replaced where they are given.
 
         Raises:
           ConfigError: if it is a grid of several.
         """
-        settings = config.parse_methods((self.method,))
+        method = self.method or config.find_recipe(self.recipe).method
+        settings = config.parse_methods((method,), self.recipe)
         if len(settings) != 1:
             msg = f"`--method` takes one setting, got {len(settings)}: use `tsam-jax compare`."
             raise config.ConfigError(msg)
-        return settings[0]
+        own = {"t": self.t, "rho": self.rho, "s": self.s}
+        return with_arguments(settings[0], {k: v for k, v in own.items() if v is not None})
 
 
-def load_command(directory: Path) -> Train:
+def load_command(directory: Path, option: str = "resume") -> Train:
     """Reads what a run was started with.
 
     Args:
       directory: the directory of the run.
+      option: which option named it, for the message.
 
     Returns:
       The `Train` command, with `resume` set.
@@ -93,8 +117,49 @@ def load_command(directory: Path) -> Train:
             saved[name] = kind(**saved[name])
         return Train(**{**saved, "out": None, "resume": directory})
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        msg = f"`--resume`: {directory} is not the directory of a training run ({error})."
+        msg = f"`--{option}`: {directory} is not the directory of a training run ({error})."
         raise config.ConfigError(msg) from error
+
+
+def make_job(command: Train, parts: tuple[str, ...] = loop.PARTS) -> Job:
+    """Makes the training of a command: loads the data, makes the network, compiles nothing yet.
+
+    Args:
+      command: what to do.
+      parts: the parts of the data set that are measured.
+
+    Returns:
+      The `Job`.
+    """
+    setting = command.setting()
+    loaded = load_task(command.task, [command.seed])
+    config.check_batch(loaded.train_size, command.optimizer, [setting])
+    devices = make_devices(command.mesh, setting, command.optimizer)
+    epochs = command.budget.epochs_for(setting)
+    plan = loop.plan_for(setting, command.optimizer, loaded.train_size, epochs)
+    stream: loop.Stream | None = None
+    if loaded.records is not None:
+        batch_size = command.optimizer.for_setting(setting).batch_size
+        key = loop.order_key(command.seed)
+        batches = streaming.Streamed(loaded.records, batch_size, key)
+        stream = lambda epoch: (Batch(*batch) for batch in batches.epoch(epoch))  # noqa: E731
+    identity = {
+        "setting": setting.text,
+        "seed": command.seed,
+        "task": provenance.as_dict(command.task),
+        "optimizer": provenance.as_dict(command.optimizer),
+    }
+    return Job(
+        label=setting.text,
+        network=loaded.network,
+        program=loop.make_program(loaded.network, plan, loaded.train_size, parts, devices),
+        data=devices.replicate(loaded.data),
+        seed=command.seed,
+        epochs=epochs,
+        metric=loaded.metric or "loss",
+        identity=identity,
+        stream=stream,
+    )
 
 
 def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
@@ -102,95 +167,33 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
 
     Args:
       command: what to do.
-      directory: where config.json, metrics.jsonl, checkpoints and result.json go; exists.
+      directory: where config.json, metrics.jsonl, checkpoints, best and result.json go; made when
+        the data are loaded.
       console: where progress is shown.
 
     Returns:
       The content of result.json: the last metrics, and whether training was completed.
     """
-    setting = command.setting()
-    devices = make_devices(command.mesh, setting, command.optimizer)
-    data = devices.replicate(load_data(command.task, [command.seed]))
-    network = make_network(command.task, data.train)
-    program = loop.make_program(
-        network, setting, command.optimizer, command.task.train_size, devices=devices
-    )
-    epochs = command.budget.epochs_for(setting)
-    per_epoch = program.steps_per_epoch * program.cost.gradients
-    fresh = program.init(jnp.asarray([command.seed]))
+    job = make_job(command)
+    config.check_writable(directory)
     if command.resume is None:
-        provenance.write_json(directory / "config.json", provenance.as_dict(command))
-    log = _Log(directory / "metrics.jsonl")
-    complete, metrics = False, log.last
-    try:
-        with (
-            open_checkpoints(directory) as checkpoints,
-            Progress({setting.text: epochs * per_epoch}, console) as progress,
-        ):
-            state = checkpoints.restore(fresh) or fresh
-            log.keep_until(int(state.epoch[0]))
-            done = 0
-            for this in loop.train(program, state, data, epochs=epochs, every=1):
-                metrics = log.write(this, this.epoch * per_epoch)
-                _save(checkpoints, this, command.checkpoint_every, epochs)
-                progress.advance(
-                    setting.text,
-                    seeds=[command.seed],
-                    epoch=this.epoch,
-                    epochs=epochs,
-                    gradients=(this.epoch - done) * per_epoch,
-                    loss=float(this.metrics["train_loss"][0]),
-                    accuracy=float(this.metrics["validation_accuracy"][0]),
-                )
-                done = this.epoch
-            complete = True
-            metrics = log.last
-    except KeyboardInterrupt:
+        resolved = provenance.as_dict(command)
+        resolved |= {"method": job.label, "t": None, "rho": None, "s": None}
+        provenance.write_json(directory / "config.json", resolved)
+    tracking = command.tracking()._replace(config=dict(job.identity))
+    outcome = run_job(
+        job, directory, console, checkpoint_every=command.checkpoint_every, tracking=tracking
+    )
+    if not outcome.complete:
         again = shlex.join(["tsam-jax", "train", "--resume", str(directory)])
         console.print(f"Interrupted; go on with: {again}", markup=False, soft_wrap=True)
     result = {
-        "complete": complete,
-        "setting": setting.text,
-        "epochs": epochs,
-        "metrics": metrics,
+        "complete": outcome.complete,
+        "setting": job.label,
+        "epochs": job.epochs,
+        "metrics": outcome.log.last,
+        "best": outcome.best,
         "versions": provenance.versions(),
     }
     provenance.write_json(directory / "result.json", result)
     return result
-
-
-def _save(checkpoints: Checkpoints, this: loop.Round, every: int, epochs: int) -> None:
-    if this.epoch % every == 0 or this.epoch == epochs:
-        checkpoints.save(this.state)
-
-
-class _Log:
-    """metrics.jsonl: a line an epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._lines: list[dict[str, Any]] = []
-        for line in lines:
-            try:
-                self._lines.append(json.loads(line))
-            except json.JSONDecodeError:  # the run was killed while it wrote this one
-                break
-
-    @property
-    def last(self) -> dict[str, Any] | None:
-        return self._lines[-1] if self._lines else None
-
-    def keep_until(self, epoch: int) -> None:
-        """Drops what was logged after the checkpoint that training goes on from."""
-        self._lines = [line for line in self._lines if line["epoch"] <= epoch]
-        text = "".join(json.dumps(line) + "\n" for line in self._lines)
-        provenance.write_whole(self._path, text)
-
-    def write(self, this: loop.Round, gradients: float) -> dict[str, Any]:
-        numbers = {name: provenance.json_number(x[0]) for name, x in this.metrics.items()}
-        line = {"epoch": this.epoch, "gradient_evaluations": gradients, **numbers}
-        self._lines.append(line)
-        with self._path.open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        return line

@@ -1,0 +1,163 @@
+"""`fit`: models and data of the user's own, in the one training loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from tsam_jax import data, methods
+from tsam_jax.train import fit
+from tsam_jax.train.config import ConfigError
+from tsam_jax.train.job import Diverged
+from tsam_jax.train.settings import SettingError
+
+
+def test_a_model_and_data_of_the_users_own():
+    # A user's whole program:
+    class Classifier(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.hidden = nnx.Linear(2, 16, rngs=rngs)
+            self.norm = nnx.BatchNorm(16, rngs=rngs)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+            self.out = nnx.Linear(16, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
+
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int32)
+    result = fit(
+        Classifier,
+        (x[:200], y[:200]),
+        "tsam(t=5, rho=0.05, s=2, noise=sphere(rms=0.01))",
+        optax.adamw(0.02),
+        epochs=20,
+        batch_size=50,
+        validation=(x[200:], y[200:]),
+    )
+    predicted = result.model(x[200:]).argmax(axis=1)
+
+    assert (predicted == y[200:]).mean() > 0.85
+    assert len(result.history) == 20
+    last = result.history[-1]
+    assert last["validation_accuracy"] == pytest.approx(float((predicted == y[200:]).mean()))
+    assert last["gradient_evaluations"] == 20 * 4 * 4
+    assert result.best["validation_accuracy"] >= last["validation_accuracy"]
+
+
+X = jnp.linspace(-1, 1, 40)[:, None]
+LINE = (X, 3 * X[:, 0] + 1)
+SMALL = {"epochs": 3, "batch_size": 10}
+
+
+def linear(rngs):
+    return nnx.Linear(1, 1, rngs=rngs)
+
+
+def weights(result):
+    return jax.tree.map(np.asarray, nnx.as_pure(nnx.state(result.model, nnx.Param)))
+
+
+def test_numbers_are_regression_and_the_best_epoch_has_the_least_loss():
+    result = fit(linear, LINE, "erm", optax.sgd(0.5), **SMALL, validation=LINE)
+    losses = [line["validation_loss"] for line in result.history]
+    assert result.best["validation_loss"] == min(losses)
+    assert losses[-1] < 0.3 * losses[0]
+    assert "validation_accuracy" not in result.history[0]
+
+
+def test_an_estimator_and_inputs_by_name():
+    class Sum(nnx.Module):
+        def __init__(self, rngs):
+            self.out = nnx.Linear(1, 1, rngs=rngs)
+
+        def __call__(self, a, b):
+            return self.out(a + b)
+
+    inputs = {"a": X / 2, "b": X / 2}
+    estimator = methods.sam(rho=0.01)
+    found = fit(Sum, (inputs, LINE[1]), estimator, optax.sgd(0.1), **SMALL, accumulate=2)
+    plain = fit(linear, LINE, "sam(rho=0.01)", optax.sgd(0.1), **SMALL)
+    assert found.history[-1]["gradient_evaluations"] == 2 * 3 * 4
+    kernel, expected = found.model.out.kernel[...], plain.model.kernel[...]
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5)  # the seed's weights are the same
+
+
+def test_splits_a_model_that_is_there_and_an_average():
+    part = data.Examples(np.asarray(X), np.asarray(LINE[1]))
+    splits = data.Splits(part, part, part, num_classes=None)
+    model = nnx.Linear(1, 1, rngs=nnx.Rngs(3))
+    before = model.kernel[...].item()
+    result = fit(model, splits, "erm", optax.sgd(0.5), **SMALL, ema=0.5)
+    assert model.kernel[...].item() == before
+    assert weights(result)["kernel"] == result.state.average[0]["kernel"][0]
+    assert weights(result)["kernel"] != result.state.params["kernel"][0]
+    predicted = result.model(X)[:, 0]
+    loss = float(jnp.mean((predicted - LINE[1]) ** 2))
+    assert result.history[-1]["test_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_training_goes_on_from_a_directory_bit_for_bit(tmp_path):
+    def run(epochs, directory):
+        method = "tsam(t=1, rho=0.1, s=2)"
+        base = optax.sgd(0.1, momentum=0.9)
+        rest = {"batch_size": 10, "directory": directory, "checkpoint_every": 1}
+        return fit(linear, LINE, method, base, epochs=epochs, **rest)
+
+    run(2, tmp_path / "cut")
+    cut, whole = run(4, tmp_path / "cut"), run(4, tmp_path / "whole")
+    assert cut.history == whole.history
+    assert len(cut.history) == 4
+    jax.tree.map(np.testing.assert_array_equal, weights(cut), weights(whole))
+    with pytest.raises(ConfigError, match="is of another run"):
+        fit(linear, LINE, "erm", optax.sgd(0.1), **SMALL, directory=tmp_path / "cut")
+
+
+def test_a_loss_that_is_not_finite_stops_with_words(tmp_path):
+    with pytest.raises(Diverged) as stopped:
+        fit(
+            linear,
+            LINE,
+            "erm",
+            optax.inject_hyperparams(optax.sgd)(lambda n: jnp.where(n < 5, 0.1, 1e30)),
+            epochs=4,
+            batch_size=10,
+            directory=tmp_path,
+            checkpoint_every=1,
+        )
+    said = str(stopped.value)
+    assert "step 7, epoch 2" in said  # the step of 1e30 is the sixth
+    assert "Last good checkpoint: after epoch 1" in said
+    assert "Try a lower learning rate" in said
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 41}, r"`fit\(batch_size=...\)` must be between 1 and 40, got 41"),
+        ({"epochs": 0}, r"`fit\(epochs=...\)` must be a positive integer, got 0"),
+        ({"accumulate": 3}, r"`fit\(accumulate=...\)` must divide `batch_size`, 10, got 3"),
+        ({"loss": "mae"}, r"`fit\(loss=...\)` must be a function or one of cross-entropy"),
+        ({"data": (X, LINE[1][:7])}, "of the train part have the sizes"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(changes, message):
+    arguments = {"data": LINE, **SMALL, **changes}
+    with pytest.raises(ValueError, match=message):
+        fit(linear, arguments.pop("data"), "erm", optax.sgd(0.1), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("sam(rho=[1, 2])", "takes one setting, got 2"),
+        ("sam(rho=1, lr=0.1)", "lr in `.*` belong to `base` or `epochs`"),
+        ("smm", "Perhaps you meant `sam`"),
+    ],
+)
+def test_a_method_that_is_not_a_setting_is_named(method, message):
+    with pytest.raises(SettingError, match=message):
+        fit(linear, LINE, method, optax.sgd(0.1), **SMALL)

@@ -1,0 +1,105 @@
+"""A model as pure functions: modes, dropout, other state, inputs of several arrays, chunks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tsam_jax import methods, value_and_grad
+from tsam_jax.train.losses import accuracy, cross_entropy
+from tsam_jax.train.network import Batch, in_chunks, make_network
+
+
+class Small(nnx.Module):
+    """BatchNorm, dropout, a dense layer; called with two arrays by name."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(3, momentum=0.5, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense = nnx.Linear(3, 2, dtype=jnp.bfloat16, rngs=rngs)
+
+    def __call__(self, x, shift):
+        return self.dense(self.dropout(self.norm(x + shift)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network(Small, cross_entropy, {"accuracy": accuracy})
+
+
+@pytest.fixture(scope="module")
+def start(network):
+    return network.init(jax.random.key(0))
+
+
+BATCH = Batch(
+    {"x": jnp.arange(12.0).reshape(4, 3) ** 1.5, "shift": jnp.ones((4, 3))},
+    jnp.array([0, 1, 1, 0]),
+)
+
+
+def test_evaluation_is_without_dropout_and_in_float32(network, start):
+    outputs = network.predict(start[0], BATCH.inputs, start[1])
+    np.testing.assert_array_equal(outputs, network.predict(start[0], BATCH.inputs, start[1]))
+    assert outputs.dtype == jnp.float32
+    normalised = (BATCH.inputs["x"] + 1) / jnp.sqrt(1 + 1e-5)  # mean 0, variance 1 at the start
+    by_hand = normalised @ start[0]["dense"]["kernel"]
+    np.testing.assert_allclose(outputs, by_hand, rtol=0.05, atol=0.05)
+
+
+def test_a_training_step_moves_the_statistics_and_the_masks_once(network, start):
+    params, rest = start
+    loss, after = network.loss(params, BATCH, rest)
+    again, _ = network.loss(params, BATCH, rest)
+    later, _ = network.loss(params, BATCH, after)
+    assert loss == again  # the same keys, the same mask
+    assert loss != later
+    mean = 0.5 * (BATCH.inputs["x"] + 1).mean(axis=0)
+    np.testing.assert_allclose(after["norm"]["mean"], mean, rtol=1e-5)
+
+
+def test_all_probes_of_a_step_see_the_same_mask(network, start):
+    """With rho = 0 the second gradient of SAM is the first, if the mask is the same."""
+    params, rest = start
+    estimator = methods.sam(rho=1e-12)
+    estimate = value_and_grad(network.loss, estimator, has_aux=True)
+    (_, sam), _ = estimate(params, estimator.init(params), BATCH, rest)
+    plain = jax.grad(network.loss, has_aux=True)(params, BATCH, rest)[0]
+    jax.tree.map(np.testing.assert_array_equal, sam, plain)
+
+
+def test_the_score_is_the_loss_and_the_metrics(network):
+    outputs = jnp.array([[5.0, 0.0], [5.0, 0.0]])
+    found = network.score(outputs, jnp.array([0, 1]))
+    assert found["accuracy"] == 0.5
+    assert found["loss"] == pytest.approx(2.5 + np.log1p(np.exp(-5)), rel=1e-5)
+
+
+def test_a_model_may_be_given_and_is_not_changed():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+    before = model.kernel[...]
+    network = make_network(model, cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    np.testing.assert_array_equal(params["kernel"], before)
+    assert params["kernel"] is not before  # the training state is given up, the model is not
+    x = jnp.ones((2, 3))
+    np.testing.assert_allclose(network.merge(params, rest)(x), model(x), rtol=1e-6)
+
+
+def test_augmentation_is_for_training_and_preparation_for_both():
+    model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+    model.kernel[...] = jnp.ones((1, 1))
+    network = make_network(model, cross_entropy, prepare=lambda x: x / 10)
+    params, rest = network.init(jax.random.key(0))
+    assert network.augment(jax.random.key(0), jnp.array([[5.0]])) == 0.5
+    assert network.predict(params, jnp.array([[5.0]]), rest) == 0.5
+    with_augmentation = make_network(model, cross_entropy, augment=lambda key, x: x + 1)
+    assert with_augmentation.augment(jax.random.key(0), jnp.array([[5.0]])) == 6
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_chunks_change_nothing(size):
+    inputs = {"a": jnp.arange(14.0).reshape(7, 2), "b": jnp.arange(7)}
+    found = in_chunks(lambda some: some["a"] * 2 + some["b"][:, None], inputs, size)
+    np.testing.assert_array_equal(found, inputs["a"] * 2 + inputs["b"][:, None])

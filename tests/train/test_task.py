@@ -1,0 +1,185 @@
+"""Tasks of images, text and numbers: made from small arrays, trained for a step or two."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tsam_jax import data
+from tsam_jax.data import augmentation
+from tsam_jax.train import config, loop
+from tsam_jax.train.job import run_job
+from tsam_jax.train.settings import parse
+from tsam_jax.train.single import Train, make_job
+from tsam_jax.train.task import load_task, prepare_task
+
+RNG = np.random.default_rng(0)
+PLAIN = {"label_noise": 0.0, "train_size": None}
+
+
+def splits(inputs, labels, **fields):
+    part = data.Examples(inputs, labels)
+    return data.Splits(part, part, part, **fields)
+
+
+IMAGES = splits(
+    RNG.integers(0, 256, (12, 8, 8, 3), np.uint8),
+    RNG.integers(0, 3, 12).astype(np.int32),
+    num_classes=3,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.25, 0.3),
+)
+TOKENS = RNG.integers(5, 50, (12, 6)).astype(np.int32)
+TEXT = {
+    "token_ids": TOKENS,
+    "attention_mask": np.ones_like(TOKENS),
+    "token_type_ids": np.zeros_like(TOKENS),
+}
+SIMILARITY = splits(
+    TEXT, RNG.random(12).astype(np.float32), num_classes=None, kind="text", vocab_size=50
+)
+
+
+def trained(task, dataset, text="sam(rho=0.05)", epochs=2):
+    loaded = prepare_task(task, dataset, [0])
+    optimizer = config.Optimizer(batch_size=6, lr=0.05)
+    plan = loop.plan_for(parse(text)[0], optimizer, loaded.train_size, epochs)
+    program = loop.make_program(loaded.network, plan, loaded.train_size)
+    start = program.init([0])
+    return loaded, list(loop.train(program, start, loaded.data, epochs=epochs, every=1))
+
+
+@pytest.mark.usefixtures("fast_compile")
+def test_images_train_from_bytes_with_augmentation_in_half_precision():
+    task = config.Task(
+        model="cnn",
+        augmentation="official",
+        loss="official",
+        label_smoothing=0.1,
+        precision="bfloat16",
+        **PLAIN,
+    )
+    loaded, rounds = trained(task, IMAGES, "sam(rho=0.01)", epochs=12)
+    assert loaded.data.train.inputs.dtype == jnp.uint8
+    assert {x.dtype for x in jax.tree.leaves(rounds[-1].state.params)} == {jnp.dtype("float32")}
+    losses = [this.metrics["train_loss"][0] for this in rounds]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.usefixtures("fast_compile")
+def test_text_trains_on_numbers_with_the_loss_as_the_measure():
+    task = config.Task(model="bert-tiny", loss="mse", **PLAIN)
+    loaded, rounds = trained(task, SIMILARITY)
+    assert loaded.metric is None
+    assert set(rounds[0].metrics) == {"train_loss", "validation_loss", "test_loss"}
+    assert np.isfinite(rounds[-1].metrics["train_loss"][0])
+
+
+def test_images_are_normalised_in_training_and_in_evaluation():
+    network = prepare_task(config.Task(model="cnn", **PLAIN), IMAGES, [0]).network
+    found = network.augment(jax.random.key(0), IMAGES.train.inputs)
+    expected = (IMAGES.train.inputs / 255 - np.array(IMAGES.mean)) / np.array(IMAGES.std)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_crop_flip_is_the_official_recipe_without_cutout():
+    task = config.Task(model="cnn", augmentation="crop-flip", **PLAIN)
+    network = prepare_task(task, IMAGES, [0]).network
+    key = jax.random.key(3)
+    crop_key, flip_key, _ = jax.random.split(key, 3)
+    flipped = augmentation.random_flip(flip_key, IMAGES.train.inputs)
+    shifted = augmentation.random_crop(crop_key, flipped, 4)
+    expected = augmentation.normalise(shifted, IMAGES.mean, IMAGES.std)
+    np.testing.assert_array_equal(network.augment(key, IMAGES.train.inputs), expected)
+
+
+def test_label_noise_has_the_law_that_is_named():
+    labels = np.zeros(2000, np.int32)
+    dataset = splits(np.zeros((2000, 2), np.float32), labels, num_classes=4)
+    shares = {}
+    for law in ("other-labels", "official"):
+        task = config.Task(label_noise=0.4, noise_law=law, train_size=None)
+        noisy = prepare_task(task, dataset, [0, 1]).data.train.labels
+        assert (noisy[0] != noisy[1]).any()
+        shares[law] = float((noisy[0] != 0).mean())
+    assert shares["other-labels"] == pytest.approx(0.4)
+    assert shares["official"] == pytest.approx(0.3, abs=0.04)  # 0.4 (1 - 1/4); 4 standard errors
+
+
+def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
+    folder = Path(__file__).parent.parent / "data" / "models" / "hf_bert"
+    task = config.Task(pretrained=str(folder), loss="mse", dropout=0.0, **PLAIN)
+    network = prepare_task(task, SIMILARITY, [0]).network
+    plan = loop.plan_for(parse("erm")[0], config.Optimizer(batch_size=6), 12, 1)
+    params = loop.make_program(network, plan, 12).init([0, 1]).params
+    differ = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, x in jax.tree.leaves_with_path(params)
+        if (x[0] != x[1]).any()
+    }
+    assert differ == {"head/kernel"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "dataset", "message"),
+    [
+        ({"model": "resnet"}, IMAGES, "`--model` must be one of mlp, cnn"),
+        ({"model": "bert-tiny"}, IMAGES, "`--model bert-tiny` is for text"),
+        ({"model": "cnn", "loss": "mse"}, SIMILARITY, "is for image, and digits has text"),
+        ({"model": "cnn", "loss": "mse"}, IMAGES, "`--loss` must be mse for numbers"),
+        ({"model": "bert-tiny"}, SIMILARITY, "`--loss` must be mse for numbers"),
+        (
+            {"model": "bert-tiny", "loss": "mse", "augmentation": "official"},
+            SIMILARITY,
+            "`--augmentation official` is for images",
+        ),
+        ({"pretrained": "/nowhere"}, IMAGES, "`--pretrained`: `load_pretrained"),
+    ],
+)
+def test_what_does_not_fit_is_named(fields, dataset, message):
+    with pytest.raises(config.ConfigError, match=message):
+        prepare_task(config.Task(**PLAIN, **fields), dataset, [0])
+
+
+def test_a_data_set_is_loaded_by_name_with_its_options(tmp_path):
+    images = RNG.integers(0, 256, (40, 6, 6, 3), np.uint8)
+    np.savez(tmp_path / "mine.npz", train_images=images, train_labels=np.arange(40) % 4)
+    name = f"npz:{tmp_path / 'mine.npz'}"
+    task = config.Task(dataset=name, model="cnn", train_size=20, label_noise=0.0, image_size=8)
+    loaded = load_task(task, [0])
+    assert loaded.train_size == 20
+    assert loaded.data.train.inputs.shape == (20, 8, 8, 3)
+    parts = load_task(dataclasses.replace(task, evaluation_size=3), [0]).data
+    assert [len(part.labels) for part in (parts.validation, parts.test)] == [3, 3]
+    assert parts.train.inputs.shape == loaded.data.train.inputs.shape
+    missing = config.Task(dataset="folder:nowhere", train_size=None)
+    with pytest.raises(config.ConfigError, match="`--dataset folder:nowhere`: nowhere"):
+        load_task(missing, [0])
+
+
+def test_streamed_training_is_training_from_the_device(tmp_path):
+    np.savez(
+        tmp_path / "mine.npz",
+        train_inputs=RNG.normal(size=(40, 5)).astype(np.float32),
+        train_labels=np.arange(40) % 2,
+    )
+    task = config.Task(dataset=f"npz:{tmp_path / 'mine.npz'}", width=4, depth=1, train_size=None)
+    histories = []
+    for stream in (False, True):
+        command = Train(
+            method="sam(rho=0.1)",
+            task=dataclasses.replace(task, stream=stream),
+            optimizer=config.Optimizer(batch_size=6),
+            budget=config.Budget(epochs=2),
+        )
+        job = make_job(command)
+        assert (job.stream is not None) == stream
+        histories.append(run_job(job, None, Console(quiet=True)).log.lines)
+    assert len(histories[0]) == 2
+    for a, b in zip(*histories, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)

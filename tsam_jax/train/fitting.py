@@ -1,0 +1,198 @@
+"""`fit`: a model and data of your own, from Python, in the one training loop."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from rich.console import Console
+
+from tsam_jax.data import Splits
+from tsam_jax.estimator import GradientEstimator
+from tsam_jax.train import loop
+from tsam_jax.train.job import Job, run_job
+from tsam_jax.train.losses import LOSSES, METRICS, Loss
+from tsam_jax.train.network import Batch, Model, make_network
+from tsam_jax.train.settings import SettingError, parse
+from tsam_jax.train.task import Data
+
+Examples = tuple[Any, Any]
+"""Inputs, any pytree with a leading axis, and labels (n,)."""
+
+
+class Fitted(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      model: the model with its trained weights (their average, with `ema`), in evaluation mode.
+      history: a line an epoch: "epoch", "gradient_evaluations", "train_loss", and so on.
+      best: the line of the best epoch on the validation part; None without one.
+      state: all that training changed, with a leading axis of 1.
+      complete: False if the user interrupted it.
+    """
+
+    model: nnx.Module
+    history: list[dict[str, Any]]
+    best: dict[str, Any] | None
+    state: loop.TrainState
+    complete: bool
+
+
+def fit(
+    model: Model,
+    data: Splits | Examples,
+    method: str | GradientEstimator,
+    base: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    validation: Examples | None = None,
+    test: Examples | None = None,
+    loss: str | Loss | None = None,
+    metrics: Mapping[str, Loss] | None = None,
+    augment: Callable[[jax.Array, Any], Any] | None = None,
+    prepare: Callable[[Any], Any] | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    seed: int = 0,
+    directory: Path | str | None = None,
+    checkpoint_every: int = 10,
+    console: Console | None = None,
+) -> Fitted:
+    """Trains a flax model by any method of this library.
+
+    Args:
+      model: an `nnx.Module`, which is not changed, or a function `rngs -> module`. It maps inputs
+        (batch, ...) to outputs (batch, K); inputs that are a dict are given to it by name.
+      data: `Splits`, or the training examples: inputs and labels (n,), integers for classes or
+        real numbers for regression. They are kept on the device.
+      method: a setting, "tsam(t=20, rho=0.05, s=3)", or an estimator of `tsam_jax.methods`.
+      base: the base optimizer, from optax.
+      epochs: passes over the data, >= 1.
+      batch_size: examples a step; what is left of an epoch after the last full batch is left out.
+      validation: examples to choose the best epoch on, if `data` are not `Splits`.
+      test: examples that are measured only, if `data` are not `Splits`.
+      loss: "cross-entropy", "official", "mse", or a function (outputs, labels) -> the loss of each
+        example, shape (n,). Default: "cross-entropy" for integer labels, else "mse".
+      metrics: name -> (outputs, labels) -> a number, the larger the better. Default: the accuracy
+        for integer labels. The first one chooses the best epoch; without one, the loss.
+      augment: (key, inputs) -> inputs of the model in training, once a step, in the compiled step.
+      prepare: inputs -> inputs of the model where it is measured. Default: as they are.
+      accumulate: parts in which a batch is evaluated one after the other; divides `batch_size`.
+      ema: decay of an average of the weights, which is measured and returned.
+      seed: of the weights, the order of the batches and the noise of a setting.
+      directory: where metrics.jsonl, the newest checkpoints and the best one go. Training goes on
+        from what is there. Default: nothing is written.
+      checkpoint_every: epochs between checkpoints.
+      console: where progress is shown. Default: nowhere.
+
+    Returns:
+      The trained model and what was measured.
+
+    Raises:
+      ValueError: if the arguments do not fit together.
+      SettingError: if `method` is a text that is not a setting.
+      ConfigError: if a checkpoint in `directory` is damaged, or of another training.
+      Diverged: if the loss is not finite; the message says where, and what to try.
+
+    Cost: epochs x batches x what a step of the method costs.
+
+    Example:
+      >>> import optax
+      >>> from flax import nnx
+      >>> x = jnp.linspace(-1, 1, 32)[:, None]
+      >>> line = fit(
+      ...     lambda rngs: nnx.Linear(1, 1, rngs=rngs),
+      ...     (x, 3 * x[:, 0]),
+      ...     "sam(rho=0.01)",
+      ...     optax.sgd(0.3),
+      ...     epochs=20,
+      ...     batch_size=16,
+      ... )
+      >>> round(line.model(jnp.ones((1, 1))).item(), 1)
+      3.0
+    """
+    splits = _splits(data, validation, test)
+    train_size = _check_sizes(splits, epochs, batch_size, accumulate)
+    numbers = jnp.issubdtype(splits.train.labels.dtype, jnp.inexact)
+    if metrics is None:
+        metrics = {} if numbers else METRICS
+    loss = ("mse" if numbers else "cross-entropy") if loss is None else loss
+    if isinstance(loss, str) and loss not in LOSSES:
+        msg = f"`fit(loss=...)` must be a function or one of {', '.join(LOSSES)}, got {loss!r}."
+        raise ValueError(msg)
+    chosen = LOSSES[loss] if isinstance(loss, str) else loss
+    network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
+    label, estimator = _estimator(method)
+    parts = tuple(name for name, part in zip(splits._fields, splits, strict=True) if part)
+    plan = loop.Plan(estimator, base, batch_size, accumulate, ema)
+    job = Job(
+        label=label,
+        network=network,
+        program=loop.make_program(network, plan, train_size, parts),
+        data=splits._replace(train=splits.train._replace(labels=splits.train.labels[None])),
+        seed=seed,
+        epochs=epochs,
+        metric=next(iter(metrics), "loss"),
+        identity={"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size},
+    )
+    path = None if directory is None else Path(directory)
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+    console = console if console is not None else Console(quiet=True)
+    outcome = run_job(job, path, console, checkpoint_every=checkpoint_every)
+    state = outcome.state
+    weights = (state.params, state.rest) if ema is None else state.average
+    trained = network.merge(*jax.tree.map(lambda x: x[0], weights))
+    return Fitted(trained, outcome.log.lines, outcome.best, state, outcome.complete)
+
+
+def _splits(data: Splits | Examples, validation: Examples | None, test: Examples | None) -> Data:
+    """The parts on the device; None for a part that there is not."""
+    if isinstance(data, Splits):
+        if validation is not None or test is not None:
+            msg = "`fit(validation=..., test=...)` are for data that are not `Splits`."
+            raise ValueError(msg)
+        parts: list[Any] = [data.train, data.validation, data.test]
+    else:
+        parts = [data, validation, test]
+    return Data(*(part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts))
+
+
+def _check_sizes(data: Data, epochs: int, batch_size: int, accumulate: int) -> int:
+    """The number of training examples."""
+    for name, part in zip(data._fields, data, strict=True):
+        sizes = {x.shape[:1] for x in jax.tree.leaves(part)}
+        if len(sizes) > 1 or () in sizes:
+            msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
+            raise ValueError(msg)
+    train_size = len(data.train.labels)
+    if not 1 <= batch_size <= train_size:
+        msg = f"`fit(batch_size=...)` must be between 1 and {train_size}, got {batch_size!r}."
+        raise ValueError(msg)
+    if accumulate < 1 or batch_size % accumulate:
+        msg = f"`fit(accumulate=...)` must divide `batch_size`, {batch_size}, got {accumulate!r}."
+        raise ValueError(msg)
+    if epochs < 1:
+        msg = f"`fit(epochs=...)` must be a positive integer, got {epochs!r}."
+        raise ValueError(msg)
+    return train_size
+
+
+def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:
+    """What the method is called, and key -> estimator."""
+    if isinstance(method, GradientEstimator):
+        return "an estimator", lambda _key=None: method
+    settings = parse(method)
+    if len(settings) != 1:
+        msg = f"`fit(method=...)` takes one setting, got {len(settings)}: {method}."
+        raise SettingError(msg)
+    [setting] = settings
+    if setting.overrides:
+        names = ", ".join(setting.overrides)
+        msg = f"`fit(method=...)`: {names} in `{method}` belong to `base` or `epochs`."
+        raise SettingError(msg)
+    return setting.text, setting.build
