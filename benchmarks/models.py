@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,10 +34,10 @@ def weights(key: jax.Array, *shape: int) -> jax.Array:
     return jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))
 
 
-def mlp(key: jax.Array, batch: int) -> Problem:
-    """Four dense layers, 2.1 million parameters."""
-    keys = iter(jax.random.split(key, 8))
-    sizes = (784, 1024, 1024, 256, 10)
+def mlp(key: jax.Array, batch: int, hidden: Sequence[int] = (1024, 1024, 256)) -> Problem:
+    """Dense layers: by default four, with 2.1 million parameters."""
+    keys = iter(jax.random.split(key, len(hidden) + 2))
+    sizes = (784, *hidden, 10)
     params = [(weights(next(keys), n, m), jnp.zeros(m)) for n, m in itertools.pairwise(sizes)]
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
@@ -56,16 +56,24 @@ def batch_norm(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def resnet(
-    key: jax.Array, batch: int, convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    key: jax.Array,
+    batch: int,
+    *,
+    width: int,
+    stages: int,
+    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
 ) -> Problem:
-    """ResNet-14 in its CIFAR form: stages of 16, 32 and 64 channels, batch statistics."""
+    """A ResNet of two blocks a stage in its CIFAR form, with batch statistics.
+
+    ResNet-18 has 4 stages of 64 to 512 channels. With 3 stages of 16 to 64 it is a ResNet-14.
+    """
     keys = iter(jax.random.split(key, 32))
-    strides = (1, 1, 2, 1, 2, 1)
+    strides = (1, 1, *[2, 1] * (stages - 1))
 
     def layer(size: int, n: int, m: int) -> tuple[jax.Array, ...]:
         return weights(next(keys), size, size, n, m), jnp.ones(m), jnp.zeros(m)
 
-    stem, blocks, n = layer(3, 3, 16), [], 16
+    stem, blocks, n = layer(3, 3, width), [], width
     for stride in strides:
         m = n * stride
         shortcut = layer(1, n, m) if m != n else None
@@ -76,7 +84,8 @@ def resnet(
     def normed(x: jax.Array, layer: Any, stride: int = 1) -> jax.Array:
         kernel, scale, shift = layer
         numbers = ("NHWC", "HWIO", "NHWC")
-        y = convolve(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+        around = [(kernel.shape[0] // 2,) * 2] * 2  # as in PyTorch; "SAME" differs for stride 2
+        y = convolve(x, kernel, (stride, stride), around, dimension_numbers=numbers)
         return batch_norm(y, scale, shift)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
@@ -127,19 +136,39 @@ def transformer(key: jax.Array, batch: int) -> Problem:
     return Problem(cross_entropy(apply), params, tokens[:, :-1], tokens[:, 1:])
 
 
-MODELS = {
-    "resnet": resnet,
-    "resnet_fast_in_loops": partial(resnet, convolve=conv_general_dilated),
+RESNET14 = {"width": 16, "stages": 3}
+RESNET18 = {"width": 64, "stages": 4}
+
+MODELS: dict[str, Callable[[jax.Array, int], Problem]] = {
     "mlp": mlp,
+    "mlp_small": partial(mlp, hidden=(24,)),
     "transformer": transformer,
+    "resnet14": partial(resnet, **RESNET14),
+    "resnet14_fast_in_loops": partial(resnet, **RESNET14, convolve=conv_general_dilated),
+    "resnet18": partial(resnet, **RESNET18),
+    "resnet18_fast_in_loops": partial(resnet, **RESNET18, convolve=conv_general_dilated),
 }
 
 
-def build(name: str, *, batch: int, dtype: str) -> Problem:
-    """Returns the problem with its parameters and real-valued inputs in `dtype`."""
+def build(name: str, *, batch: int, dtype: str = "float32") -> Problem:
+    """Returns the problem with its parameters and real-valued inputs in `dtype`.
+
+    A name that is not in `MODELS` is one of the zoo, `zoo:resnet18` say.
+    """
+    if name.startswith("zoo:"):
+        from benchmarks.zoo import from_zoo  # flax is optional
+
+        return from_zoo(name.removeprefix("zoo:"), batch=batch, dtype=dtype)
+    if name not in MODELS:
+        msg = f"`model` must be one of {', '.join(MODELS)}, or zoo:NAME, got {name!r}."
+        raise ValueError(msg)
     problem = MODELS[name](jax.random.key(0), batch)
 
     def cast(x: jax.Array) -> jax.Array:
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(cast, problem._replace(loss=None))._replace(loss=problem.loss)
+
+
+def size(params: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))

@@ -1,202 +1,211 @@
-"""What a step costs: `python benchmarks/step.py [--models ...] [--samples ...]`; see README.md."""
+"""What a step costs, in plain gradients: `python -m benchmarks step`; see README.md."""
 
 import dataclasses
-import json
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import tyro
-from measure import Measurement, environment, median, prepare, ratios, run_rounds
-from models import MODELS, Problem, build
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from tsam_jax import GradientEstimator, methods, noise, value_and_grad
+from benchmarks import machine, measure, programs
+from benchmarks.budget import Budget
+from benchmarks.measure import Measurement
+from benchmarks.models import Problem, build, size
+from benchmarks.programs import STRATEGIES, Program
+from benchmarks.record import Common, say
+from tsam_jax import methods
 
-STRATEGIES = ("vectorized", "unrolled", "streamed")
+ON_CPU = ("mlp", "transformer", "resnet14", "resnet14_fast_in_loops", "resnet18")
+ON_CPU += ("resnet18_fast_in_loops",)
+ZOO = ("zoo:resnet18", "zoo:wrn16-8", "zoo:vit-b16", "zoo:distilbert")
+ELSEWHERE = ("mlp", "transformer", "resnet18", *ZOO)
+
+# On a CPU these take minutes a step: gradients of JAX's convolutions in a loop, or of a vmap over
+# kernels. `resnet14` and the part `convolution` show by how much they are slower.
+HOPELESS_ON_CPU = {
+    "resnet14": {"streamed"},
+    "resnet18": {"streamed", "vectorized"},
+    "resnet18_fast_in_loops": {"vectorized"},
+}
+
+SHARES = {"mlp": 1, "resnet18": 4, "resnet18_fast_in_loops": 3}  # of the time; 2 for others
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure, and how often."""
+class Settings(Common):
+    """What a step costs, for each model, batch, dtype, number of samples and strategy."""
 
-    models: tuple[str, ...] = tuple(MODELS)
-    samples: tuple[int, ...] = (1, 3, 5, 16)
-    batch: int = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    repeats: int = 10
-    limit: float = 40.0
-    """Seconds of timing for each function; skipped if one step is expected to take longer."""
-    compile_limit: float = 120.0
-    """Skipped if compilation is expected to take longer, in seconds."""
-    output: Path | None = None
-    """The JSON file; by default benchmarks/results/step-BACKEND.json."""
-
-
-Lowered = tuple[jax.stages.Lowered, tuple]
-
-
-def lower_plain(problem: Problem) -> Lowered:
-    arguments = (problem.params, problem.inputs, problem.targets)
-    return jax.jit(jax.value_and_grad(problem.loss)).lower(*arguments), arguments
+    models: tuple[str, ...] = ()
+    """By default those that fit the backend."""
+    samples: tuple[int, ...] = ()
+    """Numbers of samples, the most important one first; by default 3, 5, and on CPUs 1 and 16."""
+    batches: tuple[int, ...] = ()
+    """By default 64, and on GPUs 512."""
+    dtypes: tuple[str, ...] = ()
+    """By default float32, and on GPUs bfloat16."""
+    strategies: tuple[str, ...] = STRATEGIES
+    repeats: int = 20
+    """Rounds at most."""
+    peak_tflops: float | None = None
+    """The device's peak, for its utilisation; known for some GPUs."""
 
 
-def lower(problem: Problem, estimator: GradientEstimator) -> Lowered:
-    arguments = (problem.params, estimator.init(problem.params), problem.inputs, problem.targets)
-    return jax.jit(value_and_grad(problem.loss, estimator)).lower(*arguments), arguments
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model at one batch and dtype: its cases are timed in the same rounds."""
+
+    model: str
+    batch: int
+    dtype: str
 
 
-def lower_tsam(problem: Problem, s: int, strategy: Any) -> Lowered:
-    law = noise.sphere(rms=0.006)
-    return lower(problem, methods.tsam(t=20.0, rho=0.05, s=s, noise=law, strategy=strategy))
+def cells_of(settings: Settings) -> list[Cell]:
+    cpu = jax.default_backend() == "cpu"
+    if settings.quick:
+        models, batches, dtypes = ("mlp_small", "resnet14"), (8,), ("float32",)
+    elif cpu:
+        models, batches, dtypes = ON_CPU, (64,), ("float32",)
+    else:
+        models, batches, dtypes = ELSEWHERE, (64, 512), ("float32", "bfloat16")
+    return [
+        Cell(model, batch, dtype)
+        for dtype in settings.dtypes or dtypes
+        for batch in settings.batches or batches
+        for model in settings.models or models
+    ]
 
 
-def resolve_auto(problem: Problem, s: int) -> str:
-    """Returns the strategy whose program is that of "auto"."""
-    program, *others = (
-        lower_tsam(problem, s, strategy)[0].as_text() for strategy in ("auto", *STRATEGIES)
-    )
-    return STRATEGIES[others.index(program)]
+def samples_of(settings: Settings) -> tuple[int, ...]:
+    by_default = (3, 5, 1, 16) if jax.default_backend() == "cpu" else (3, 5)
+    samples = settings.samples or by_default
+    return samples[:1] if settings.quick else samples
 
 
-def reason_to_skip(done: list[Measurement], this: Measurement, settings: Settings) -> str | None:
-    """Returns why not to try it, in proportion to the same strategy at the last smaller s."""
-    for last in reversed(done):
-        if last.strategy == this.strategy and last.compile_seconds is not None:
-            step = last.step_seconds * this.s / last.s
-            if step > settings.limit:
-                return f"{step:.0f} s a step"
-            compilation = last.compile_seconds * this.s / last.s
-            if compilation > settings.compile_limit and this.strategy == "unrolled":
-                return f"{compilation:.0f} s to compile"
-            break
+def cases_of(
+    cell: Cell, settings: Settings, problem: Problem
+) -> list[tuple[Measurement, Callable[[], Program]]]:
+    """Returns what is measured in a cell, the most important first: the plain gradient, then..."""
+
+    def labels(method: str, strategy: str = "-", s: int = 1) -> dict[str, Any]:
+        return {**dataclasses.asdict(cell), "method": method, "strategy": strategy, "s": s}
+
+    sam = methods.sam(rho=programs.RHO)
+    cases = [(Measurement(labels("gradient")), lambda: programs.plain(problem))]
+    samples = samples_of(settings)
+    for s in samples:
+        for strategy in settings.strategies:
+            estimator = programs.tsam(s, strategy)
+            this = Measurement(labels("tsam", strategy, s), estimator.cost.gradients)
+            cases.append((this, lambda e=estimator: programs.estimate(problem, e)))
+        if s == samples[0]:
+            this = Measurement(labels("sam"), sam.cost.gradients)
+            cases.append((this, lambda: programs.estimate(problem, sam)))
+    return cases
+
+
+def reason_to_skip(
+    this: Measurement, done: list[Measurement], budget: Budget, *, cpu: bool
+) -> str | None:
+    """Returns why not to try it: its price, in proportion to the same strategy at another s."""
+    strategy = this.labels["strategy"]
+    if cpu and strategy in HOPELESS_ON_CPU.get(this.labels["model"], ()):
+        return "takes minutes a step on a CPU"
+    last = next((x for x in reversed(done) if x.labels["strategy"] == strategy), None)
+    last = last or next((x for x in reversed(done) if x.labels["method"] == "tsam"), None)
+    last = last or (done[0] if done else None)
+    if last is None or last.warm_seconds is None:
+        return None
+    step = last.warm_seconds * this.gradients / last.gradients
+    growth = this.gradients / last.gradients if strategy == "unrolled" else 1.0
+    compilation = last.compile_seconds * max(growth, 1.0)
+    rounds = measure.LEAST_ROUNDS * (step + sum(x.warm_seconds or 0.0 for x in done))
+    if compilation + step + rounds > budget.left():
+        return f"no time for {compilation:.0f} s of compilation and {step:.2g} s a step"
     return None
 
 
-def measure_model(
-    name: str, settings: Settings, say: Callable[[str], None]
-) -> tuple[list[Measurement], dict[int, str]]:
-    """Returns the measurements, the plain gradient first, and what "auto" is for each s."""
-    problem = build(name, batch=settings.batch, dtype=settings.dtype)
-    samples = sorted(settings.samples)
-    sam = methods.sam(rho=0.05)
-    todo = [
-        (Measurement(name, "gradient", "-", 1, 1), lambda: lower_plain(problem)),
-        (Measurement(name, "sam", "-", 1, sam.cost.gradients), lambda: lower(problem, sam)),
-    ]
-    for s in samples:
-        for x in STRATEGIES:
-            case = Measurement(name, "tsam", x, s, 2 * s)
-            todo.append((case, lambda s=s, x=x: lower_tsam(problem, s, x)))
-
-    done: list[Measurement] = []
-    cases = []
-    for this, make in todo:
-        say(f"{name}: {this.method} {this.strategy} s={this.s}")
-        if reason := reason_to_skip(done, this, settings):
+def measure_cell(cell: Cell, settings: Settings, budget: Budget) -> dict[str, Any]:
+    """Returns the cell's measurements, the plain gradient first, and what "auto" is for each s."""
+    problem = build(cell.model, batch=cell.batch, dtype=cell.dtype)
+    cpu = jax.default_backend() == "cpu"
+    flops, done, ready = None, [], []
+    texts: dict[int, dict[str, str]] = {s: {} for s in samples_of(settings)}
+    for this, make in cases_of(cell, settings, problem):
+        if reason := reason_to_skip(this, done, budget, cpu=cpu):
             this.outcome = f"skipped: {reason}"
-        else:
-            run = prepare(this, *make())
-            if this.outcome == "measured" and this.step_seconds > settings.limit:
-                this.outcome = f"stopped: {this.step_seconds:.0f} s a step"
-            if this.outcome == "measured":
-                cases.append((this, run))
+            done.append(this)
+            continue
+        program = make()
+        if this.labels["method"] == "gradient":
+            flops = (program.lowered.cost_analysis() or {}).get("flops")
+        if this.labels["method"] == "tsam":
+            texts[this.labels["s"]][this.labels["strategy"]] = program.lowered.as_text()
+        run = measure.prepare(this, *program)
+        say(f"  {this.labels['method']} {this.labels['strategy']} s={this.labels['s']}:"
+            f" {this.outcome}, {this.compile_seconds or 0:.1f} s to compile,"
+            f" {this.warm_seconds or 0:.3f} s a step")  # fmt: skip
         done.append(this)
-    say(f"{name}: {settings.repeats} rounds of {len(cases)}")
-    run_rounds(cases, repeats=settings.repeats, limit=settings.limit)
-    return done, {s: resolve_auto(problem, s) for s in samples}
-
-
-def table_of(measurements: list[Measurement]) -> Table:
-    table = Table(
-        title="Times and memory in terms of plain gradients; 1 in `ratio` is no overhead",
-        box=SIMPLE_HEAD,
-    )
-    table.add_column("step", no_wrap=True)
-    for column in ("ms", "ratio", "quartiles", "compile s", "temp MB", "memory"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for this in measurements:
-        plain = next(x for x in measurements if x.model == this.model)
-        row = [f"{this.model} {this.method}"]
-        if this.method == "tsam":
-            row = [f"{this.model} s={this.s} {this.strategy}"]
-        if this.seconds:
-            low, middle, high = ratios(this, plain)
-            row += [f"{1e3 * median(this):.1f}", f"{middle:.2f}", f"{low:.2f} - {high:.2f}"]
-            row.append(f"{this.compile_seconds:.1f}")
-        else:
-            row += ["", "", this.outcome]
-        if this.seconds and this.temp_bytes is not None:
-            memory = this.total_bytes / plain.total_bytes
-            row += [f"{this.temp_bytes / 1e6:.1f}", f"{memory:.1f}"]
-        table.add_row(*row, end_section=this.strategy in {"-", "streamed"})
-    return table
-
-
-def recommend(measurements: list[Measurement], auto: dict[str, dict[int, str]]) -> list[dict]:
-    """Returns, for each model and s, the fastest strategy, and "auto" in terms of it."""
-    rows = []
-    for model, choices in auto.items():
-        for s, choice in choices.items():
-            times = {
-                x.strategy: median(x)
-                for x in measurements
-                if (x.model, x.method, x.s) == (model, "tsam", s) and x.seconds
-            }
-            best = min(times, key=times.get, default=None)
-            slower = times[choice] / times[best] if choice in times else None
-            row = {"model": model, "s": s, "best": best, "auto": choice, "auto_over_best": slower}
-            rows.append(row)
-    return rows
-
-
-def table_of_recommendation(rows: list[dict]) -> Table:
-    table = Table(title=f'Fastest on {jax.default_backend()}, and "auto"', box=SIMPLE_HEAD)
-    for column in ("model", "s", "fastest", "auto", "auto / fastest"):
-        table.add_column(column)
-    for row in rows:
-        slower = row["auto_over_best"]
-        shown = "not measured" if slower is None else f"{slower:.2f}"
-        table.add_row(row["model"], str(row["s"]), row["best"] or "none", row["auto"], shown)
-    return table
-
-
-def as_json(this: Measurement, plain: Measurement) -> dict[str, Any]:
-    quartiles = ratios(this, plain) if this.seconds else None
-    return {**dataclasses.asdict(this), "ratio_quartiles": quartiles}
-
-
-def main(settings: Settings) -> None:
-    """Measures, prints the tables, and writes the numbers as JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    where = environment()
-    measurements: list[Measurement] = []
-    auto = {}
-    for name in settings.models:
-        done, auto[name] = measure_model(name, settings, console.print)
-        measurements += done
-    recommendation = recommend(measurements, auto)
-    console.print(table_of(measurements))
-    console.print(table_of_recommendation(recommendation))
-
-    results = Path(__file__).parent / "results"
-    output = settings.output or results / f"step-{where['backend']}.json"
-    plain = {x.model: x for x in measurements if x.method == "gradient"}
-    record = {
-        "environment": {**where, "load_after": os.getloadavg()[0]},
-        "settings": {**dataclasses.asdict(settings), "output": output.name},
-        "measurements": [as_json(x, plain[x.model]) for x in measurements],
-        "recommendation": recommendation,
+        if run is not None:
+            ready.append((this, run))
+    repeats = 3 if settings.quick else settings.repeats
+    measure.run_rounds(ready, repeats=repeats, budget=budget.share(1.0))
+    auto = [
+        {**dataclasses.asdict(cell), "s": s, "auto": programs.resolve_auto(problem, s, found)}
+        for s, found in texts.items()
+        if found
+    ]
+    peak = machine.peak_flops(cell.dtype, settings.peak_tflops)
+    return {
+        "parameters": size(problem.params),
+        "flops_of_a_gradient": flops,
+        "measurements": [described(x, done[0], flops, peak) for x in done],
+        "auto": [with_best(row, done) for row in auto],
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    console.print(f"Written to {output}")
 
 
-if __name__ == "__main__":
-    main(tyro.cli(Settings))
+def described(
+    this: Measurement, plain: Measurement, flops: float | None, peak: float | None
+) -> dict[str, Any]:
+    """The measurement, with its ratio to plain gradients and its use of the device.
+
+    `utilisation` is the flops of the gradients that the method is worth, over what the device could
+    have done in that time: work that is done twice does not count.
+    """
+    row = this.as_json()
+    row["ratio_quartiles"] = measure.ratios(this.seconds, plain.seconds, this.gradients)
+    middle = measure.median(this)
+    known = middle and flops
+    row["tflops"] = round(this.gradients * flops / middle / 1e12, 5) if known else None
+    row["utilisation"] = round(1e12 * row["tflops"] / peak, 4) if known and peak else None
+    if plain.total_bytes and this.total_bytes:
+        row["memory_ratio"] = round(this.total_bytes / plain.total_bytes, 3)
+    return row
+
+
+def with_best(row: dict[str, Any], done: list[Measurement]) -> dict[str, Any]:
+    """Adds the fastest strategy, and by how much slower "auto" is than it."""
+    seconds = {
+        x.labels["strategy"]: x.seconds
+        for x in done
+        if x.labels["method"] == "tsam" and x.labels["s"] == row["s"] and x.seconds
+    }
+    medians = {name: measure.quartiles(x)[1] for name, x in seconds.items()}
+    best = min(medians, key=medians.get, default=None)
+    slower = None
+    if row["auto"] in seconds and best:
+        slower = measure.ratios(seconds[row["auto"]], seconds[best])[1]
+    return {**row, "best": best, "compared": sorted(seconds), "auto_over_best": slower}
+
+
+def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+    cells, results = cells_of(settings), []
+    weights = [SHARES.get(cell.model, 2) for cell in cells]
+    for i, cell in enumerate(cells):
+        say(f"{cell.model}, batch {cell.batch}, {cell.dtype}")
+        try:
+            share = budget.share(weights[i] / sum(weights[i:]))
+            results.append({**dataclasses.asdict(cell), **measure_cell(cell, settings, share)})
+        except Exception as error:
+            say(f"  failed: {error!r}")
+            results.append({**dataclasses.asdict(cell), "failed": repr(error)[:300]})
+    counts = {s: programs.counted_gradients(programs.tsam(s)) for s in samples_of(settings)}
+    return {"cells": results, "counted_gradients": counts}

@@ -1,16 +1,14 @@
-"""The variance of the tilted gradient under noise designs: `python benchmarks/variance.py`."""
+"""Variance of the tilted gradient under noise designs: `python -m benchmarks variance`."""
 
 import dataclasses
-import json
-import os
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
-from measure import environment
 
+from benchmarks.budget import Budget
+from benchmarks.record import Common, say
 from tsam_jax import methods, noise, value_and_grad
 
 SPREADS = (0.0, 0.1, 1.0, 10.0)  # the tilt times the standard deviation of the samples' losses
@@ -43,14 +41,13 @@ PROBLEMS = {"quadratic": quadratic, "network": network}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure, and how often."""
+class Settings(Common):
+    """Variance under antithetic and orthogonal noise, over that of independent draws."""
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
     samples: tuple[int, ...] = (4, 16)
     draws: int = 500
     """Estimates for each variance."""
-    output: Path = Path(__file__).parent / "results" / "variance.json"
 
 
 def measure(loss, params, radius, s, settings) -> list[dict]:
@@ -92,24 +89,14 @@ def measure(loss, params, radius, s, settings) -> list[dict]:
     return rows
 
 
-def main(settings: Settings) -> None:
-    """Measures, prints, and writes the numbers as JSON."""
-    where = environment()
-    results = {}
+def measure_all(settings: Settings, _: Budget) -> dict[str, Any]:
+    """Counts draws, not seconds, so that it takes its time whatever the budget."""
+    samples = settings.samples[:1] if settings.quick else settings.samples
+    if settings.quick:
+        settings = dataclasses.replace(settings, draws=min(settings.draws, 40))
+    results: dict[str, Any] = {}
     for name in settings.problems:
-        results[name] = [
-            row for s in settings.samples for row in measure(*PROBLEMS[name](), s, settings)
-        ]
+        results[name] = [row for s in samples for row in measure(*PROBLEMS[name](), s, settings)]
         for row in results[name]:
-            print(name, row["s"], row["tilt_times_spread"], row["variance"], row["squared_error"])
-    record = {
-        "environment": {**where, "load_after": os.getloadavg()[0]},
-        "settings": {"draws": settings.draws},
-        "relative_to_plain": results,
-    }
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    settings.output.write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Settings))
+            say(f"  {name}, s={row['s']}, spread {row['tilt_times_spread']}: {row['variance']}")
+    return {"draws": settings.draws, "relative_to_plain": results}

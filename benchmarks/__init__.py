@@ -1,0 +1,1 @@
+"""What tsam_jax costs: `python -m benchmarks`; see README.md."""
