@@ -11,7 +11,7 @@ PYTEST := $(RUN) pytest -n auto --maxprocesses 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow mutants check bench setup-train setup-dev clean
+.PHONY: help demo test test-slow mutants check bench bench-quick docs notebooks setup-train setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
@@ -33,8 +33,18 @@ check: setup-dev ## formatting, lint and types
 	$(RUN) ruff check .
 	$(RUN) mypy
 
-bench: setup-train ## what a step costs, per model and strategy (benchmarks/README.md)
-	"$(VENV)/bin/python" benchmarks/step.py
+bench: setup-train ## what a step costs, in about 15 minutes (benchmarks/README.md)
+	$(RUN) benchmarks
+	$(RUN) benchmarks render
+
+bench-quick: setup-train ## a small version of it, in less than 5 minutes
+	$(RUN) benchmarks --quick
+
+docs: setup-dev ## the documentation, into build/docs/index.html
+	$(RUN) sphinx -W --keep-going -q -b html -d build/doctrees notebooks build/docs
+
+notebooks: setup-dev ## run the tutorials in full, and keep their outputs
+	"$(VENV)/bin/python" notebooks/execute.py
 
 setup-train setup-dev: setup-%:
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed"; exit 1; }

@@ -3,30 +3,24 @@
 The examples in docstrings run as doctests (`--doctest-modules` in pyproject.toml).
 """
 
-import importlib
+import importlib.util
 import inspect
 import os
 import re
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import pytest
+from _site import generated, public  # notebooks/_site
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("notebooks/guides/*.md")])
+SITE = ROOT / "notebooks"
+PAGES = sorted([*ROOT.glob("*.md"), *SITE.rglob("*.md")])
+PROGRAMS = [path for path in PAGES if "```python\n" in path.read_text()]
 FENCE = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-
-PUBLIC = (
-    "tsam_jax",
-    "tsam_jax.methods",
-    "tsam_jax.noise",
-    "tsam_jax.tilting",
-    "tsam_jax.nnx",
-    "tsam_jax.convolution",
-    "tsam_jax.analysis",
-)
 
 
 def program(page: str) -> str:
@@ -54,11 +48,9 @@ ENVIRONMENT = {
 
 
 # A page's blocks are one program, in order, as for a reader who pastes them one after the other.
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_blocks_of_the_page_run(path, tmp_path):
     code = program(path.read_text())
-    if not code.strip():
-        pytest.skip("no Python on this page")
     script = tmp_path / f"page_{path.stem}.py"  # not a name that the page may import
     script.write_text(code)
     done = subprocess.run(
@@ -88,8 +80,85 @@ def missing_parts(thing: object) -> list[str]:
     return [part for part in wanted if part not in text]
 
 
-@pytest.mark.parametrize("module", PUBLIC)
+@pytest.mark.parametrize("module", public.DOCUMENTED)
 def test_public_names_are_documented(module):
-    public = importlib.import_module(module)
-    missing = {name: missing_parts(getattr(public, name)) for name in public.__all__}
+    missing = {name: missing_parts(thing) for name, thing in public.names_of(module).items()}
     assert {name: parts for name, parts in missing.items() if parts} == {}
+
+
+def written_out() -> dict[str, str]:
+    """Returns the pages of the site by their path, with the parts that are generated."""
+    pages = {path.relative_to(SITE).as_posix(): path for path in SITE.rglob("*.md")}
+    return {name: generated.filled_in(path.read_text(), path) for name, path in pages.items()}
+
+
+def test_every_public_module_is_in_the_documentation():
+    pages = "\n".join(written_out().values())
+    documented = re.findall(r"^.. automodule:: (\S+)$", pages, re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    there = {id(thing) for module in documented for thing in public.names_of(module).values()}
+    absent = [
+        f"{module}.{name}"
+        for module in public.modules_of("tsam_jax")
+        if module not in public.COMMANDS
+        for name, thing in public.names_of(module).items()
+        if module not in documented and id(thing) not in there
+    ]
+    assert not absent, "write a page in notebooks/api, or give the name an underscore"
+
+
+def test_every_method_is_on_the_page_of_methods():
+    page = written_out()["methods.md"]
+    names = re.findall(r"^### (\w+)$", page, re.MULTILINE)
+    assert names == [*generated.METHODS, *generated.WRAPPERS]
+    assert "| cost |  |" not in page
+    assert "| source |  |" not in page
+
+
+def test_every_page_is_in_a_table_of_contents():
+    pages = written_out()
+    listed = {"index"}
+    for name, page in pages.items():
+        for block in re.findall(r"^```{toctree}\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+            entries = [line for line in block.split("\n") if line and not line.startswith(":")]
+            listed |= {os.path.normpath(Path(name).parent / entry) for entry in entries}
+    tutorials = {f"tutorials/{path.stem}" for path in (SITE / "tutorials").glob("*.py")}
+    assert listed == {name.removesuffix(".md") for name in pages} | tutorials
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site; the build may not warn."""
+    for package in ("sphinx", "furo", "myst_nb", "latex2mathml"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    command += ["-d", folder / "doctrees", SITE, folder / "html"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def test_every_public_name_has_an_entry(site):
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    entries = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+    documented = {
+        id(thing)
+        for module in public.modules_of("tsam_jax")
+        for name, thing in public.names_of(module).items()
+        if f"{module}.{name}" in entries
+    }
+    names = {
+        f"{module}.{name}": thing
+        for module in public.DOCUMENTED
+        for name, thing in public.names_of(module).items()
+    }
+    assert not [name for name, thing in names.items() if id(thing) not in documented]
+
+
+def test_the_site_needs_no_network(site):
+    loads = r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?https?:"""
+    pages = {path: path.read_text() for path in site.rglob("*.html")}
+    assert len(pages) > 20
+    assert not [str(path) for path, text in pages.items() if re.search(loads, text)]

@@ -1,0 +1,149 @@
+"""Parts of pages that are made from the code, or stand in other files: a comment names the part.
+
+`<!-- methods -->` is a section for each method, `<!-- wrappers -->` one for each wrapper,
+`<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules: tsam_jax.train -->` that
+of all public modules of a package. `<!-- include: FILE -->` is a file of the repository, or with
+`section "## TITLE"` what stands under a title, or with `from "START" to "END"` what is between.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _site.public import modules_of, names_of
+from tsam_jax.methods import METHODS, WRAPPERS
+from tsam_jax.methods._formulas import FORMULAS
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+PAGES = Path(__file__).parent.parent
+ROOT = PAGES.parent
+
+COMMENT = re.compile(r"^<!-- (methods|wrappers|modules?|include)(?:: (.+))? -->$", re.MULTILINE)
+PIECE = re.compile(r'(\S+)(?: section "(.*?)")?(?: from "(.*?)" to "(.*?)")?')
+LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
+SHARED_ARGUMENTS = ("mask", "aux", "strategy", "sample_axis", "key")
+
+
+def setup(app: "Sphinx") -> dict[str, bool]:
+    def read(_: Any, page: str, source: list[str]) -> None:
+        path = PAGES / f"{page}.md"
+        if path.is_file():
+            source[0] = filled_in(source[0], path)
+
+    app.connect("source-read", read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def filled_in(text: str, path: Path) -> str:
+    """Returns the text of the page at a path with its generated parts."""
+
+    def part(comment: re.Match[str]) -> str:
+        kind, argument = comment.groups()
+        if kind == "module":
+            return interface(argument)
+        if kind == "modules":
+            return interfaces(argument)
+        if kind == "include":
+            return included(argument, path.parent)
+        return sections_of_methods({"methods": METHODS, "wrappers": WRAPPERS}[kind])
+
+    return COMMENT.sub(part, text)
+
+
+def included(argument: str, folder: Path) -> str:
+    """Returns a piece of a file, with its links as they are from a folder."""
+    name, title, start, end = PIECE.fullmatch(argument).groups()
+    text = (ROOT / name).read_text()
+    if title or start:
+        first = title or start
+        if text.count(first) != 1 or (end and end not in text):
+            msg = f"The documentation includes a part of {name} that is not there: {argument}."
+            raise ValueError(msg)
+        text = text[text.index(first) :]
+        level = title.partition(" ")[0] if title else ""
+        text = text.split(f"\n{level} ")[0] + "\n" if title else text[: text.index(end)]
+    back = os.path.relpath((ROOT / name).parent, folder)
+    return LINK.sub(rf"]({back}/\1)", text)
+
+
+def sections_of_methods(methods: dict[str, Callable[..., Any]]) -> str:
+    """Returns a section for each method: formula, cost, knobs and source."""
+    return "\n\n".join(_section(name, method) for name, method in methods.items())
+
+
+def _section(name: str, method: Callable[..., Any]) -> str:
+    text = inspect.getdoc(method) or ""
+    rows = [
+        ("estimate", f"`{FORMULAS[name]}`"),
+        ("knobs", f"`{_knobs(method)}`" if _knobs(method) else "none"),
+        ("cost", _found("Cost", text)),
+        ("source", _found("Source", text)),
+    ]
+    lines = [f"| {title} | " + value.replace("|", r"\|") + " |" for title, value in rows]
+    link = f"{{py:obj}}`All arguments of {name} <tsam_jax.methods.{name}>`"
+    summary = text.partition("\n")[0]
+    return "\n".join([f"### {name}", "", f"{summary} {link}.", "", "| | |", "|---|---|", *lines])
+
+
+def _found(section: str, text: str) -> str:
+    """What a docstring says under a name: one paragraph."""
+    match = re.search(rf"^{section}: (.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    return " ".join(match.group(1).split()) if match else ""
+
+
+def _knobs(method: Callable[..., Any]) -> str:
+    parameters = inspect.signature(method).parameters.values()
+    return ", ".join(
+        p.name if p.default is p.empty else f"{p.name}={_shown(p.default)}"
+        for p in parameters
+        if p.name not in SHARED_ARGUMENTS
+    )
+
+
+def _shown(default: object) -> str:
+    return getattr(default, "__name__", "…") if callable(default) else repr(default)
+
+
+def interface(module: str) -> str:
+    """Returns the text and all public names of a module: functions, classes, then the rest."""
+    return _interface(module, names_of(module))
+
+
+def interfaces(package: str) -> str:
+    """Returns a section for each public module of a package, with names that no other has."""
+    sections, seen = [], set()
+    for module in modules_of(package):
+        names = {name: thing for name, thing in names_of(module).items() if id(thing) not in seen}
+        seen |= set(map(id, names.values()))
+        if names:
+            sections.append(f"## {module}\n\n{_interface(module, names)}")
+    return "\n\n".join(sections)
+
+
+def _interface(module: str, names: dict[str, object]) -> str:
+    elsewhere = names_of("tsam_jax").values() if module != "tsam_jax" else ()
+    directives = sorted(
+        (_KINDS.index(_kind(thing)), name)
+        for name, thing in names.items()
+        if not any(thing is other for other in elsewhere)
+    )
+    lines = [f".. automodule:: {module}", "   :no-members:", ""]
+    for kind, name in directives:
+        lines += [f".. auto{_KINDS[kind]}:: {module}.{name}"]
+        lines += ["   :no-value:"] if _KINDS[kind] == "data" else []
+        lines += [""]
+    return "\n".join(["```{eval-rst}", *lines, "```"])
+
+
+_KINDS = ("function", "class", "exception", "data")
+
+
+def _kind(thing: object) -> str:
+    if inspect.isclass(thing):
+        return "exception" if issubclass(thing, BaseException) else "class"
+    return "function" if inspect.isfunction(inspect.unwrap(thing)) else "data"

@@ -1,0 +1,40 @@
+"""The documentation: `make docs` builds it from this folder into build/docs, without a network."""
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # _site
+
+project = "tsam_jax"
+author = "The tsam_jax authors"
+version = release = version_of("tsam_jax")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "_site.docstrings",
+    "_site.generated",
+    "_site.mathml",
+]
+exclude_patterns = ["_site", "**.ipynb_checkpoints", "tutorials/*.py"]
+
+html_theme = "furo"
+html_title = "tsam_jax"
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # outputs are committed; `make notebooks` makes them
+nb_merge_streams = True
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+add_module_names = False
+autodoc_typehints = "none"  # the docstrings say shapes, ranges and units, which types do not
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style")]
