@@ -80,9 +80,9 @@ def filter_normalised(direction: Params, params: Params, /, *, filter_axis: int 
     Example:
       >>> import jax.numpy as jnp
       >>> from tsam_jax.analysis import filter_normalised
-      >>> kernel = jnp.array([[3.0, 0.1], [4.0, 0.0]])
-      >>> filter_normalised(jnp.ones((2, 2)), kernel).round(4).tolist()
-      [[3.5355, 0.0707], [3.5355, 0.0707]]
+      >>> kernel = jnp.array([[3.0, 0.5], [4.0, 0.0]])
+      >>> filter_normalised(jnp.array([[0.0, 2.0], [2.0, 0.0]]), kernel).tolist()
+      [[0.0, 0.5], [5.0, 0.0]]
 
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, Section 4. As
     in their figures, biases and BatchNorm's parameters stay where they are.

@@ -216,7 +216,7 @@ def generalisation_bound(
       ...     jnp.array([0.5, 0.7]), jnp.float32(0.6), t=20.0, upper=10.0, num_examples=50_000
       ... )
       >>> round(float(terms.hoeffding), 4), round(float(terms.log_variance))
-      (0.0607, -376)
+      (0.0607, -377)
 
     Source: Li et al. 2025, Theorem 3.7 and its proof, Eqs. 62 to 67. The constant log(2 / delta) is
     that of the two-sided inequality of Hoeffding, which the proof cites.
