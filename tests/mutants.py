@@ -65,7 +65,9 @@ MUTANTS = [
     Mutant("noise/_normals.py", "range(5)", "range(4)", "test_noise_normals.py"),
     Mutant("noise/_normals.py", "np.uint32(stride)", "np.uint32(1)", "test_noise_normals.py"),
     Mutant("noise/_normals.py", "jnp.copysign(z, u)", "z", "test_noise_normals.py"),
-    Mutant("noise/_normals.py", "rows[row, :size]", "rows[0, :size]", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "first = length * int", "first = int", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "(length,), offset)", "(length,))", "test_noise_normals.py"),
+    Mutant("noise/_normals.py", "jnp.arange(length) < count", "True", "test_noise_normals.py"),
     # norms in one pass, where squares neither vanish nor overflow
     Mutant(
         "_tree.py",
@@ -74,12 +76,9 @@ MUTANTS = [
         "../faults/test_extremes.py",
     ),
     Mutant("_tree.py", " & (squares < jnp.inf)", "", "../faults/test_extremes.py"),
-    Mutant(
-        "_tree.py",
-        "squares < jnp.inf, plain",
-        "squares == squares, plain",
-        "../faults/test_not_finite.py",
-    ),
+    Mutant("_tree.py", "jnp.isfinite(sum(sums", "~jnp.isnan(sum(sums", "test_tree.py"),
+    Mutant("_tree.py", "(wide_dtype(x)) * 2.0**-64", "(wide_dtype(x))", "test_tree.py"),
+    Mutant("_tree.py", "finite = ratio < jnp.inf", "finite = ratio == ratio", "test_tree.py"),
     # sam, asam
     Mutant("methods/_sam.py", "length / steps, mask)", "length, mask)", "test_golden_sam.py"),
     Mutant(
@@ -141,9 +140,21 @@ MUTANTS = [
     ),
     Mutant(
         "methods/_sampled.py",
-        "ascend(point, first.grad",
-        "ascend(params, first.grad",
+        "displace(point, direction",
+        "displace(params, direction",
         "test_closed_forms.py",
+    ),
+    Mutant(
+        "methods/_sampled.py",
+        "finite &= _tree.all_finite(first.value, others)",
+        "finite &= jnp.isfinite(first.value)",
+        "../faults/test_not_finite.py",
+    ),
+    Mutant(
+        "methods/_sampled.py",
+        "jnp.where(finite, last",
+        "jnp.where(True, last",
+        "../faults/test_not_finite.py",
     ),
     Mutant("methods/_sampled.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
     Mutant(

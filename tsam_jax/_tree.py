@@ -118,23 +118,34 @@ def multiply(tree: PyTree, factors: PyTree) -> PyTree:
 
 def unit(tree: PyTree) -> PyTree:
     """The tree over its norm; zero where the tree is zero, all NaN if an entry is not finite."""
+    return unit_and_finite(tree)[0]
+
+
+def unit_and_finite(tree: PyTree) -> tuple[PyTree, jax.Array]:
+    """What `unit` and `all_finite` say of a tree, in the passes of the one."""
     scale, ratio = _scale_and_ratio(tree)
-    ratio = jnp.where(ratio < jnp.inf, ratio, jnp.nan)
+    finite = ratio < jnp.inf
+    ratio = jnp.where(finite, ratio, jnp.nan)
     ratio = jnp.where(ratio == 0, jnp.ones_like(ratio), ratio)
 
     def divided(x: jax.Array) -> jax.Array:
         wide = wide_dtype(x, scale)
         return (x.astype(wide) / scale.astype(wide) / ratio.astype(wide)).astype(x.dtype)
 
-    return jax.tree.map(divided, tree)
+    return jax.tree.map(divided, tree), finite
 
 
 def select(tree: PyTree, mask: Mask | None) -> PyTree:
     """Keeps the leaves that `mask` names and puts None, an empty subtree, elsewhere."""
-    if mask is None:
-        return tree
-    flags = jax.tree.broadcast(mask(tree) if callable(mask) else mask, tree)
-    return jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
+    return tree if mask is None else split(tree, mask)[0]
+
+
+def split(tree: PyTree, mask: Mask | None) -> tuple[PyTree, PyTree]:
+    """The leaves that `mask` names, None elsewhere, and the others, None elsewhere."""
+    flags = True if mask is None else mask(tree) if callable(mask) else mask
+    flags = jax.tree.broadcast(flags, tree)
+    kept = jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
+    return kept, jax.tree.map(lambda flag, x: None if flag else x, flags, tree)
 
 
 def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
@@ -172,6 +183,6 @@ def reject(a: PyTree, b: PyTree) -> PyTree:
 def all_finite(*trees: PyTree) -> jax.Array:
     """Says whether every entry of every leaf is finite; shape (), bool."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    squares = inner(floats, floats)  # finite only if all entries are, and in norms of them as well
-    plain = lambda: jnp.ones_like(squares, bool)  # noqa: E731
-    return _usually(squares < jnp.inf, plain, lambda: _largest(floats) < jnp.inf)
+    # A sum is finite only if all entries are, and scaled down no sum of finite ones overflows.
+    sums = [jnp.sum(x.astype(wide_dtype(x)) * 2.0**-64) for x in floats]
+    return jnp.isfinite(sum(sums, start=jnp.zeros((), accumulator_dtype(floats))))

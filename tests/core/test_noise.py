@@ -88,7 +88,7 @@ def test_radius_and_rms_are_one_size_in_two_units(name, key):
 
 @pytest.mark.parametrize("filter_axis", [-1, 0])
 def test_filter_scaled_follows_the_norms_of_filters(filter_axis, key, monkeypatch):
-    monkeypatch.setattr(_normals, "_draw_float32", lambda key, shape: jnp.ones(shape))
+    monkeypatch.setattr(_normals, "_draw_float32", lambda key, shape, start=0: jnp.ones(shape))
     params = {"kernel": jax.random.uniform(key, (2, 3, 4)), "bias": jnp.array([3.0, 4.0])}
     eps = noise.filter_scaled(0.1, filter_axis=filter_axis)(key, params)
     np.testing.assert_allclose(eps["bias"], [0.5, 0.5], rtol=1e-6)  # one filter, norm 5

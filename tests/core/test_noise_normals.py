@@ -80,10 +80,25 @@ def test_leaves_samples_and_steps_are_independent(key):
 
 
 def test_the_length_of_normals_is_their_norm(key):
-    z = _normals.normal(key, PARAMS)
+    z, norm = _normals.normal_and_norm(key, PARAMS)
     desired = np.linalg.norm(np.concatenate([np.ravel(x) for x in jax.tree.leaves(z)]))
-    np.testing.assert_allclose(_normals.length(z), desired, rtol=1e-6)
-    assert _normals.length({"w": jnp.zeros(0)}) == 0
+    np.testing.assert_allclose(norm, desired, rtol=1e-6)
+    assert _normals.normal_and_norm(key, {"w": jnp.zeros(0)})[1] == 0
+    assert _normals.normal_and_norm(key, {})[1] == 0
+
+
+def test_many_long_leaves_are_drawn_in_pieces_with_the_same_bits(key, monkeypatch):
+    sizes = [5000, 4096, 9001, 8192, 7, 4097, 1]
+    params = [jnp.zeros(n) for n in sizes] + [jnp.zeros((90, 50)), jnp.zeros(0)]
+    alone = _normals.normal_and_norm(key, params)
+    monkeypatch.setattr(_normals, "_FEW", 2)
+    monkeypatch.setattr(_normals, "_PIECE", 4096)
+    pieces = _normals.normal_and_norm(key, params)
+    for x, y in zip(alone[0], pieces[0], strict=True):
+        np.testing.assert_array_equal(x, y)
+    np.testing.assert_allclose(alone[1], pieces[1], rtol=1e-6)
+    monkeypatch.setattr(_normals, "_draw", None)  # not called
+    _normals.normal(key, params[:-1])
 
 
 def test_the_layout_on_devices_changes_no_bit_and_needs_no_communication():

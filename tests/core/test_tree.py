@@ -48,6 +48,22 @@ def test_empty_trees():
     assert _tree.accumulator_dtype(()) == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_finite_are_all_entries_or_none(dtype, x64):
+    largest = jnp.full(10_000, jnp.finfo(dtype).max, dtype)
+    tree = {"a": largest, "b": jnp.ones(2, jnp.float16), "c": jnp.arange(3), "d": None}
+    assert _tree.all_finite(tree)
+    assert _tree.unit_and_finite({"a": largest})[1]
+    for bad in ([jnp.inf], [-jnp.inf], [jnp.nan], [jnp.inf, -jnp.inf]):
+        broken = largest.at[jnp.arange(len(bad))].set(jnp.array(bad, dtype))
+        assert not _tree.all_finite({**tree, "a": broken})
+        unit, finite = _tree.unit_and_finite({"a": broken})
+        assert not finite
+        assert jnp.all(jnp.isnan(unit["a"]))
+    assert _tree.all_finite(jnp.array([3e38 + 3e38j], jnp.complex64))
+    assert not _tree.all_finite(jnp.array([complex(0, jnp.inf)], jnp.complex64))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_inner_products_are_summed_in_float32(dtype):
     a = {"a": jnp.full(1000, 301.0, dtype), "b": jnp.full((2, 3), -1.1, dtype)}

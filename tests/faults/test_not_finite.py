@@ -100,3 +100,31 @@ def test_a_sample_is_absent_if_its_first_evaluation_is_bad(kind, strategy):
     np.testing.assert_array_equal(state.losses, [jnp.nan, 6.25])
     np.testing.assert_array_equal(state.weights, [0, 1])
     assert (value, aux, grad) == (6.25, 2.0, 5.0)
+
+
+@pytest.mark.parametrize("mask", [None, {"a": True, "b": False}, {"a": False, "b": True}])
+@pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
+def test_a_first_gradient_that_is_not_finite_takes_its_sample_away_whatever_the_mask(mask, bad):
+    """Also where the loss and the gradient at the point above are finite."""
+
+    @jax.custom_vjp
+    def fun(p):
+        return p["a"] ** 2 + 0 * p["b"]
+
+    def backward(p, g):
+        at_the_start = (p["a"] == 1) & (p["b"] == 1)
+        return ({"a": g, "b": jnp.where(at_the_start, bad, g)},)
+
+    fun.defvjp(lambda p: (p["a"] ** 2, p), backward)
+    params = {"a": jnp.ones(()), "b": jnp.ones(())}
+    estimator = methods.tsam(t=1.0, rho=0.1, s=2, noise=alternating, mask=mask, strategy="unrolled")
+    (value, grad), state = value_and_grad(fun, estimator)(params, estimator.init(params))
+    assert sorted(np.isfinite(state.losses)) == [False, True]
+    assert all_finite((value, grad))
+
+
+def alternating(key, params):
+    """Of the two samples of a step at key 0 one stays where it is."""
+    first = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 2)[0]
+    here = jnp.all(jax.random.key_data(key) == jax.random.key_data(first))
+    return jax.tree.map(lambda p: jnp.where(here, 0.0, 0.5), params)

@@ -32,7 +32,6 @@ from tsam_jax.execution import STRATEGIES, combine_samples, on_each_device
 from tsam_jax.methods._common import (
     AUX_POLICIES,
     as_key,
-    ascend,
     at,
     displace,
     dtype_of_state,
@@ -155,9 +154,11 @@ def sampled(
             first = evaluate(point)
             if not ascends:
                 return first
-            point = ascend(point, first.grad, at(rho, step), mask)  # Alg. 3, line 3
-            last = evaluate(point)
-            value = jnp.where(_tree.all_finite(first.value, first.grad), last.value, jnp.nan)
+            ascended, others = _tree.split(first.grad, mask)
+            direction, finite = _tree.unit_and_finite(ascended)
+            last = evaluate(displace(point, direction, at(rho, step)))  # Alg. 3, line 3
+            finite &= _tree.all_finite(first.value, others)
+            value = jnp.where(finite, last.value, jnp.nan)
             return Evaluation(value, first.aux, last.grad)
 
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tsam_jax import _tree
 from tsam_jax._checks import check_nonnegative, is_static_zero
 from tsam_jax._types import NoiseLaw, Params, PyTree, Scalar, ScalarOrSchedule
-from tsam_jax.noise._normals import length, normal
+from tsam_jax.noise._normals import normal, normal_and_norm
 from tsam_jax.noise._sizes import none, scheduled, sized
 
 
@@ -43,8 +43,8 @@ def sphere(
     """
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
-        z = normal(key, params)
-        return like(params, _tree.scale(z, radius / length(z)))
+        z, norm = normal_and_norm(key, params)
+        return like(params, _tree.scale(z, radius / norm))
 
     return sized("sphere", draw, radius, rms, radius_over_rms=math.sqrt)
 
@@ -82,8 +82,7 @@ def ball(
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
         key_direction, key_length = jax.random.split(key)
-        z = normal(key_direction, params)
-        norm = length(z)
+        z, norm = normal_and_norm(key_direction, params)
         u = jax.random.uniform(key_length, dtype=norm.dtype) ** (1 / max(_tree.size(params), 1))
         return like(params, _tree.scale(z, radius * u / norm))
 
@@ -127,10 +126,10 @@ def gaussian(
         check_nonnegative("gaussian", clip=clip)
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
-        z = normal(key, params)
+        z, norm = normal_and_norm(key, params)
         sigma = radius / math.sqrt(max(_tree.size(params), 1))
         if clip is not None:
-            norm = jnp.maximum(length(z), jnp.finfo(jnp.float32).tiny)
+            norm = jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
             sigma = jnp.minimum(sigma, clip / norm)
         return like(params, _tree.scale(z, sigma))
 

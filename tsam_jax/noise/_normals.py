@@ -19,7 +19,8 @@ from tsam_jax._types import Params
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
-_SHORT = 4096
+_ZERO = np.uint32(0)
+_SHORT, _PIECE, _FEW = 4096, 65536, 8  # entries, entries, leaves
 _TWO_THIRDS = 0x3F2AAAAB  # the bits of 2/3 in float32
 
 # Chebyshev fits, highest power first: (log(1 + x) - x) / x^2 for 1 + x in [2/3, 4/3], within
@@ -33,21 +34,22 @@ _QUANTILE = (
 
 def normal(key: jax.Array, params: Params) -> Params:
     """Standard normals in float32 at least, one key a leaf, in the shapes of `params`."""
+    return normal_and_norm(key, params)[0]
+
+
+def normal_and_norm(key: jax.Array, params: Params) -> tuple[Params, jax.Array]:
+    """Standard normals, and their Euclidean norm: they need not be read again for it."""
     leaves, structure = jax.tree.flatten(params)
     if not leaves:
-        return params
+        return params, jnp.zeros((), _tree.accumulator_dtype(params))
     # those of optax.tree.random_like(key, params, sampler=jax.random.normal), to 3e-5 in float32
     keys = jax.random.split(key, len(leaves))
-    z = _draw_short(keys, leaves)
-    for i, x in enumerate(leaves):
-        if i not in z:
-            z[i] = _draw(keys[i], x.shape, _tree.wide_dtype(x))
-    return jax.tree.unflatten(structure, [z[i] for i in range(len(leaves))])
-
-
-def length(z: Params) -> jax.Array:
-    """The norm of normals, whose squares cannot overflow: one pass where `_tree.norm` has two."""
-    return jnp.sqrt(_tree.inner(z, z))
+    z, squares = _draw_in_loops(keys, leaves)
+    others = {i: x for i, x in enumerate(leaves) if i not in z}
+    z |= {i: _draw(keys[i], x.shape, _tree.wide_dtype(x)) for i, x in others.items()}
+    rest = {i: z[i] for i in others}
+    norm = jnp.sqrt(_tree.inner(rest, rest) + squares)  # of normals the squares cannot overflow
+    return jax.tree.unflatten(structure, [z[i] for i in range(len(leaves))]), norm
 
 
 def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
@@ -59,24 +61,51 @@ def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
     return z
 
 
-def _draw_short(keys: jax.Array, leaves: Sequence[jax.Array]) -> dict[int, jax.Array]:
-    """The normals of short leaves, by the place of the leaf: as many rows, drawn in a loop."""
+def _draw_in_loops(
+    keys: jax.Array, leaves: Sequence[jax.Array]
+) -> tuple[dict[int, jax.Array], jax.Array]:
+    """Normals of short leaves, and of long ones if they are many, by place, and their squares."""
     # For XLA:CPU, which would compile the long program of a draw for every leaf, and twice, since
-    # it puts it into what follows. A loop it leaves alone; but rows may lie on other devices.
+    # it puts it into what follows. A loop it leaves alone; but pieces may lie on other devices.
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return {}
-    short = {
-        i: x.size
+        return {}, jnp.zeros(())
+    ours = [
+        i
         for i, x in enumerate(leaves)
-        if x.size <= _SHORT and _is_ours(keys, _tree.wide_dtype(x))
-    }
-    if not short:
-        return {}
-    longest = max(short.values())
-    rows = lax.map(lambda key: _draw_float32(key, (longest,)), keys[np.array(list(short))])
-    return {
-        i: rows[row, :size].reshape(leaves[i].shape) for row, (i, size) in enumerate(short.items())
-    }
+        if x.size and x.size < 2**32 and _is_ours(keys, _tree.wide_dtype(x))
+    ]
+    short = [i for i in ours if leaves[i].size <= _SHORT]
+    long = [i for i in ours if leaves[i].size > _SHORT]
+    length = max((leaves[i].size for i in short), default=0)
+    z, squares = _draw_pieces(keys, leaves, short, length)
+    if len(long) > _FEW:
+        others, more = _draw_pieces(keys, leaves, long, _PIECE)
+        return z | others, squares + more
+    return z, squares
+
+
+def _draw_pieces(
+    keys: jax.Array, leaves: Sequence[jax.Array], which: Sequence[int], length: int
+) -> tuple[dict[int, jax.Array], jax.Array]:
+    """The normals of these leaves, in pieces of this length, and the sum of their squares."""
+    starts = [(i, start) for i in which for start in range(0, leaves[i].size, length)]
+    if not starts:
+        return {}, jnp.zeros(())
+    owners, offsets = np.array(starts).T
+    counts = np.array([leaves[i].size for i in owners]) - offsets  # of entries from there on
+    offsets, counts = offsets.astype(np.uint32), np.minimum(counts, length).astype(np.int32)
+
+    def draw(piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        key, offset, count = piece
+        z = _draw_float32(key, (length,), offset)
+        return z, jnp.sum(jnp.where(jnp.arange(length) < count, jnp.square(z), 0))
+
+    rows, squares = lax.map(draw, (keys[owners], offsets, counts))
+    z, drawn = rows.ravel(), {}
+    for i in which:
+        first = length * int(np.searchsorted(owners, i))
+        drawn[i] = z[first : first + leaves[i].size].reshape(leaves[i].shape)
+    return drawn, jnp.sum(squares)
 
 
 def _is_ours(key: jax.Array, dtype: jnp.dtype) -> bool:
@@ -84,19 +113,21 @@ def _is_ours(key: jax.Array, dtype: jnp.dtype) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
-def _draw_float32(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return _quantile(_uniform(_bits(key, shape)))
+def _draw_float32(
+    key: jax.Array, shape: tuple[int, ...], start: jax.Array | np.uint32 = _ZERO
+) -> jax.Array:
+    return _quantile(_uniform(_bits(key, shape, start)))
 
 
-def _bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """32 random bits a coordinate: those of `jax.random.bits`, if that is partitionable."""
+def _bits(key: jax.Array, shape: Sequence[int], start: jax.Array | np.uint32 = _ZERO) -> jax.Array:
+    """32 random bits a coordinate: those of `jax.random.bits` from index `start` on."""
     # Threefry of the words (0, index) in 20 rounds, after Salmon et al., "Parallel Random Numbers:
     # As Easy as 1, 2, 3", SC 2011; the bits are the exclusive or of the two words that result.
     first, second = jax.random.key_data(key)
     keys = (first, second, first ^ second ^ _PARITY)
     x: jax.Array
     y: jax.Array
-    x, y = jnp.broadcast_to(keys[0], shape), _index(shape, keys[1])
+    x, y = jnp.broadcast_to(keys[0], shape), _index(shape, keys[1] + start)
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x = x + y
