@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ class Settings(Common):
     repeats: int = 15
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     """Leaves JAX alone: a GPU must be free for the workers."""
     if importlib.util.find_spec("torch") is None:
-        return {"failed": "PyTorch is not installed: pip install tsam_jax[torch]"}
+        yield {"failed": "PyTorch is not installed: pip install tsam_jax[torch]"}
+        return
     models = models_of(settings, ("mlp_small", "transformer"))
     batches = (8,) if settings.quick else settings.batches
     todo = [(d, b, m) for d in settings.dtypes for b in batches for m in models]
@@ -47,8 +49,7 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
             row = {"outcome": f"failed: {error}"}
             say(f"  {model}: {row['outcome']}")
         rows.append({**labels, **row})
-    result = {"measurements": rows}
-    return result if where is None else {**result, "environment": where}
+        yield {"measurements": rows, "environment": where}
 
 
 def compare(labels: dict[str, Any], settings: Settings, budget: Budget) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a step costs to compile, against SAM: `python -m benchmarks compile`; see README.md."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ class Settings(Common):
     strategies: tuple[str, ...] = ("streamed", "unrolled")
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     rows = []
     models = models_of(settings, ("mlp_small",))
     for model in models:
@@ -54,7 +55,7 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
         auto = programs.resolve_auto(problem, settings.s, texts)
         for this in rows[-len(cases) :]:
             this.labels["auto"] = this.labels["strategy"] == auto
-    return {"measurements": [over_sam(this, rows) for this in rows]}
+        yield {"measurements": [over_sam(this, rows) for this in rows]}
 
 
 def over_sam(this: Measurement, rows: list[Measurement]) -> dict[str, Any]:

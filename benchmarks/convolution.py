@@ -1,7 +1,7 @@
 """JAX's convolution and tsam_jax's in loops: `python -m benchmarks convolution`; see README.md."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ def programs_of(loss: Callable, params: Any, members: int) -> dict[str, Callable
     }
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     batch = 2 if settings.quick else settings.batch
     scales = 1 + jax.numpy.arange(settings.members) / 8
     cases = []
@@ -70,4 +70,4 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
         if convolution == "tsam_jax" and ("jax", program) in of
     }
     measurements = [this.as_json() for this, _ in cases]
-    return {"measurements": measurements, "jax_over_tsam_jax": ratios}
+    yield {"measurements": measurements, "jax_over_tsam_jax": ratios}

@@ -1,6 +1,7 @@
 """One step over several virtual devices: `python -m benchmarks devices`; see README.md."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import workers
@@ -18,26 +19,25 @@ class Settings(Common):
     batch: int = 64
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     models = models_of(settings, ("mlp_small",))
     counts = settings.counts[:2] if settings.quick else settings.counts
     rows, todo = [], [(n, model) for n in counts for model in models]
     where = None
     for i, (n, model) in enumerate(todo):
         if budget.left() < 5:
-            rows.append({"model": model, "devices": n, "failed": "the time is spent"})
-            continue
-        found = workers.ask(
-            "devices_worker",
-            {"model": model, "devices": n, "s": settings.s, "batch": settings.batch},
-            timeout=max(budget.left(), 60),
-            env={
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
-            },
-        )
+            found = {"failed": "the time is spent"}
+        else:
+            found = workers.ask(
+                "devices_worker",
+                {"model": model, "devices": n, "s": settings.s, "batch": settings.batch},
+                timeout=max(budget.left(), 60),
+                env={
+                    "JAX_PLATFORMS": "cpu",
+                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
+                },
+            )
         where = found.pop("environment", where)
         rows += found.get("rows", [{"model": model, "devices": n, **found}])
         say(f"  {i + 1} of {len(todo)}: {model} on {n} virtual devices")
-    result = {"measurements": rows}
-    return result if where is None else {**result, "environment": where}
+        yield {"measurements": rows, "environment": where}

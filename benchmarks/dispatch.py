@@ -1,6 +1,7 @@
 """Many steps in one program against one each: `python -m benchmarks dispatch`; see README.md."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ class Settings(Common):
     repeats: int = 10
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     models = models_of(settings, ("mlp_small",))
     estimators = {"sgd": methods.erm(), "tsam": programs.tsam(3)}
     rows = []
@@ -68,4 +69,4 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
             row.pop("form")
             rows.append(row)
             say(f"  {model} {row['method']}: {ratio[1]:.2f}")
-    return {"measurements": rows}
+        yield {"measurements": rows}

@@ -1,6 +1,7 @@
 """What a step of each method costs: `python -m benchmarks methods`; see README.md."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import measure, programs
@@ -39,7 +40,7 @@ def successive(this: Measurement, program: programs.Program) -> Run:
     return run
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     model = "mlp_small" if settings.quick else settings.model
     problem = build(model, batch=settings.batch)
     labels = {"model": model, "method": "gradient", "batch": settings.batch}
@@ -54,7 +55,7 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
     say(f"  {len(ready)} programs are compiled")
     repeats = 3 if settings.quick else settings.repeats
     measure.run_rounds(ready, repeats=repeats, budget=budget.share(1.0))
-    return {"measurements": [described(x, plain, estimators) for x, _ in ready]}
+    yield {"measurements": [described(x, plain, estimators) for x, _ in ready]}
 
 
 def described(

@@ -47,10 +47,11 @@ def run(seconds_of: dict[str, int], settings: Settings) -> None:
         command = [sys.executable, "-m", "benchmarks", part, "--seconds", str(share)]
         command += ["--output", str(output.absolute()), *(["--quick"] if settings.quick else [])]
         command += [] if cpu else ON_ACCELERATORS.get(part, [])
+        output.unlink(missing_ok=True)
         why = run_one(command, timeout=3 * share + 120)
         if why is not None:
             record.say(f"{part}: {why}")
-            record.write(output, {"part": part, "failed": why})
+            record.cut_off(output, part, why)
     record.say(render.all_tables(results, backend))
 
 

@@ -34,8 +34,35 @@ def allocator_peak() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
+class Usage:
+    """What other processes, and other guests of the host, take of the CPUs from now on."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def elsewhere(self) -> float | None:
+        """Returns the part of all CPUs that they took, from 0 to 1; None where it is not known."""
+        if self._start is None:
+            return None
+        total, busy, ours = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        return round(max(busy - ours, 0.0) / total, 3) if total else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        """The CPUs' seconds since the start: all, not idle, and ours with the workers' before."""
+        try:
+            line = Path("/proc/stat").read_text().splitlines()[0]
+        except OSError:
+            return None
+        user, nice, system, idle, waiting, *rest = (
+            int(x) / os.sysconf("SC_CLK_TCK") for x in line.split()[1:9]
+        )
+        busy = user + nice + system + sum(rest)
+        return busy + idle + waiting, busy, sum(os.times()[:4])
+
+
 def environment() -> dict[str, Any]:
-    """Returns versions, device, commit, whether the tree is clean, and the load of the machine."""
+    """Returns versions, device, commit, and whether the tree is clean."""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "backend": jax.default_backend(),
@@ -48,7 +75,6 @@ def environment() -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _git("rev-parse", "HEAD"),
         "clean_tree": _clean(),
-        "load_before": round(os.getloadavg()[0], 2),
     }
 
 

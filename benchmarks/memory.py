@@ -1,6 +1,7 @@
 """Memory as s grows, each case in a fresh process: `python -m benchmarks memory`; see README.md."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import workers
@@ -22,11 +23,11 @@ class Settings(Common):
     dtype: str = "float32"
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     """Leaves JAX alone: a GPU must be free for the workers."""
     models = models_of(settings, ("mlp_small",))
     cases = CASES[:-1] if settings.quick else CASES
-    rows, where = [], None
+    rows, ratios, where = [], [], None
     for model in models:
         for method, strategy, s in cases:
             told = {"model": model, "batch": settings.batch, "dtype": settings.dtype}
@@ -40,8 +41,8 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
             rows.append({**told, **found})
             shown = f"{found['planned_bytes'] / 1e6:.1f} MB" if "planned_bytes" in found else found
             say(f"  {model} {method} {strategy} s={s}: {shown}")
-    result = {"measurements": rows, "ratios": [ratios_of(model, rows) for model in models]}
-    return result if where is None else {**result, "environment": where}
+        ratios.append(ratios_of(model, rows))
+        yield {"measurements": rows, "ratios": ratios, "environment": where}
 
 
 def ratios_of(model: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

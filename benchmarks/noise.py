@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -58,7 +59,7 @@ def cases_of(
     return cases
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     """Times by the clock, and by the CPU's share, which bears a busy machine better."""
     models = models_of(settings, ("mlp_small",))
     batch = 8 if settings.quick else settings.batch
@@ -85,4 +86,4 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
             row["cpu_ratio_quartiles"] = measure.quartiles(cpu_ratios) if middle else None
             rows.append(row)
             say(f"  {model}, {this.labels['noise']}: {row['ratio_quartiles'][1]:.2f}")
-    return {"measurements": rows}
+        yield {"measurements": rows}

@@ -32,8 +32,8 @@ def draw_all(results: Path) -> Iterator[Path]:
             where = found["environment"]
             device = where["processor"] if backend == "cpu" else where["device_kind"]
             figure.supxlabel(
-                f"{device}, {where['cores']} cores, jax {where['versions']['jax']}, load"
-                f" {where['load_before']:.1f}, {where['date']}",
+                f"{device}, {where['cores']} cores, jax {where['versions']['jax']},"
+                f" {where['date']}",
                 fontsize=7,
                 color="#555555",
             )

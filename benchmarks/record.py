@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,36 @@ class Common:
     """The JSON file; by default PART-BACKEND.json in benchmarks/results; quick: runs/benchmarks."""
 
 
-Measure = Callable[[Any, Budget], dict[str, Any]]
+# Yields what it has measured so far, each time that this is worth keeping.
+Measure = Callable[[Any, Budget], Iterator[dict[str, Any]]]
 
 
 def run(part: str, measure: Measure, settings: Common, *, seconds: float) -> Path:
-    """Measures, and writes the numbers with where they come from; returns the file."""
-    from benchmarks.machine import environment  # it starts JAX, which workers must not find started
+    """Measures, and writes the numbers with where they come from; returns the file.
+
+    The file is written anew whenever there is more: what is cut off leaves what it had.
+    """
+    from benchmarks.machine import Usage, environment  # JAX, which `render` does without
 
     by_default = seconds / 4 if settings.quick else seconds
     budget = Budget(by_default if settings.seconds is None else settings.seconds)
-    load = round(os.getloadavg()[0], 2)
-    body = measure(settings, budget)
-    where = body.pop("environment", None) or environment()
-    record = {
-        "part": part,
-        "environment": {**where, "load_before": load, "load_after": round(os.getloadavg()[0], 2)},
-        "settings": {
-            name: value
-            for name, value in dataclasses.asdict(settings).items()
-            if name not in {"output", "seconds"}
-        },
-        "seconds": round(budget.seconds - budget.left()),
-        **body,
-    }
-    output = settings.output or path_of(part, where["backend"], folder(quick=settings.quick))
-    write(output, record)
+    usage = Usage()
+    output = settings.output
+    for body in measure(settings, budget):
+        where = body.pop("environment", None) or environment()
+        output = output or path_of(part, where["backend"], folder(quick=settings.quick))
+        record = {
+            "part": part,
+            "environment": {**where, "busy_elsewhere": usage.elsewhere()},
+            "settings": {
+                name: value
+                for name, value in dataclasses.asdict(settings).items()
+                if name not in {"output", "seconds"}
+            },
+            "seconds": round(budget.seconds - budget.left()),
+            **body,
+        }
+        write(output, record)
     return output
 
 
@@ -69,6 +73,14 @@ def folder(*, quick: bool) -> Path:
 def write(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, default=_plain) + "\n")
+
+
+def cut_off(path: Path, part: str, why: str) -> None:
+    """Records why a part did not come to its end, beside what it had measured, if anything."""
+    if path.exists():
+        write(path, {**json.loads(path.read_text()), "stopped": why})
+    else:
+        write(path, {"part": part, "failed": why})
 
 
 def _plain(value: Any) -> Any:

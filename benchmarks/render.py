@@ -5,6 +5,7 @@ A Markdown file of the project takes a table between `<!-- benchmarks:TABLE-BACK
 """
 
 import dataclasses
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(settings: Settings) -> None:
     stale = []
     for page in pages():
         text = page.read_text()
-        new = rendered(text, settings.results)
+        new = rendered(text, settings.results, page.parent)
         if new != text:
             stale.append(page.relative_to(ROOT))
             if not settings.check:
@@ -58,18 +59,18 @@ def pages() -> list[Path]:
     return [path for path in paths if path.exists() and BLOCK.search(path.read_text())]
 
 
-def rendered(text: str, results: Path = record.RESULTS) -> str:
-    """Returns the text with its tables made anew."""
+def rendered(text: str, results: Path = record.RESULTS, folder: Path = ROOT) -> str:
+    """Returns the text with its tables made anew; `folder` is that of the page, for its links."""
 
     def block(match: re.Match[str]) -> str:
         name, backend = match.group(1), match.group(2)
         opening = f"<!-- benchmarks:{name}-{backend} -->"
-        return f"{opening}\n{table(name, backend, results)}\n<!-- end -->"
+        return f"{opening}\n{table(name, backend, results, folder)}\n<!-- end -->"
 
     return BLOCK.sub(block, text)
 
 
-def table(name: str, backend: str, results: Path = record.RESULTS) -> str:
+def table(name: str, backend: str, results: Path = record.RESULTS, folder: Path = ROOT) -> str:
     """Returns one table, and under it where its numbers come from."""
     if name == "targets":
         parts = [record.read(part, backend, results) for part in PARTS_OF_TARGETS]
@@ -84,14 +85,14 @@ def table(name: str, backend: str, results: Path = record.RESULTS) -> str:
     if found is None:
         return f"*Not measured on this backend: `python -m benchmarks {part}`.*"
     path = record.path_of(part, backend, results)
-    return f"{make(found)}\n\n*{source(found, path)}*"
+    return f"{make(found)}\n\n*{source(found, path, folder)}*"
 
 
-def source(found: dict[str, Any], path: Path) -> str:
+def source(found: dict[str, Any], path: Path, folder: Path = ROOT) -> str:
     """Where numbers come from, and a warning if they are not to be relied on."""
     where = found["environment"]
     inside = path.is_relative_to(ROOT / "benchmarks")
-    link = f"[{path.name}]({path.relative_to(ROOT).as_posix()})" if inside else path.name
+    link = f"[{path.name}]({os.path.relpath(path, folder)})" if inside else path.name
     name = where["processor"] if where["backend"] == "cpu" else where["device_kind"]
     versions = where["versions"]
     shown = ("jax", "torch") if found["part"] == "torch" else ("jax",)
@@ -99,7 +100,8 @@ def source(found: dict[str, Any], path: Path) -> str:
     parts += [f"{package} {versions[package]}" for package in shown if package in versions]
     commit = f"commit {(where['commit'] or 'unknown')[:9]}"
     parts.append(commit if where["clean_tree"] else f"{commit} with changes")
-    parts.append(f"load {where['load_before']:.1f}")
+    if where["busy_elsewhere"] is not None:
+        parts.append(f"others took {where['busy_elsewhere']:.0%} of the cores")
     warnings = warnings_of(found)
     warning = f" Preliminary: {' and '.join(warnings)}." if warnings else ""
     return f"{'; '.join(parts)}.{warning}"
@@ -109,8 +111,10 @@ def warnings_of(found: dict[str, Any]) -> list[str]:
     """Returns why not to rely on the numbers."""
     where = found["environment"]
     warnings = ["a quick run"] if found["settings"]["quick"] else []
-    if where["load_before"] > 0.5 * where["cores"]:
+    if (where["busy_elsewhere"] or 0.0) > 0.1:
         warnings.append("a busy machine")
+    if "stopped" in found:
+        warnings.append(found["stopped"])
     return warnings
 
 

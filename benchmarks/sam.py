@@ -1,7 +1,7 @@
 """SAM through our adapters against optax.contrib.sam: `python -m benchmarks sam`; see README.md."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def largest_difference(problem: Problem) -> float:
     return max(distance(x, after[-1]) for x in after[:-1]) / change
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     models = models_of(settings, ("mlp_small",))
     rows = []
     for i, model in enumerate(models):
@@ -82,4 +82,4 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
             ratio = measure.ratios(this.seconds, theirs.seconds)
             rows.append({**this.as_json(), "over_optax": ratio, "largest_difference": difference})
             say(f"  {model} {this.labels['by']}: {ratio[1]:.3f} of optax's time")
-    return {"measurements": rows}
+        yield {"measurements": rows}

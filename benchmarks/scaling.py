@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -72,7 +73,7 @@ def available_bytes() -> float:
     return 1024 * float(found[0])
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     repeats = 3 if settings.quick else settings.repeats
     models = models_of(settings, ("mlp_small",))
     samples, sizes = settings.samples, settings.parameters
@@ -83,13 +84,15 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
         share = budget.share(0.6 / (len(models) - 0.6 * i))
         problem = build(model, batch=settings.batch)
         in_samples += measure_group({"model": model}, problem, samples, repeats, share)
+        yield {"samples": in_samples, "parameters": in_parameters}
     for i, parameters in enumerate(sizes):
         width = hidden_for(parameters)
         labels = {"model": f"mlp, {width} wide", "wanted": parameters}
         if 4 * COPIES * parameters > available_bytes():
             in_parameters.append({**labels, "outcome": "skipped: not enough memory"})
+            yield {"samples": in_samples, "parameters": in_parameters}
             continue
         share = budget.share(1.0 if i == len(sizes) - 1 else 0.25)
         problem = partial(mlp, hidden=(width, width))(jax.random.key(0), settings.batch)
         in_parameters += measure_group(labels, problem, (settings.s,), repeats, share)
-    return {"samples": in_samples, "parameters": in_parameters}
+        yield {"samples": in_samples, "parameters": in_parameters}

@@ -1,7 +1,7 @@
 """What a step costs, in plain gradients: `python -m benchmarks step`; see README.md."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,9 @@ HOPELESS_ON_CPU = {
 }
 
 SHARES = {"mlp": 1, "resnet18": 4, "resnet18_fast_in_loops": 3}  # of the time; 2 for others
+
+
+MOST = 10  # A program that takes more than this part of a cell's time is timed once, if at all.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,8 @@ def reason_to_skip(
     if last is None or last.warm_seconds is None:
         return None
     step = last.warm_seconds * this.gradients / last.gradients
+    if step > budget.seconds / MOST:
+        return f"{step:.2g} s a step"
     growth = this.gradients / last.gradients if strategy == "unrolled" else 1.0
     compilation = last.compile_seconds * max(growth, 1.0)
     rounds = measure.LEAST_ROUNDS * (step + sum(x.warm_seconds or 0.0 for x in done))
@@ -144,7 +149,9 @@ def measure_cell(cell: Cell, settings: Settings, budget: Budget) -> dict[str, An
             f" {this.outcome}, {this.compile_seconds or 0:.1f} s to compile,"
             f" {this.warm_seconds or 0:.3f} s a step")  # fmt: skip
         done.append(this)
-        if run is not None:
+        if run is not None and this.warm_seconds > budget.seconds / MOST:
+            this.seconds = [this.warm_seconds]
+        elif run is not None:
             ready.append((this, run))
     repeats = 3 if settings.quick else settings.repeats
     measure.run_rounds(ready, repeats=repeats, budget=budget.share(1.0))
@@ -196,9 +203,10 @@ def with_best(row: dict[str, Any], done: list[Measurement]) -> dict[str, Any]:
     return {**row, "best": best, "compared": sorted(seconds), "auto_over_best": slower}
 
 
-def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, budget: Budget) -> Iterator[dict[str, Any]]:
     cells, results = cells_of(settings), []
     weights = [SHARES.get(cell.model, 2) for cell in cells]
+    counts = {s: programs.counted_gradients(programs.tsam(s)) for s in samples_of(settings)}
     for i, cell in enumerate(cells):
         say(f"{cell.model}, batch {cell.batch}, {cell.dtype}")
         try:
@@ -207,5 +215,4 @@ def measure_all(settings: Settings, budget: Budget) -> dict[str, Any]:
         except Exception as error:
             say(f"  failed: {error!r}")
             results.append({**dataclasses.asdict(cell), "failed": repr(error)[:300]})
-    counts = {s: programs.counted_gradients(programs.tsam(s)) for s in samples_of(settings)}
-    return {"cells": results, "counted_gradients": counts}
+        yield {"cells": results, "counted_gradients": counts}

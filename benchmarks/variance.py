@@ -1,6 +1,7 @@
 """Variance of the tilted gradient under noise designs: `python -m benchmarks variance`."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -89,7 +90,7 @@ def measure(loss, params, radius, s, settings) -> list[dict]:
     return rows
 
 
-def measure_all(settings: Settings, _: Budget) -> dict[str, Any]:
+def measure_all(settings: Settings, _: Budget) -> Iterator[dict[str, Any]]:
     """Counts draws, not seconds, so that it takes its time whatever the budget."""
     samples = settings.samples[:1] if settings.quick else settings.samples
     if settings.quick:
@@ -99,4 +100,4 @@ def measure_all(settings: Settings, _: Budget) -> dict[str, Any]:
         results[name] = [row for s in samples for row in measure(*PROBLEMS[name](), s, settings)]
         for row in results[name]:
             say(f"  {name}, s={row['s']}, spread {row['tilt_times_spread']}: {row['variance']}")
-    return {"draws": settings.draws, "relative_to_plain": results}
+        yield {"draws": settings.draws, "relative_to_plain": results}

@@ -17,6 +17,7 @@ from benchmarks import (
     each_method,
     everything,
     jax_worker,
+    machine,
     measure,
     models,
     programs,
@@ -80,7 +81,10 @@ def test_a_case_without_time_is_skipped_with_its_price():
     done[0].warm_seconds, done[0].compile_seconds = 10.0, 1.0
     labels = {"model": "mlp", "method": "tsam", "strategy": "unrolled", "s": 3}
     this = Measurement(labels, gradients=6)
-    assert "6 s of compilation and 60 s" in step.reason_to_skip(this, done, Budget(5), cpu=True)
+    assert step.reason_to_skip(this, done, Budget(500), cpu=True) == "60 s a step"
+    budget = Budget(1000)
+    budget.left = lambda: 200.0
+    assert "6 s of compilation and 60 s" in step.reason_to_skip(this, done, budget, cpu=True)
     assert step.reason_to_skip(this, done, Budget(1000), cpu=True) is None
 
 
@@ -206,7 +210,7 @@ def test_collectives_of_a_program_are_counted():
 
 def test_variances_of_the_designs_are_relative_to_plain_draws(fast_compile):
     settings = variance.Settings(problems=("quadratic",), samples=(4,), draws=40)
-    found = variance.measure_all(settings, Budget(60))
+    [found] = variance.measure_all(settings, Budget(60))
     assert found["draws"] == 40
     [rows] = found["relative_to_plain"].values()
     assert [row["tilt_times_spread"] for row in rows] == [0.0, 0.1, 1.0, 10.0]
@@ -220,7 +224,8 @@ def test_variances_of_the_designs_are_relative_to_plain_draws(fast_compile):
 
 def test_noise_is_measured_against_plain_gradients(fast_compile):
     settings = noise_part.Settings(models=("mlp_small",), samples=1, batch=2, repeats=3)
-    plain, *laws = noise_part.measure_all(settings, Budget(60))["measurements"]
+    [found] = noise_part.measure_all(settings, Budget(60))
+    plain, *laws = found["measurements"]
     assert [x["noise"] for x in laws] == list(noise_part.LAWS)
     for row in laws:
         pairs = zip(row["seconds"], plain["seconds"], strict=True)
@@ -255,13 +260,34 @@ def test_a_part_that_fails_is_recorded_and_read_as_not_measured(tmp_path):
     assert "Not measured" in render.table("sam", "cpu", tmp_path)
 
 
+def test_a_part_that_is_cut_off_keeps_what_it_had(tmp_path):
+    settings = record.Common(output=tmp_path / "some-cpu.json")
+
+    def measure_all(*_):
+        yield {"measurements": [1]}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record.run("some", measure_all, settings, seconds=1)
+    record.cut_off(settings.output, "some", "stopped after 9 s")
+    found = record.read("some", "cpu", tmp_path)
+    assert found["measurements"] == [1]
+    assert "stopped after 9 s" in render.warnings_of(found)
+
+
+def test_work_of_others_is_seen():
+    usage = machine.Usage()
+    usage._now = lambda: (usage._start[0] + 10.0, usage._start[1] + 8.0, usage._start[2] + 5.0)
+    assert usage.elsewhere() == 0.3
+
+
 def test_a_part_writes_where_its_numbers_come_from(tmp_path):
     settings = record.Common(quick=True, output=tmp_path / "some-cpu.json")
-    path = record.run("some", lambda *_: {"found": np.float32(2.0)}, settings, seconds=1)
+    path = record.run("some", lambda *_: [{"found": np.float32(2.0)}], settings, seconds=1)
     written = json.loads(path.read_text())
     assert written["found"] == 2.0
     assert written["environment"]["versions"]["jax"] == jax.__version__
-    assert {"commit", "clean_tree", "device_kind", "load_before"} <= set(written["environment"])
+    assert {"commit", "clean_tree", "device_kind", "busy_elsewhere"} <= set(written["environment"])
 
 
 def test_the_documentation_quotes_the_committed_results():
@@ -269,7 +295,9 @@ def test_the_documentation_quotes_the_committed_results():
     assert render.ROOT / "benchmarks" / "README.md" in pages
     for page in pages:
         text = page.read_text()
-        assert render.rendered(text) == text, f"{page}: run `python -m benchmarks render`"
+        assert render.rendered(text, folder=page.parent) == text, (
+            f"{page}: run `python -m benchmarks render`"
+        )
 
 
 def test_rendering_replaces_what_is_between_the_markers(tmp_path):
@@ -283,14 +311,14 @@ def test_rendering_replaces_what_is_between_the_markers(tmp_path):
 
 def test_a_table_warns_of_a_busy_machine():
     where = {"processor": "P", "backend": "cpu", "cores": 2, "date": "D", "versions": {"jax": "1"}}
-    where |= {"commit": "0123456789", "clean_tree": True, "load_before": 3.0}
+    where |= {"commit": "0123456789", "clean_tree": True, "busy_elsewhere": 0.31}
     found = {"part": "sam", "environment": where, "settings": {"quick": False}}
     path = Path("sam-cpu.json")
     assert render.source(found, path) == (
-        "sam-cpu.json; P, 2 cores; D; jax 1; commit 012345678; load 3.0."
+        "sam-cpu.json; P, 2 cores; D; jax 1; commit 012345678; others took 31% of the cores."
         " Preliminary: a busy machine."
     )
-    where["load_before"] = 0.2
+    where["busy_elsewhere"] = 0.02
     assert "Preliminary" not in render.source(found, path)
 
 
