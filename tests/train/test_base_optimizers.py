@@ -104,7 +104,8 @@ def test_mistakes_in_the_optimizer_are_named(fields, message):
     ("fields", "message"),
     [
         ({"clip": 0.0}, "`--clip` must be a finite number > 0, got 0.0"),
-        ({"ema": 1.5}, "`--ema` must be between 0 and 1"),
+        ({"ema": 1.0}, "`--ema` must be >= 0 and < 1, got 1.0"),
+        ({"momentum": 1.0}, "`--momentum` must be >= 0 and < 1"),
         ({"accumulate": 3}, "`--accumulate` must divide `--batch-size`, got 3 and 50"),
         ({"warmup": 10.0}, "`--warmup` must be shorter than the training of 10 epochs, got 10"),
     ],

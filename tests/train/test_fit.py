@@ -140,6 +140,7 @@ def test_a_loss_that_is_not_finite_stops_with_words(tmp_path):
         ({"batch_size": 41}, r"`fit\(batch_size=...\)` must be between 1 and 40, got 41"),
         ({"epochs": 0}, r"`fit\(epochs=...\)` must be a positive integer, got 0"),
         ({"accumulate": 3}, r"`fit\(accumulate=...\)` must divide `batch_size`, 10, got 3"),
+        ({"ema": 1.0}, r"`fit\(ema=...\)` must be at least 0 and below 1, got 1.0"),
         ({"loss": "mae"}, r"`fit\(loss=...\)` must be a function or one of cross-entropy"),
         ({"data": (X, LINE[1][:7])}, "of the train part have the sizes"),
     ],
@@ -161,3 +162,28 @@ def test_arguments_that_do_not_fit_are_named(changes, message):
 def test_a_method_that_is_not_a_setting_is_named(method, message):
     with pytest.raises(SettingError, match=message):
         fit(linear, LINE, method, optax.sgd(0.1), **SMALL)
+
+
+def test_streamed_examples_give_the_training_of_those_on_the_device(tmp_path):
+    read = []
+
+    def some(rows):
+        read.append(len(rows))
+        return np.asarray(X)[rows]
+
+    records = data.Records(np.asarray(LINE[1]), some)
+    on_device, streamed = (
+        fit(linear, part, "sam(rho=0.1)", optax.sgd(0.5), **SMALL, validation=LINE)
+        for part in (LINE, records)
+    )
+    jax.tree.map(np.testing.assert_array_equal, weights(on_device), weights(streamed))
+    assert on_device.history[-1]["train_loss"] == streamed.history[-1]["train_loss"]
+    assert sorted(read) == [10] * 12 + [40]  # batches, and what is measured
+
+
+def test_open_splits_are_streamed():
+    opened = data.open_splits("digits", subset={"train": 60, "validation": 20, "test": 20})
+    model = nnx.Linear(64, 10, rngs=nnx.Rngs(0))
+    result = fit(model, opened, "erm", optax.sgd(0.1), epochs=2, batch_size=20)
+    assert result.history[-1]["gradient_evaluations"] == 6
+    assert "test_accuracy" in result.history[-1]

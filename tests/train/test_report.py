@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tsam_jax.analysis import style
 from tsam_jax.train import plots, report
 from tsam_jax.train.results import Comparison, MethodResult
 
@@ -157,11 +158,13 @@ def test_a_negative_increase_is_shown_on_a_linear_axis():
 
 
 @pytest.mark.parametrize("count", [2, 9])
-def test_a_grid_of_one_method_gets_a_legend(count):
+def test_lines_of_a_grid_of_one_method_have_their_settings_as_names(count):
     grid = COMPARISONS["grid"]
     figure = plots.learning_curves(dataclasses.replace(grid, methods=grid.methods[:count]))
-    assert not figure.axes[0].texts
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    direct = [text.get_text() for text in figure.axes[0].texts]
+    [legend] = figure.legends or [None]
+    assert bool(direct) == (legend is None) == (count == 2)
+    labels = direct or [text.get_text() for text in legend.get_texts()]
     assert labels == [f"sam(rho={rho})" for rho in range(count)]
     looks = {(line.get_color(), str(line._dash_pattern)) for line in figure.axes[0].lines}
     assert len(looks) == count
@@ -170,11 +173,11 @@ def test_a_grid_of_one_method_gets_a_legend(count):
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_are_spread_in_order_and_little(seed):
     places = np.random.default_rng(seed).uniform(0, 0.3, 6)
-    spread = plots._spread(places, 0.08)
+    spread = style._spread(places, 0.08)
     order = np.argsort(places)
     assert np.all(np.diff(spread[order]) >= 0.08 - 1e-12)
     np.testing.assert_allclose(spread.mean(), places.mean())
-    np.testing.assert_allclose(plots._spread(np.array([0.9, 0.1]), 0.08), [0.9, 0.1])
+    np.testing.assert_allclose(style._spread(np.array([0.9, 0.1]), 0.08), [0.9, 0.1])
 
 
 @every_comparison

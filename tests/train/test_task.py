@@ -1,6 +1,7 @@
 """Tasks of images, text and numbers: made from small arrays, trained for a step or two."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -183,3 +184,9 @@ def test_streamed_training_is_training_from_the_device(tmp_path):
     assert len(histories[0]) == 2
     for a, b in zip(*histories, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_streaming_without_its_package_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(config.ConfigError, match="`--stream`: Streaming needs the package grain"):
+        config.Task(stream=True)

@@ -24,7 +24,7 @@ INK, FAINT = "#333333", "#E4E4E4"
 FONT_SIZE = 9.0
 PANEL_HEIGHT = 2.9  # inches
 _LABEL_GAP = 1.3 * FONT_SIZE / 72  # inches between two labels
-_MOST_DIRECT_LABELS = 6
+_MOST_DIRECT_LABELS, _LONGEST_LABEL = 6, 40
 
 
 def line_style(place: int) -> dict[str, Any]:
@@ -82,16 +82,17 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def name_lines(figure: Figure, panels: Mapping[Axes, Mapping[str, Line2D]]) -> None:
-    """Names lines at their ends, in every panel; where there are too many, once below."""
+    """Names lines at their ends, in every panel; too many or long names stand once, below."""
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    if len(names) <= _MOST_DIRECT_LABELS:
+    if len(names) <= _MOST_DIRECT_LABELS and max(map(len, names), default=0) <= _LONGEST_LABEL:
         figure.draw_without_rendering()  # lays the panels out
         for panel, lines in panels.items():
             _name_ends(panel, lines, panel.get_window_extent().height / figure.dpi)
         return
     handles = {name: line for lines in panels.values() for name, line in lines.items()}
-    columns = 3 if len(panels) > 1 else 2
-    figure.set_figheight(figure.get_figheight() + 0.2 + 0.2 * -(-len(handles) // columns))
+    columns = 3 if len(panels) > 2 or (len(panels) > 1 and max(map(len, names)) < 25) else 2
+    rows = -(-len(handles) // columns) * max(name.count("\n") + 1 for name in names)
+    figure.set_figheight(figure.get_figheight() + 0.2 + 0.2 * rows)
     figure.legend(
         handles=list(handles.values()),
         labels=list(handles),

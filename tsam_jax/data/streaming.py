@@ -5,6 +5,7 @@ when its data no longer fit. A position is (epoch, batch), and both start from a
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -117,6 +118,14 @@ class Streamed:
     threads: int = 4
     ahead: int = 8
 
+    def __post_init__(self) -> None:
+        """Looks for grain.
+
+        Raises:
+          ImportError: if it is not installed.
+        """
+        check_installed()
+
     @property
     def steps(self) -> int:
         """Batches an epoch."""
@@ -147,6 +156,17 @@ class _ReadBatches:
     def __getitem__(self, index: int) -> Examples:
         rows = self.rows[index]
         return Examples(self.records.read(rows), self.records.labels[rows])
+
+
+def check_installed() -> None:
+    """Looks for grain, which reads streamed data.
+
+    Raises:
+      ImportError: if it is not installed.
+    """
+    if importlib.util.find_spec("grain") is None:
+        msg = "Streaming needs the package grain: pip install 'tsam_jax[stream]'."
+        raise ImportError(msg)
 
 
 def _rows(batches: InMemory | Streamed, n: int, epoch: int, first: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tsam_jax.data import streaming
 from tsam_jax.data.digits import NUM_IMAGES
 from tsam_jax.recipes import RECIPES, Recipe
 from tsam_jax.train.settings import Setting, parse
@@ -54,7 +55,7 @@ class Task:
     depth: int = 2
     """Hidden layers of the MLP."""
     dropout: float | None = None
-    """Share of units that are dropped, where the network has dropout; None for its own share."""
+    """Share of units that are dropped, below 1, where the network has dropout; None for its own."""
     remat: bool = False
     """Whether blocks of the network are computed anew for the gradient, to save memory."""
     pretrained: str | None = None
@@ -82,11 +83,17 @@ class Task:
             _check("train-size", self.train_size, low=1, high=high)
         if self.evaluation_size is not None:
             _check("evaluation-size", self.evaluation_size, low=1)
+        if self.stream:
+            try:
+                streaming.check_installed()
+            except ImportError as error:
+                msg = f"`--stream`: {error}"
+                raise ConfigError(msg) from None
         _check("max-length", self.max_length, low=1)
         _check("width", self.width, low=1)
         _check("depth", self.depth, low=0)
         if self.dropout is not None:
-            _check("dropout", self.dropout, low=0, high=1)
+            _check("dropout", self.dropout, low=0, below=1)
         _check("label-smoothing", self.label_smoothing, low=0, high=1)
         if self.loss == "mse" and (self.label_smoothing or self.label_noise):
             msg = "`--loss mse` is for numbers: `--label-smoothing` and `--label-noise` must be 0."
@@ -102,7 +109,7 @@ class Optimizer:
     lr: float = 0.03
     """Learning rate; a setting may replace it: `sam(rho=0.8, lr=0.1)`."""
     momentum: float = 0.9
-    """Momentum, 0 to 1, of optimizers that take it; a setting may replace it."""
+    """Momentum, below 1, of optimizers that take it; a setting may replace it."""
     weight_decay: float = 5e-4
     """Weight decay: decoupled in optimizers that have it, else an L2 penalty added to the gradient;
     a setting may replace it."""
@@ -123,7 +130,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         """Checks the values."""
         _check("lr", self.lr, low=0)
-        _check("momentum", self.momentum, low=0, high=1)
+        _check("momentum", self.momentum, low=0, below=1)
         _check("weight-decay", self.weight_decay, low=0)
         _check("warmup", self.warmup, low=0)
         _check("batch-size", self.batch_size, low=1)
@@ -131,7 +138,7 @@ class Optimizer:
         if self.clip is not None:
             _check("clip", self.clip, low=0, open_low=True)
         if self.ema is not None:
-            _check("ema", self.ema, low=0, high=1)
+            _check("ema", self.ema, low=0, below=1)
         if self.batch_size % self.accumulate:
             msg = (
                 f"`--accumulate` must divide `--batch-size`, got {self.accumulate} and"
@@ -301,11 +308,18 @@ def _overridden(shared: _Config, setting: Setting) -> _Config:
 
 
 def _check(
-    name: str, value: float, *, low: float, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: float,
+    *,
+    low: float,
+    high: float = math.inf,
+    below: float = math.inf,
+    open_low: bool = False,
 ) -> None:
-    good = low <= value <= high and math.isfinite(value) and not (open_low and value == low)
-    if not good:
+    good = low <= value <= high and value < below and not (open_low and value == low)
+    if not good or not math.isfinite(value):
         bound = f"> {low}" if open_low else f">= {low}"
         rule = f"a finite number {bound}" if math.isinf(high) else f"between {low} and {high}"
+        rule = rule if math.isinf(below) else f">= {low} and < {below}"
         msg = f"`--{name}` must be {rule}, got {value!r}."
         raise ConfigError(msg)

@@ -6,18 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
 
-from tsam_jax.data import Splits
+from tsam_jax.data import OpenSplits, Records, Splits
 from tsam_jax.estimator import GradientEstimator
 from tsam_jax.train import loop
-from tsam_jax.train.job import Job, run_job
+from tsam_jax.train.job import Job, run_job, stream_of
 from tsam_jax.train.losses import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, make_network
 from tsam_jax.train.settings import SettingError, parse
-from tsam_jax.train.task import Data
+from tsam_jax.train.task import MEASURED, Data
 
 Examples = tuple[Any, Any]
 """Inputs, any pytree with a leading axis, and labels (n,)."""
@@ -43,7 +44,7 @@ class Fitted(NamedTuple):
 
 def fit(
     model: Model,
-    data: Splits | Examples,
+    data: Splits | OpenSplits | Examples | Records,
     method: str | GradientEstimator,
     base: optax.GradientTransformation,
     *,
@@ -68,13 +69,14 @@ def fit(
       model: an `nnx.Module`, which is not changed, or a function `rngs -> module`. It maps inputs
         (batch, ...) to outputs (batch, K); inputs that are a dict are given to it by name.
       data: `Splits`, or the training examples: inputs and labels (n,), integers for classes or
-        real numbers for regression. They are kept on the device.
+        real numbers for regression. They are kept on the device. What does not fit there is
+        streamed, in the same batches: `OpenSplits`, or `Records` of the training examples.
       method: a setting, "tsam(t=20, rho=0.05, s=3)", or an estimator of `tsam_jax.methods`.
       base: the base optimizer, from optax.
       epochs: passes over the data, >= 1.
       batch_size: examples a step; what is left of an epoch after the last full batch is left out.
-      validation: examples to choose the best epoch on, if `data` are not `Splits`.
-      test: examples that are measured only, if `data` are not `Splits`.
+      validation: examples to choose the best epoch on, if `data` are the training examples alone.
+      test: examples that are measured only, if `data` are the training examples alone.
       loss: "cross-entropy", "official", "mse", or a function (outputs, labels) -> the loss of each
         example, shape (n,). Default: "cross-entropy" for integer labels, else "mse".
       metrics: name -> (outputs, labels) -> a number, the larger the better. Default: the accuracy
@@ -82,7 +84,8 @@ def fit(
       augment: (key, inputs) -> inputs of the model in training, once a step, in the compiled step.
       prepare: inputs -> inputs of the model where it is measured. Default: as they are.
       accumulate: parts in which a batch is evaluated one after the other; divides `batch_size`.
-      ema: decay of an average of the weights, which is measured and returned.
+      ema: decay of an average of the weights, at least 0 and below 1; the average is measured and
+        returned.
       seed: of the weights, the order of the batches and the noise of a setting.
       directory: where metrics.jsonl, the newest checkpoints and the best one go. Training goes on
         from what is there. Default: nothing is written.
@@ -94,6 +97,7 @@ def fit(
 
     Raises:
       ValueError: if the arguments do not fit together.
+      ImportError: if data are to be streamed and grain is not installed.
       SettingError: if `method` is a text that is not a setting.
       ConfigError: if a checkpoint in `directory` is damaged, or of another training.
       Diverged: if the loss is not finite; the message says where, and what to try.
@@ -115,8 +119,12 @@ def fit(
       >>> round(line.model(jnp.ones((1, 1))).item(), 1)
       3.0
     """
-    splits = _splits(data, validation, test)
-    train_size = _check_sizes(splits, epochs, batch_size, accumulate)
+    splits, records = _splits(data, validation, test)
+    train_size = len(splits.train.labels if records is None else records.labels)
+    _check_sizes(splits, train_size, epochs, batch_size, accumulate)
+    if ema is not None and not 0 <= ema < 1:
+        msg = f"`fit(ema=...)` must be at least 0 and below 1, got {ema!r}."
+        raise ValueError(msg)
     numbers = jnp.issubdtype(splits.train.labels.dtype, jnp.inexact)
     if metrics is None:
         metrics = {} if numbers else METRICS
@@ -138,6 +146,7 @@ def fit(
         epochs=epochs,
         metric=next(iter(metrics), "loss"),
         identity={"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size},
+        stream=None if records is None else stream_of(records, batch_size, seed),
     )
     path = None if directory is None else Path(directory)
     if path is not None:
@@ -150,26 +159,42 @@ def fit(
     return Fitted(trained, outcome.log.lines, outcome.best, state, outcome.complete)
 
 
-def _splits(data: Splits | Examples, validation: Examples | None, test: Examples | None) -> Data:
-    """The parts on the device; None for a part that there is not."""
-    if isinstance(data, Splits):
+def _splits(
+    data: Splits | OpenSplits | Examples | Records,
+    validation: Examples | None,
+    test: Examples | None,
+) -> tuple[Data, Records | None]:
+    """The parts on the device, None for a part that there is not; and what is to be streamed."""
+    # Of streamed examples, the training part has those that are measured.
+    if isinstance(data, (Splits, OpenSplits)):
         if validation is not None or test is not None:
-            msg = "`fit(validation=..., test=...)` are for data that are not `Splits`."
+            kind = type(data).__name__
+            msg = f"`fit(validation=..., test=...)` are for data that are not `{kind}`."
             raise ValueError(msg)
         parts: list[Any] = [data.train, data.validation, data.test]
     else:
         parts = [data, validation, test]
-    return Data(*(part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts))
+    records = parts[0] if isinstance(parts[0], Records) else None
+    parts = [_read(part) if isinstance(part, Records) else part for part in parts]
+    return Data(
+        *(part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts)
+    ), records
 
 
-def _check_sizes(data: Data, epochs: int, batch_size: int, accumulate: int) -> int:
-    """The number of training examples."""
+def _read(part: Records) -> Examples:
+    """The examples that are measured."""
+    rows = np.arange(min(MEASURED, len(part.labels)))
+    return part.read(rows), part.labels[rows]
+
+
+def _check_sizes(
+    data: Data, train_size: int, epochs: int, batch_size: int, accumulate: int
+) -> None:
     for name, part in zip(data._fields, data, strict=True):
         sizes = {x.shape[:1] for x in jax.tree.leaves(part)}
         if len(sizes) > 1 or () in sizes:
             msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
             raise ValueError(msg)
-    train_size = len(data.train.labels)
     if not 1 <= batch_size <= train_size:
         msg = f"`fit(batch_size=...)` must be between 1 and {train_size}, got {batch_size!r}."
         raise ValueError(msg)
@@ -179,7 +204,6 @@ def _check_sizes(data: Data, epochs: int, batch_size: int, accumulate: int) -> i
     if epochs < 1:
         msg = f"`fit(epochs=...)` must be a positive integer, got {epochs!r}."
         raise ValueError(msg)
-    return train_size
 
 
 def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:

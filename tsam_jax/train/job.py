@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from tsam_jax.data import Records, streaming
 from tsam_jax.train import loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints, open_checkpoints
 from tsam_jax.train.log import Log
-from tsam_jax.train.network import Network
+from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.task import Data
 from tsam_jax.train.trackers import Tracking, open_trackers
@@ -71,6 +72,12 @@ class Folders(NamedTuple):
 
     last: Checkpoints
     best: Checkpoints
+
+
+def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
+    """The batches of an epoch, read while the device works: those of data that are kept on it."""
+    batches = streaming.Streamed(records, batch_size, loop.order_key(seed))
+    return lambda epoch: (Batch(*batch) for batch in batches.epoch(epoch))
 
 
 def identity_text(job: Job) -> str:

@@ -8,11 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tsam_jax.data import streaming
 from tsam_jax.train import config, loop, provenance
-from tsam_jax.train.job import Job, run_job
+from tsam_jax.train.job import Job, run_job, stream_of
 from tsam_jax.train.mesh import make_devices
-from tsam_jax.train.network import Batch
 from tsam_jax.train.settings import Setting, with_arguments
 from tsam_jax.train.task import load_task
 from tsam_jax.train.trackers import Tracking, check_available
@@ -137,12 +135,8 @@ def make_job(command: Train, parts: tuple[str, ...] = loop.PARTS) -> Job:
     devices = make_devices(command.mesh, setting, command.optimizer)
     epochs = command.budget.epochs_for(setting)
     plan = loop.plan_for(setting, command.optimizer, loaded.train_size, epochs)
-    stream: loop.Stream | None = None
-    if loaded.records is not None:
-        batch_size = command.optimizer.for_setting(setting).batch_size
-        key = loop.order_key(command.seed)
-        batches = streaming.Streamed(loaded.records, batch_size, key)
-        stream = lambda epoch: (Batch(*batch) for batch in batches.epoch(epoch))  # noqa: E731
+    batch_size = command.optimizer.for_setting(setting).batch_size
+    stream = loaded.records and stream_of(loaded.records, batch_size, command.seed)
     identity = {
         "setting": setting.text,
         "seed": command.seed,
