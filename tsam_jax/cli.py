@@ -42,7 +42,7 @@ class Recipes:
     """List every recipe: what is learnt, and what its source reports."""
 
 
-_COMMANDS: dict[str, type[Any]] = {
+COMMANDS: dict[str, type[Any]] = {
     "analyze": Analyze,
     "compare": Compare,
     "evaluate": Evaluate,
@@ -91,7 +91,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         words.insert(1, option)
     name = _option(words, option) if option == "--recipe" else None
     kinds = []
-    for command, kind in _COMMANDS.items():
+    for command, kind in COMMANDS.items():
         given: dict[str, Any] = {}
         if name is not None and command == words[0]:
             given["default"] = default_command(kind, name)

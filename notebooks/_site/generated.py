@@ -1,17 +1,22 @@
 """Parts of pages that are made from the code, or stand in other files: a comment names the part.
 
 `<!-- methods -->` is a section for each method, `<!-- wrappers -->` one for each wrapper,
-`<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules: tsam_jax.train -->` that
-of all public modules of a package. `<!-- include: FILE -->` is a file of the repository, or with
-`section "## TITLE"` what stands under a title, or with `from "START" to "END"` what is between.
+`<!-- commands -->` one for each command, `<!-- module: tsam_jax.noise -->` the interface of a
+module, `<!-- modules: tsam_jax.train -->` that of all public modules of a package. `<!-- include:
+FILE -->` is a file of the repository, or with `section "## TITLE"` what stands under a title, or
+with `from "START" to "END"` what is between.
 """
 
+import contextlib
+import functools
 import inspect
+import io
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from _site.public import modules_of, names_of
 from tsam_jax.methods import METHODS, WRAPPERS
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parent.parent
 ROOT = PAGES.parent
 
-COMMENT = re.compile(r"^<!-- (methods|wrappers|modules?|include)(?:: (.+))? -->$", re.MULTILINE)
+COMMENT = re.compile(
+    r"^<!-- (methods|wrappers|commands|modules?|include)(?:: (.+))? -->$", re.MULTILINE
+)
 PIECE = re.compile(r'(\S+)(?: section "(.*?)")?(?: from "(.*?)" to "(.*?)")?')
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 SHARED_ARGUMENTS = ("mask", "aux", "strategy", "sample_axis", "key")
@@ -50,6 +57,8 @@ def filled_in(text: str, path: Path) -> str:
             return interfaces(argument)
         if kind == "include":
             return included(argument, path.parent)
+        if kind == "commands":
+            return commands()
         return sections_of_methods({"methods": METHODS, "wrappers": WRAPPERS}[kind])
 
     return COMMENT.sub(part, text)
@@ -107,6 +116,29 @@ def _knobs(method: Callable[..., Any]) -> str:
 
 def _shown(default: object) -> str:
     return getattr(default, "__name__", "…") if callable(default) else repr(default)
+
+
+@functools.cache
+def commands() -> str:
+    """Returns a section for each command: what `--help` prints."""
+    from tsam_jax import cli
+
+    sections = []
+    for name in cli.COMMANDS:
+        shown = io.StringIO()
+        environment = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
+        with (
+            mock.patch.dict(os.environ, environment),
+            contextlib.redirect_stdout(shown),
+            contextlib.suppress(SystemExit),
+        ):
+            cli.main([name, "--help"])
+        sections.append(f"## {name}\n\n```text\n{_trimmed(shown.getvalue())}\n```")
+    return "\n\n".join(sections)
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def interface(module: str) -> str:
