@@ -69,7 +69,10 @@ def compare(labels: dict[str, Any], settings: Settings, budget: Budget) -> dict[
             theirs = workers.Dialogue("torch_worker", told, env, timeout=patience)
             them = theirs.hear()
             repeats = 3 if settings.quick else settings.repeats
-            seconds = take_turns({"ours": ours, "torch": theirs}, us["seconds"], repeats, budget)
+            sides = {"ours": ours, "torch": theirs}
+            a_gradient = us["seconds"] / (2 * settings.s)
+            gradients = take_turns(sides, "gradient", a_gradient, repeats, budget.share(0.2))
+            seconds = take_turns(sides, "step", us["seconds"], repeats, budget)
         finally:
             ours.end()
             if theirs is not None:
@@ -83,14 +86,16 @@ def compare(labels: dict[str, Any], settings: Settings, budget: Budget) -> dict[
         "compile_seconds": us["compile_seconds"],
         "seconds": seconds,
         "ratio_quartiles": measure.ratios(seconds["ours"], seconds["torch"]),
+        "gradient_seconds": gradients,
+        "gradient_ratio_quartiles": measure.ratios(gradients["ours"], gradients["torch"]),
         "environment": us["environment"],
     }
 
 
 def take_turns(
-    sides: dict[str, workers.Dialogue], expected: float, repeats: int, budget: Budget
+    sides: dict[str, workers.Dialogue], what: str, expected: float, repeats: int, budget: Budget
 ) -> dict[str, list[float]]:
-    """Returns seconds a step of each side, one entry a round; at least 3 rounds."""
+    """Returns the seconds of each side, one entry a round; at least 3 rounds."""
     calls = measure.calls_for_one_timing(expected)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for finished in range(repeats):
@@ -98,5 +103,5 @@ def take_turns(
         if finished >= measure.LEAST_ROUNDS and a_round > budget.left():
             break
         for name, side in sides.items():
-            seconds[name].append(round(side.ask(calls)["seconds"], 7))
+            seconds[name].append(round(side.ask({"what": what, "calls": calls})["seconds"], 7))
     return seconds

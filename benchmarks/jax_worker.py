@@ -1,5 +1,6 @@
 """Our side of the comparison with PyTorch; see against_torch.py."""
 
+import json
 import math
 import sys
 from typing import Any
@@ -56,7 +57,8 @@ def main(told: dict[str, Any]) -> None:
         problem = computing_in_bfloat16(problem)
     this = Measurement({})
     run, _ = training.prepare_training(this, problem, optimizer)
-    if run is None:
+    gradient = measure.prepare(Measurement({}), *programs.plain(problem))
+    if run is None or gradient is None:
         raise RuntimeError(this.outcome)
     measure.timed(run)
     seconds = measure.timed(run)
@@ -66,8 +68,10 @@ def main(told: dict[str, Any]) -> None:
         "compile_seconds": this.compile_seconds,
         "seconds": seconds,
     })
+    runs = {"step": run, "gradient": gradient}
     for line in sys.stdin:
-        workers.answer({"seconds": measure.timed(run, int(line))})
+        asked = json.loads(line)
+        workers.answer({"seconds": measure.timed(runs[asked["what"]], asked["calls"])})
 
 
 if __name__ == "__main__":

@@ -94,16 +94,17 @@ def details(record: Record) -> str:
 
 def torch(record: Record) -> str:
     header = ["model, batch, dtype", "parameters", "ours, ms", "PyTorch, ms", "its layout"]
-    header += ["ours / PyTorch", "updates differ by"]
+    header += ["ours / PyTorch", "a plain gradient: ours / PyTorch", "updates differ by"]
     rows = []
     for x in record["measurements"]:
         if x["outcome"] != "measured":
-            rows.append([cell_name(x), x["outcome"], *[""] * 5])
+            rows.append([cell_name(x), x["outcome"], *[""] * 6])
             continue
         ours, theirs = ({"seconds": x["seconds"][side]} for side in ("ours", "torch"))
         row = [cell_name(x), f"{x['parameters']:,}", milliseconds(ours), milliseconds(theirs)]
         difference = f"{x['update_difference']:.0e}"
-        rows.append([*row, x["layout"], spread(x["ratio_quartiles"]), difference])
+        ratios = (spread(x[key]) for key in ("ratio_quartiles", "gradient_ratio_quartiles"))
+        rows.append([*row, x["layout"], *ratios, difference])
     return markdown(header, rows)
 
 

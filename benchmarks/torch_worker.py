@@ -1,5 +1,6 @@
 """PyTorch's side of the comparison; see against_torch.py."""
 
+import json
 import sys
 import time
 from typing import Any
@@ -28,17 +29,12 @@ class Step:
 
     def __call__(self, noise: list[list[torch.Tensor]] | None = None) -> torch.Tensor:
         told, params = self._told, self.network.tensors
-        dtype = torch.bfloat16 if told["dtype"] == "bfloat16" else None
-
-        def loss() -> torch.Tensor:
-            with torch.autocast(self._device, dtype, enabled=dtype is not None):
-                return self.network.loss(self._inputs, self._targets)
 
         def draw(j: int) -> list[torch.Tensor]:
             return sphere(params, told["found"]["radius"]) if noise is None else noise[j]
 
         return tsam_step(
-            loss,
+            self._loss,
             params,
             t=told["t"],
             rho=told["rho"],
@@ -47,16 +43,26 @@ class Step:
             draw=draw,
         )
 
+    def _loss(self) -> torch.Tensor:
+        dtype = torch.bfloat16 if self._told["dtype"] == "bfloat16" else None
+        with torch.autocast(self._device, dtype, enabled=dtype is not None):
+            return self.network.loss(self._inputs, self._targets)
+
+    def gradient(self) -> tuple[torch.Tensor, ...]:
+        """The plain gradient, of which a step has 2s."""
+        return torch.autograd.grad(self._loss(), self.network.tensors)
+
     def wait(self) -> None:
         if self._device == "cuda":
             torch.cuda.synchronize()
 
 
-def timed(step: Step, calls: int) -> float:
+def timed(step: Step, calls: int, what: str = "step") -> float:
+    run = step if what == "step" else step.gradient
     step.wait()
     start = time.perf_counter()
     for _ in range(calls):
-        step()
+        run()
     step.wait()
     return (time.perf_counter() - start) / calls
 
@@ -99,7 +105,8 @@ def main(told: dict[str, Any]) -> None:
     best = min(seconds, key=seconds.get)
     workers.answer({**same, "layout": best, "seconds_by_layout": seconds})
     for line in sys.stdin:
-        workers.answer({"seconds": timed(steps[best], int(line))})
+        asked = json.loads(line)
+        workers.answer({"seconds": timed(steps[best], asked["calls"], asked["what"])})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
 ADAPTER, MICRO = "../with_optax/test_sharpness_aware.py", "../with_optax/test_accumulation.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
 M_SAM = "test_m_sam.py::test_each_device_is_a_micro_batch"
+TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
 MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant(
@@ -235,6 +236,85 @@ MUTANTS = [
     # noise
     Mutant("noise/_laws.py", "radius * u / norm", "radius / norm", "test_noise.py"),
     Mutant("noise/_laws.py", "math.sqrt(d + 2)", "math.sqrt(d)", "test_noise.py"),
+    # analysis
+    Mutant(
+        "analysis/objectives.py",
+        "jax.grad(loss_fn)(params, batch), sam_rho",
+        "jax.grad(loss_fn)(params, batch), -sam_rho",
+        TILTED,
+    ),
+    Mutant(
+        "analysis/objectives.py",
+        "ascend(noisy, jax.grad(loss_fn)(noisy, batch)",
+        "ascend(noisy, jax.grad(loss_fn)(params, batch)",
+        TILTED,
+    ),
+    Mutant(
+        "analysis/spectrum.py",
+        "_tree.inner(product, product)",
+        "_tree.inner(z, product) ** 2",
+        "../analysis/test_spectrum.py",
+    ),
+    Mutant(
+        "analysis/landscapes.py",
+        "norms(p) / jnp.where",
+        "1.0 / jnp.where",
+        "../analysis/test_landscapes.py",
+    ),
+    Mutant(
+        "analysis/sharpness.py",
+        "direction, step_size * rho",
+        "direction, -step_size * rho",
+        "../analysis/test_sharpness.py",
+    ),
+    Mutant(
+        "analysis/tilted.py",
+        "(weights - 1 / count) / jnp",
+        "weights / jnp",
+        TILTED,
+    ),
+    Mutant(
+        "analysis/sampler.py",
+        "squared_error.value - variance, error",
+        "squared_error.value, error",
+        "../analysis/test_sampler.py",
+    ),
+    Mutant(
+        "analysis/theory.py",
+        "mean, -t * _tree.inner",
+        "mean, t * _tree.inner",
+        "../analysis/test_theory.py",
+    ),
+    Mutant("analysis/toys.py", "theta - 0.005", "theta + 0.005", "../analysis/test_toys.py"),
+    # data, losses, the loop
+    Mutant(
+        "data/corruption.py",
+        "rng.integers(1, classes",
+        "rng.integers(0, classes",
+        "../datasets/test_digits_and_label_noise.py",
+    ),
+    Mutant(
+        "data/augmentation.py",
+        "0, 2 * padding + 1",
+        "0, padding + 1",
+        "../datasets/test_augmentation.py",
+    ),
+    Mutant(
+        "train/losses.py",
+        "smoothing / (classes - 1)",
+        "smoothing / classes",
+        "../train/test_losses.py",
+    ),
+    Mutant("train/loop.py", "x + kept * (old - x)", "old + kept * (x - old)", LOOP),
+    Mutant(
+        "train/loop.py", "fold_in(state.key, state.step // steps)", "fold_in(state.key, 0)", LOOP
+    ),
+    Mutant(
+        "train/job.py",
+        "sign = -1 if metric",
+        "sign = 1 if metric",
+        "../train/test_fit.py",
+    ),
 ]
 
 

@@ -15,7 +15,6 @@ import pytest
 
 TUTORIALS = Path(__file__).parent.parent / "notebooks" / "tutorials"
 SOURCES = sorted(TUTORIALS.glob("*.py"))
-QUICK = {"2_the_tilt", "6_a_new_method"}
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
 
 ENVIRONMENT = {"MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "EPOCHS": "1"}
@@ -43,15 +42,7 @@ def test_there_are_six():
     assert [source.stem[0] for source in SOURCES] == list("123456")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(source, marks=[] if source.stem in QUICK else [pytest.mark.slow])
-        for source in SOURCES
-    ],
-    ids=lambda source: source.stem,
-)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_tutorial_runs(source):
     done = subprocess.run(
         [sys.executable, source],
