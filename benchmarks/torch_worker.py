@@ -59,6 +59,8 @@ class Step:
 
 def timed(step: Step, calls: int, what: str = "step") -> float:
     run = step if what == "step" else step.gradient
+    if calls > 1:  # as on our side: the first one finds the caches as the other side left them
+        run()
     step.wait()
     start = time.perf_counter()
     for _ in range(calls):
