@@ -13,7 +13,9 @@ from benchmarks.budget import Budget
 from benchmarks.record import Common, models_of, say
 
 T, RHO, RMS, LR = 20.0, 0.05, 0.006, 0.01
-SAME = 2e-3  # relative differences up to this are float32's, through two gradients and a norm
+# Relative differences up to this are float32's, through two gradients, a norm and the batch
+# statistics of 18 layers; a step that is another one differs by about 1.
+SAME = 2e-2
 
 
 @dataclasses.dataclass(frozen=True)

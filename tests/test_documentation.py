@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,10 @@ from pathlib import Path
 
 import pytest
 from _site import generated, public  # notebooks/_site
+
+from benchmarks import __main__ as benchmarks
+from tsam_jax import cli
+from tsam_jax.train import config
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "notebooks"
@@ -62,6 +67,45 @@ def test_python_blocks_of_the_page_run(path, tmp_path):
         check=False,
     )
     assert done.returncode == 0, f"{path.name}, by its line numbers:\n{done.stderr}"
+
+
+def commands_of(page: str) -> list[str]:
+    """Returns the lines of the page's shell blocks, without comments."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [shlex.join(line) for line in words if line]
+
+
+SHELL = [*PAGES, *(ROOT / "benchmarks").rglob("*.md")]
+COMMANDS = sorted({line for path in SHELL for line in commands_of(path.read_text())})
+
+
+def test_commands_are_read_as_a_shell_does():
+    page = "```sh\ntsam-jax toy 'fig 1'  # a picture\n\nmake \\\n  docs\n```\n```python\nx\n```\n"
+    assert commands_of(page) == ["tsam-jax toy 'fig 1'", "make docs"]
+    assert len(COMMANDS) > 30
+
+
+@pytest.mark.parametrize("command", [x for x in COMMANDS if x.startswith("tsam-jax ")])
+def test_commands_of_the_pages_have_the_options_that_they_use(command, capsys):
+    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    try:
+        cli._parse(words)
+    except SystemExit as stopped:
+        assert stopped.code == 0, capsys.readouterr()
+    except config.ConfigError as error:
+        assert "devices" in str(error)  # this machine has one
+
+
+@pytest.mark.parametrize("command", [x for x in COMMANDS if x.startswith(("make ", "python -m "))])
+def test_other_commands_of_the_pages_are_there(command):
+    program, *words = shlex.split(command)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[0] in targets
+    elif words[1] == "benchmarks" and "--help" not in words:
+        benchmarks.parse(words[2:])
 
 
 def missing_parts(thing: object) -> list[str]:
