@@ -98,15 +98,17 @@ def logarithmic(ax: Axes, axis: str) -> None:
 
 
 def place_legend_above(ax: Axes, columns: int = 4) -> None:
-    ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False)
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1), "borderpad": 0.2}
+    ax.legend(fontsize=8, ncols=columns, frameon=False, columnspacing=1.2, **place)
 
 
 def torch(found: Record) -> plt.Figure:
     rows = [x for x in found["measurements"] if x["outcome"] == "measured"]
     figure, ax = plt.subplots(figsize=(7.5, 1.5 + 0.35 * len(rows)), layout="constrained")
-    for i, (key, name) in enumerate(
-        (("ratio_quartiles", "ours, a step"), ("gradient_ratio_quartiles", "ours, a gradient"))
-    ):
+    for i, (key, name) in enumerate((
+        ("ratio_quartiles", "ours, a step"),
+        ("gradient_ratio_quartiles", "ours, a gradient"),
+    )):
         places = [place + 0.2 * i for place in range(len(rows))]
         with_quartiles(ax, places, [x[key] for x in rows], i, name, flat=True)
     line_at_one(ax, "eager PyTorch", horizontal=False)

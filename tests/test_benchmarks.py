@@ -81,7 +81,7 @@ def test_a_case_without_time_is_skipped_with_its_price():
     done[0].warm_seconds, done[0].compile_seconds = 10.0, 1.0
     labels = {"model": "mlp", "method": "tsam", "strategy": "unrolled", "s": 3}
     this = Measurement(labels, gradients=6)
-    assert step.reason_to_skip(this, done, Budget(500), cpu=True) == "60 s a step"
+    assert step.reason_to_skip(this, done, Budget(200), cpu=True) == "60 s a step"
     budget = Budget(1000)
     budget.left = lambda: 200.0
     assert "6 s of compilation and 60 s" in step.reason_to_skip(this, done, budget, cpu=True)
