@@ -135,6 +135,15 @@ def test_the_tilted_objective_tends_to_eq_3():
     assert row.sam.value == row.erm.value
 
 
+def test_the_tilted_objective_ascends_from_the_noise_along_the_gradient_there():
+    row = objectives(
+        lambda p, x: jnp.mean(x) * p @ p / 2, jnp.array([1.0, 0.0]), jnp.ones((1, 1)),
+        jax.random.key(0), sam_rho=0.0, t=1.0, noise=lambda key, p: jnp.array([0.0, 1.0]),
+        tsam_rho=0.5, num_samples=2,
+    )  # fmt: skip
+    np.testing.assert_allclose(row.tsam.value, (np.sqrt(2) + 0.5) ** 2 / 2, rtol=1e-5)
+
+
 def test_rows_of_the_table_share_their_noise():
     models = {"a": jnp.zeros(3), "b": jnp.ones(3)}
     table = cross_objective_table(
