@@ -71,6 +71,27 @@ def step(record: Record) -> str:
     return markdown([*header, '"auto" is', "and over the fastest"], rows)
 
 
+def headline(record: Record) -> str:
+    """A row for each model: a step of SAM, and of TSAM by "auto" with the first number of samples.
+
+    In plain gradients: 2 for SAM and 2s for TSAM would be what their gradients cost.
+    """
+    s = record["settings"]["samples"][:1] or [3]
+    header = ["model, batch, dtype", "a gradient", "SAM", f"TSAM, s = {s[0]}"]
+    rows = []
+    for cell in record["cells"]:
+        auto = next((x["auto"] for x in cell.get("auto", ()) if x["s"] == s[0]), None)
+        wanted = {"sam": ("sam", 1, "-"), "tsam": ("tsam", s[0], auto)}
+        of = {(x["method"], x["s"], x["strategy"]): x for x in cell.get("measurements", ())}
+        ratios = {name: of.get(key, {}).get("ratio_quartiles") for name, key in wanted.items()}
+        if not all(ratios.values()):
+            continue
+        costs = (gradients * ratios[x][1] for x, gradients in (("sam", 2), ("tsam", 2 * s[0])))
+        row = [cell_name(cell), f"{milliseconds(cell['measurements'][0])} ms"]
+        rows.append([*row, *(f"{number(cost)} gradients" for cost in costs)])
+    return markdown(header, rows)
+
+
 def details(record: Record) -> str:
     """A row for each program of the part `step`."""
     header = ["model, batch, dtype", "step", "ms", "compile s", "CPU s", "planned MB"]
@@ -255,6 +276,7 @@ def variance(record: Record) -> str:
 
 # Name of a table -> the part that it is of, and what makes it.
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "headline": ("step", headline),
     "step": ("step", step),
     "details": ("step", details),
     "torch": ("torch", torch),

@@ -64,6 +64,19 @@ def test_auto_is_compared_with_the_fastest_strategy(cell):
     assert row["auto_over_best"] == pytest.approx(sorted(a / b for a, b in pairs)[1], rel=1e-2)
 
 
+def test_costs_of_steps_are_in_plain_gradients(cell):
+    found = {
+        "settings": {"samples": [2]},
+        "cells": [{**cell, "model": "m", "batch": 4, "dtype": "d"}],
+    }
+    row = tables.headline(found).splitlines()[-1]
+    plain, *tilted, sam = cell["measurements"]
+    streamed = next(x for x in tilted if x["strategy"] == "streamed")
+    costs = 2 * sam["ratio_quartiles"][1], 4 * streamed["ratio_quartiles"][1]
+    shown = [f"{tables.number(cost)} gradients" for cost in costs]
+    assert row == f"| `m`, 4, d | {tables.milliseconds(plain)} ms | {shown[0]} | {shown[1]} |"
+
+
 def test_flops_of_a_gradient_are_those_of_its_matrix_products(cell):
     """Forward, and backward for kernels and, but for the first layer, for inputs."""
     products = 2 * 4 * (784 * 24 * 2 + 24 * 10 * 3)

@@ -3,7 +3,7 @@
 XLA:CPU has a fast form of convolution, for images (batch, *spatial, features) and kernels
 (*spatial, in, out). JAX writes gradients in other forms. XLA rewrites these to the fast one at the
 top level of a program, but not inside scan, map, while and cond, where they run in a scalar loop,
-30 to 40 times slower (JAX issue 12868). Here every derivative, of any order, is in the fast form.
+16 to 40 times slower (JAX issue 12868). Here every derivative, of any order, is in the fast form.
 """
 
 import math

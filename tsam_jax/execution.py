@@ -8,7 +8,7 @@ The strategies give the same numbers to rounding and differ in speed and memory:
   grows with s.
 * "streamed": a `lax.scan` that folds one sample after the other into a partial result
   (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
-  gradients of convolutions are 30 to 40 times slower inside a scan (JAX issue 12868), except
+  gradients of convolutions are 16 to 40 times slower inside a scan (JAX issue 12868), except
   those of `tsam_jax.convolution`.
 * "auto": chosen from what `benchmarks/step.py` measured: see `choose_strategy`.
 """
@@ -56,7 +56,7 @@ def choose_strategy(sample: Callable[[jax.Array], Evaluation], keys: jax.Array) 
     """What "auto" stands for: unrolled or streamed, by backend, model and number of samples.
 
     * Without `jit`, or for one sample: unrolled, since a scan would be compiled anew every step.
-    * On a CPU: unrolled if the loss has convolutions of JAX's, at any s (streamed they are 25
+    * On a CPU: unrolled if the loss has convolutions of JAX's, at any s (streamed they are 16
       times slower); else, those of `tsam_jax.convolution` included, streamed, which is as fast as
       the others from s = 3 on and needs the memory of one sample
       (`benchmarks/results/step-cpu.json`, `convolution-cpu.json`).
