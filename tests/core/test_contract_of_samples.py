@@ -85,6 +85,7 @@ def test_vmap_over_tilts_and_keys(name):
     np.testing.assert_allclose(flat(mapped), flat(desired), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_updates_and_state_keep_their_sharding():
     program = Path(__file__).parent / "sharding_program.py"
     assert device_programs.run(program) == list(methods.METHODS)

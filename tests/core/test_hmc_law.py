@@ -151,6 +151,7 @@ def disc_gradient(loss, theta, t, radius):
     return density @ np.asarray(grads) / density.sum()
 
 
+@pytest.mark.slow
 def test_many_proposals_estimate_the_tilted_gradient_and_one_goes_part_of_the_way(x64):
     def loss(x):
         return x[0] ** 2 + jnp.sin(2 * x[1]) + x[0] * x[1]

@@ -44,7 +44,9 @@ def test_pairs_are_opposite_to_the_bit(name, s, key):
 
 
 @every_law
-@pytest.mark.parametrize("s", [1, 4, 7, 10])
+@pytest.mark.parametrize(
+    "s", [1, pytest.param(4, marks=pytest.mark.slow), 7, pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_sets_are_orthogonal_and_keep_lengths(name, s, key):
     eps = drawn(noise.orthogonal(LAWS[name]), key, s)
     plain = plainly(LAWS[name], key, s)
@@ -95,7 +97,10 @@ DESIGNS = {
 }
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(x, marks=[] if x == "streamed" else [pytest.mark.slow]) for x in STRATEGIES],
+)
 @pytest.mark.parametrize("design", DESIGNS)
 def test_methods_draw_by_the_design(design, strategy):
     estimator = methods.tilted_sampling(2.0, 5, noise=DESIGNS[design], strategy=strategy, key=4)

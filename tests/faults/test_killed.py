@@ -116,7 +116,7 @@ def killed_at_random(out, arguments, kills, rng):
         arguments = ["train", "--resume", str(out)]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_kills_at_random_moments(tmp_path, kills):
     """Each kill leaves epochs of different number; in the end the run is the uninterrupted one."""
     out, whole = tmp_path / "run", tmp_path / "whole"

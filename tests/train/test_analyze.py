@@ -59,7 +59,9 @@ def test_analyze_writes_a_table_and_figures(runs, capsys):
     assert "largest eigenvalues" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("names", [["erm"], ["erm", "sam"], ["erm", "sam", "asam"]])
+@pytest.mark.parametrize(
+    "names", [pytest.param(["erm"], marks=pytest.mark.slow), ["erm", "sam"], ["erm", "sam", "asam"]]
+)
 def test_landscapes_go_through_the_networks(runs, names):
     out = runs / f"landscape{len(names)}"
     paths = [str(runs / name) for name in names]
