@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from tsam_jax.analysis.toys import wavy_loss
 from tsam_jax.tilting import effective_sample_size, tilt_weights, tilted_loss
 
 STEPS = 50 * int(os.environ.get("EPOCHS", "100"))
@@ -139,15 +140,12 @@ slider([objective(t)[::4] for t in steps], [f"t = {t:.3g}" for t in steps])
 
 
 # %%
-def waves(x):
-    return 2.0 - jnp.sin(4 * jnp.pi * x) / (2 * x) + 0.005 * (x - 1) ** 2
+waves = jax.vmap(wavy_loss)  # infinite below 0.05: the loss has a pole at 0
 
 
 def sampled(x, t, key):
     points = x + 0.2 * jax.random.normal(key, (1000,))
-    inside = points > 0.05  # the loss has a pole at 0
-    losses = jnp.where(inside, waves(jnp.where(inside, points, 1.0)), jnp.nan)
-    return tilted_loss(losses, t)  # what is not finite does not count
+    return tilted_loss(waves(points), t)  # what is not finite does not count
 
 
 @jax.jit
@@ -156,7 +154,7 @@ def descend(t):
     return jax.lax.scan(step, 0.5, jax.random.split(jax.random.key(0), STEPS))[0]
 
 
-plain_step = lambda x, _: (x - 0.005 * jax.grad(waves)(x), None)
+plain_step = lambda x, _: (x - 0.005 * jax.grad(wavy_loss)(x), None)
 ends = {"plain": jax.lax.scan(plain_step, 0.5, length=STEPS)[0]}
 ends |= {f"t = {t:g}": descend(t) for t in (1.0, 5.0, 20.0)}
 
@@ -166,8 +164,8 @@ axis.plot(grid, waves(grid), color="black", linewidth=1)
 for (name, end), shade in zip(
     ends.items(), ["#D55E00", *plt.cm.viridis(np.linspace(0.7, 0.1, 3))], strict=True
 ):
-    axis.plot(end, waves(end), "o", color=shade, markersize=8)
-    axis.vlines(end, 0.95, waves(end), color=shade, linestyle=":")
+    axis.plot(end, wavy_loss(end), "o", color=shade, markersize=8)
+    axis.vlines(end, 0.95, wavy_loss(end), color=shade, linestyle=":")
     axis.annotate(name, (end, 0.8), ha="center", color=shade)
 axis.set(xlabel="θ", ylabel="loss", ylim=(0.7, 3.4))
 {name: round(float(end), 2) for name, end in ends.items()}
