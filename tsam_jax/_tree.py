@@ -4,8 +4,7 @@ Norms and scales are computed in float32 at least, whatever the leaves are; resu
 come back in the dtypes of the leaves.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +44,17 @@ def norm(tree: PyTree) -> jax.Array:
 
 def _scale_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """Two factors of the norm, the first of them neither 0 nor infinite."""
+    careful = lambda: _largest_and_ratio(tree)  # noqa: E731
+    # For a CPU, where passes over memory cost; a GPU would wait for `safe`, at a higher price.
+    if jax.default_backend() != "cpu":
+        return careful()
     # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
     squares = inner(tree, tree)
     safe = (squares > jnp.sqrt(jnp.finfo(squares.dtype).tiny)) & (squares < jnp.inf)
-    plain = lambda: (jnp.ones_like(squares), jnp.sqrt(squares))  # noqa: E731
-    return _usually(safe, plain, lambda: _largest_and_ratio(tree))
+    factors: tuple[jax.Array, jax.Array] = jax.lax.cond(
+        safe, lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), careful
+    )
+    return factors
 
 
 def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -73,20 +78,6 @@ def _largest(tree: PyTree) -> jax.Array:
     for x in jax.tree.leaves(tree):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(x), initial=0).astype(largest.dtype))
     return largest
-
-
-_Result = TypeVar("_Result")
-
-
-def _usually(
-    holds: jax.Array, plain: Callable[[], _Result], careful: Callable[[], _Result]
-) -> _Result:
-    """What is right where `holds`, in one pass over memory, or else what is always right."""
-    # For a CPU, where passes cost; a GPU would wait for `holds`, at a higher price.
-    if jax.default_backend() != "cpu":
-        return careful()
-    result: _Result = jax.lax.cond(holds, plain, careful)
-    return result
 
 
 def inner(a: PyTree, b: PyTree) -> jax.Array:
