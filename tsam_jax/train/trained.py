@@ -121,7 +121,10 @@ def _found(path: Path) -> tuple[Path, str, int | None]:
     """The run, the folder in it, and the step, None for the newest."""
     path = path.resolve()
     if not path.is_dir():
-        msg = f"`--checkpoint`: {path} is not a directory."
+        msg = (
+            f"`--checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax"
+            " train`, or `best` in it."
+        )
         raise config.ConfigError(msg)
     if path.name in {LAST, BEST}:
         return path.parent, path.name, None
