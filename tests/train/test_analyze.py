@@ -4,9 +4,11 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tsam_jax.cli import main
+from tsam_jax.train.single import load_command, make_job
 from tsam_jax.train.trained import load_trained
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -79,6 +81,35 @@ def test_landscapes_go_through_the_networks(runs, names):
     elif len(names) == 2:
         np.testing.assert_allclose(found["positions"][1], 0.0, atol=1e-6)
         np.testing.assert_allclose(found["losses"][1], here, rtol=1e-5)
+
+
+def test_the_way_of_training_starts_at_its_initial_parameters(runs, capsys):
+    run, out = runs / "way", runs / "landscape-way"
+    kept = ["--checkpoint-every", "1", "--keep-checkpoints", "3"]
+    assert (
+        main(["train", "--method", "sam", "--epochs", "4", "--out", str(run), *kept, *SMALL]) == 0
+    )
+    options = ["--points", "5", "--examples", "40", "--out", str(out)]
+    assert main(["landscape", str(run), "--trajectory", *options]) == 0
+    found = json.loads((out / "landscape.json").read_text())
+    ((name, way),) = found["trajectories"].items()
+    (away,) = found["distances_from_plane"].values()
+    assert name == "sam, seed 0, epoch 4"
+    job = make_job(load_command(run), ())
+    start = jax.tree.map(lambda x: x[0], job.program.init([0]).params)
+    steps = sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.is_dir())
+    assert len(steps) == 3  # of four epochs
+    saved = [load_trained(run / "checkpoints" / str(step), 40).params for step in steps]
+    for point, place, distance in zip([start, *saved], way, away, strict=True):
+        to_end = optax.tree.norm(optax.tree.sub(point, saved[-1]))
+        np.testing.assert_allclose(np.hypot(np.hypot(*place), distance), to_end, atol=1e-5)
+    np.testing.assert_allclose(way[-1], [0, 0], atol=1e-6)
+    assert np.ptp(way, axis=0)[0] >= np.ptp(way, axis=0)[1] > 0
+    inside = [found["xs"][0], found["ys"][0]] <= np.min(way, axis=0)
+    assert inside.all()
+
+    assert main(["landscape", str(runs / "erm"), "--trajectory"]) == 2
+    assert "needs at least two checkpoints, got 1" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_examined_is_refused(runs, capsys):

@@ -187,11 +187,14 @@ def landscape(
         colour = style.COLOURS[1 + place % (len(style.COLOURS) - 1)]
         panel.plot(x, y, color=colour, linewidth=1.2, marker=".", markersize=3)
         panel.plot(x[-1], y[-1], marker="*", markersize=11, color=colour, markeredgecolor="white")
+        # the name is on the side where there is more room
+        left = x[-1] > np.mean(np.asarray(xs)[[0, -1]])
         panel.annotate(
             name,
             (x[-1], y[-1]),
-            xytext=(7, 5),
+            xytext=(-7 if left else 7, 5),
             textcoords="offset points",
+            ha="right" if left else "left",
             color=colour,
             fontsize=style.FONT_SIZE,
             fontweight="bold",

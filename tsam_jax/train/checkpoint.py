@@ -36,6 +36,11 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are kept, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, state: TrainState) -> None:
         """Saves a state under its step; a save that is cut off leaves the former one in force.
 

@@ -86,19 +86,20 @@ def identity_text(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def open_folders(directory: Path, job: Job) -> Iterator[Folders]:
+def open_folders(directory: Path, job: Job, keep: int = 2) -> Iterator[Folders]:
     """Opens the checkpoints of a run.
 
     Args:
       directory: the run's directory.
       job: what they must have been made from.
+      keep: how many of the newest are kept.
 
     Yields:
       The folders; when it closes, all saves are finished.
     """
     text = identity_text(job)
     with (
-        open_checkpoints(directory, text, folder=LAST) as last,
+        open_checkpoints(directory, text, folder=LAST, keep=keep) as last,
         open_checkpoints(directory, text, folder=BEST, keep=1) as best,
     ):
         yield Folders(last, best)
@@ -110,6 +111,7 @@ def run_job(
     console: Console,
     *,
     checkpoint_every: int = 10,
+    keep_checkpoints: int = 2,
     tracking: Tracking = _UNTRACKED,
 ) -> Outcome:
     """Trains, or goes on training from the newest checkpoint, to the planned epoch.
@@ -119,6 +121,7 @@ def run_job(
       directory: where metrics.jsonl and the checkpoints are; None to write nothing.
       console: where progress is shown.
       checkpoint_every: epochs between checkpoints; there is one at the end too.
+      keep_checkpoints: how many of the newest are kept.
       tracking: who is told what is logged.
 
     Returns:
@@ -132,7 +135,7 @@ def run_job(
         folders = None
         state = job.program.init([job.seed])
         if directory is not None:
-            folders = stack.enter_context(open_folders(directory, job))
+            folders = stack.enter_context(open_folders(directory, job, keep_checkpoints))
             if folders.best.newest is not None:
                 folders.best.check(folders.best.newest)
             state = folders.last.restore(state) or state

@@ -13,16 +13,20 @@ import tyro
 from tsam_jax import analysis
 from tsam_jax.analysis import figures
 from tsam_jax.train import config, provenance
-from tsam_jax.train.trained import Trained, load_several
+from tsam_jax.train.trained import Trained, load_several, load_trajectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """Draw the training loss around one network, between two, or over the plane through three."""
+    """Draw the training loss around one network, between two, through three, or along training."""
 
     checkpoints: tyro.conf.Positional[tuple[Path, ...]]
     """One, two or three directories of runs, RUN/best for the best epoch by validation; two and
     three of one architecture."""
+    trajectory: bool = False
+    """Whether the plane is the one nearest to the checkpoints that the runs kept (`tsam-jax train
+    --keep-checkpoints 50 --checkpoint-every 1`), with the way from the initial parameters through
+    them; CHECKPOINTS are then one to three directories of runs."""
     directions: Literal["filter", "random", "eigenvectors"] = "filter"
     """Of the plane around one network: random ones with the norms of its filters, plainly random
     ones of its own norm, or the top two eigenvectors of the Hessian."""
@@ -70,12 +74,17 @@ def landscape(command: Landscape, directory: Path) -> Path:
     if len(shapes) > 1:
         msg = "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane."
         raise config.ConfigError(msg)
+    runs = zip(networks, command.checkpoints, strict=True) if command.trajectory else ()
+    ways = {name: load_trajectory(run) for name, run in runs}
     config.check_writable(directory)
-    draw = (_around, _between, _through)[len(networks) - 1]
-    figure, data = draw(command, networks)
+    if ways:
+        figure, data = _along(command, networks, ways)
+    else:
+        draw = (_around, _between, _through)[len(networks) - 1]
+        figure, data = draw(command, networks)
     path = directory / "landscape.png"
     figure.savefig(path)
-    plain = {name: np.asarray(x).tolist() for name, x in data.items()}
+    plain = jax.tree.map(lambda x: np.asarray(x).tolist(), data)
     loss = "of the first network's training examples, with the labels trained on"
     provenance.write_json(
         directory / "landscape.json",
@@ -127,20 +136,48 @@ def _between(command: Landscape, networks: dict[str, Trained]) -> tuple[Any, dic
 def _through(command: Landscape, networks: dict[str, Trained]) -> tuple[Any, dict[str, Any]]:
     origin, a, b = networks.values()
     plane = analysis.plane_through(origin.params, a.params, b.params)
-    places = {name: _place(plane, one.params) for name, one in networks.items()}
+    labels = ("Distance along the line through the first two", "Distance from that line")
+    points = {name: jax.tree.map(lambda x: x[None], one.params) for name, one in networks.items()}
+    return _over(command, origin, plane, points, labels)
+
+
+def _along(
+    command: Landscape, networks: dict[str, Trained], ways: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The plane nearest to all points of all ways, through the end of the last way."""
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *ways.values())
+    plane = jax.jit(analysis.plane_of_trajectory)(together)
+    seen = jax.jit(analysis.project)(plane, together)
+    squares = np.sum(np.asarray(seen.coordinates) ** 2, axis=0)
+    shares = squares / (squares.sum() + np.sum(np.asarray(seen.distances) ** 2))
+    first, second = (f"{share:.0%} of the squared distance" for share in shares)
+    labels = (f"First component, {first}", f"Second component, {second}")
+    return _over(command, next(iter(networks.values())), plane, ways, labels)
+
+
+def _over(
+    command: Landscape,
+    network: Trained,
+    plane: analysis.Plane,
+    ways: dict[str, Any],
+    labels: tuple[str, str],
+) -> tuple[Any, dict[str, Any]]:
+    """The loss of a network over a plane, a quarter beyond the ways on it, points (n, ...) each."""
+    seen = {name: jax.jit(analysis.project)(plane, way) for name, way in ways.items()}
+    places = {name: np.asarray(one.coordinates) for name, one in seen.items()}
     corners = np.concatenate(list(places.values()))
     low, high = corners.min(axis=0), corners.max(axis=0)
     margin = 0.25 * (high - low)
     xs, ys = (
         jnp.linspace(low[i] - margin[i], high[i] + margin[i], command.points) for i in range(2)
     )
-    losses = jax.jit(lambda xs, ys: analysis.loss_on_plane(origin.loss, plane, xs, ys))(xs, ys)
-    labels = ("Distance along the line through the first two", "Distance from that line")
+    losses = jax.jit(lambda xs, ys: analysis.loss_on_plane(network.loss, plane, xs, ys))(xs, ys)
     figure = figures.landscape(xs, ys, losses, trajectories=places, labels=labels)
-    return figure, {"xs": xs, "ys": ys, "losses": losses}
-
-
-def _place(plane: analysis.Plane, params: Any) -> np.ndarray:
-    """Coordinates of a point of the plane, shape (1, 2)."""
-    points = jax.tree.map(lambda x: x[None], params)
-    return np.asarray(analysis.project(plane, points).coordinates)
+    away = {name: one.distances for name, one in seen.items()}
+    return figure, {
+        "xs": xs,
+        "ys": ys,
+        "losses": losses,
+        "trajectories": places,
+        "distances_from_plane": away,
+    }

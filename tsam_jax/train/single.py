@@ -41,6 +41,9 @@ class Train:
     checkpoint_every: int = 10
     """Epochs between checkpoints; there is one at the end too, and one of the best epoch on the
     validation part."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the newest ones; `tsam-jax landscape --trajectory` draws the way
+    through them."""
     mesh: str | None = None
     """Devices, "data=4,sample=2": the batch is split over the first axis, the samples of a sampled
     method over the second. Default: one device."""
@@ -63,10 +66,10 @@ class Train:
         """
         setting = self.setting()
         config.check_batch(self.task.train_size, self.optimizer, [setting])
-        if self.checkpoint_every < 1 or self.seed < 0:
+        if self.checkpoint_every < 1 or self.keep_checkpoints < 1 or self.seed < 0:
             msg = (
-                "`--checkpoint-every` must be >= 1 and `--seed` >= 0, got"
-                f" {self.checkpoint_every} and {self.seed}."
+                "`--checkpoint-every` and `--keep-checkpoints` must be >= 1 and `--seed` >= 0, got"
+                f" {self.checkpoint_every}, {self.keep_checkpoints} and {self.seed}."
             )
             raise config.ConfigError(msg)
         make_devices(self.mesh, setting, self.optimizer)
@@ -176,7 +179,12 @@ def train(command: Train, directory: Path, console: Console) -> dict[str, Any]:
         provenance.write_json(directory / "config.json", resolved)
     tracking = command.tracking()._replace(config=dict(job.identity))
     outcome = run_job(
-        job, directory, console, checkpoint_every=command.checkpoint_every, tracking=tracking
+        job,
+        directory,
+        console,
+        checkpoint_every=command.checkpoint_every,
+        keep_checkpoints=command.keep_checkpoints,
+        tracking=tracking,
     )
     if not outcome.complete:
         again = shlex.join(["tsam-jax", "train", "--resume", str(directory)])

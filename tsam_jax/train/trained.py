@@ -76,8 +76,7 @@ def load_trained(checkpoint: Path, examples: int) -> Trained:
     if job.stream is not None:
         msg = f"`--checkpoint`: the training data of {checkpoint} are streamed, not in memory."
         raise config.ConfigError(msg)
-    params, rest = state.average or (state.params, state.rest)
-    params, rest = jax.tree.map(lambda x: x[0], (params, rest))
+    params, rest = _measured(state)
     train = Batch(job.data.train.inputs, job.data.train.labels[0])
     count = min(examples, len(train.labels))
     at_once = min(count, _AT_ONCE)
@@ -91,6 +90,40 @@ def load_trained(checkpoint: Path, examples: int) -> Trained:
     epoch = int(state.step[0]) // job.program.steps_per_epoch
     name = f"{job.label.partition('(')[0]}, seed {job.seed}, epoch {epoch}"
     return Trained(name, params, mean_over_batches(loss, batches), rows.size)
+
+
+def load_trajectory(run: Path) -> Any:
+    """Loads the way of a training: its parameters from the initial ones to the newest checkpoint.
+
+    Args:
+      run: the directory of a run.
+
+    Returns:
+      Pytree like the parameters with a leading axis over the start and the kept checkpoints, in
+      order: those that are measured, as in `Trained`.
+
+    Raises:
+      ConfigError: if a checkpoint is damaged, or fewer than two are kept.
+    """
+    job = make_job(load_command(run, option="checkpoint"), ())
+    start = job.program.init([job.seed])
+    with open_checkpoints(run, identity_text(job)) as checkpoints:
+        states = [checkpoints.restore(start, step) for step in checkpoints.steps]
+    if len(states) < 2:
+        msg = (
+            f"`--trajectory` needs at least two checkpoints, got {len(states)} in {run / LAST}:"
+            " train with a smaller `--checkpoint-every` and `--keep-checkpoints` of 2 or more."
+        )
+        raise config.ConfigError(msg)
+    points = [_measured(state)[0] for state in (start, *states) if state is not None]
+    return jax.tree.map(lambda *x: jnp.stack(x), *points)
+
+
+def _measured(state: TrainState) -> tuple[Any, Any]:
+    """The parameters of a state and what else its network needs: averages, if training kept one."""
+    measured = state.average or (state.params, state.rest)
+    params, rest = jax.tree.map(lambda x: x[0], measured)
+    return params, rest
 
 
 def load_several(checkpoints: tuple[Path, ...], examples: int) -> dict[str, Trained]:
