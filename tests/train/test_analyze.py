@@ -116,7 +116,7 @@ def test_what_cannot_be_examined_is_refused(runs, capsys):
     assert main(["analyze", str(runs / "nothing")]) == 2
     assert "is not a directory" in capsys.readouterr().err
     assert main(["landscape", str(runs / "erm" / "checkpoints" / "7")]) == 2
-    assert "`--checkpoint`" in capsys.readouterr().err
+    assert "`checkpoint`" in capsys.readouterr().err
     assert main(["landscape", str(runs / "erm"), "--points", "1"]) == 2
     assert "`--points`" in capsys.readouterr().err
     assert main(["analyze", str(runs / "erm"), str(runs / "erm")]) == 2

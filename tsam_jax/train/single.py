@@ -97,7 +97,7 @@ class Train:
         return with_arguments(settings[0], {k: v for k, v in own.items() if v is not None})
 
 
-def load_command(directory: Path, option: str = "resume") -> Train:
+def load_command(directory: Path, option: str = "--resume") -> Train:
     """Reads what a run was started with.
 
     Args:
@@ -118,7 +118,7 @@ def load_command(directory: Path, option: str = "resume") -> Train:
             saved[name] = kind(**saved[name])
         return Train(**{**saved, "out": None, "resume": directory})
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        msg = f"`--{option}`: {directory} is not the directory of a training run ({error})."
+        msg = f"`{option}`: {directory} is not the directory of a training run ({error})."
         raise config.ConfigError(msg) from error
 
 

@@ -54,7 +54,7 @@ def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, TrainState]:
     with open_checkpoints(run, identity_text(job), folder=folder) as checkpoints:
         state = checkpoints.restore(like, step)
     if state is None:
-        msg = f"`--checkpoint`: {run / folder} has no checkpoint yet."
+        msg = f"`checkpoint`: {run / folder} has no checkpoint yet."
         raise config.ConfigError(msg)
     return job, state
 
@@ -74,7 +74,7 @@ def load_trained(checkpoint: Path, examples: int) -> Trained:
     """
     job, state = restore(checkpoint, ())
     if job.stream is not None:
-        msg = f"`--checkpoint`: the training data of {checkpoint} are streamed, not in memory."
+        msg = f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory."
         raise config.ConfigError(msg)
     params, rest = _measured(state)
     train = Batch(job.data.train.inputs, job.data.train.labels[0])
@@ -155,7 +155,7 @@ def _found(path: Path) -> tuple[Path, str, int | None]:
     path = path.resolve()
     if not path.is_dir():
         msg = (
-            f"`--checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax"
+            f"`checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax"
             " train`, or `best` in it."
         )
         raise config.ConfigError(msg)
