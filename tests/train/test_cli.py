@@ -250,7 +250,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
         (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
         (["sweep", "--methods", "sam(rho=[])"], "empty list"),
         (["train", "--method", "sam(rho=[1,2])"], "`--method` takes one setting, got 2"),
-        (["train", "--checkpoint-every", "0"], "`--checkpoint-every` must be"),
+        (
+            ["train", "--checkpoint-every", "0"],
+            "`--checkpoint-every` and `--keep-checkpoints` must",
+        ),
+        (["train", "--keep-checkpoints", "0"], "must be >= 1 and `--seed` >= 0, got 10, 0 and 0"),
         (["train", "--resume", "nowhere", "--epochs", "9"], "leave out the other options"),
         (["train", "--resume", "nowhere"], "is not the directory of a training run"),
     ],
