@@ -29,6 +29,7 @@ class Mutant(NamedTuple):
 ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
 ADAPTER, MICRO = "../with_optax/test_sharpness_aware.py", "../with_optax/test_accumulation.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
+TURNS = "test_two_turns.py"
 M_SAM = "test_m_sam.py::test_each_device_is_a_micro_batch"
 TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
 MUTANTS = [
@@ -135,28 +136,24 @@ MUTANTS = [
     # tsam
     Mutant(
         "methods/_sampled.py",
-        "Evaluation(value, first.aux, last.grad)",
-        "first",
-        "test_closed_forms.py",
-    ),
-    Mutant(
-        "methods/_sampled.py",
         "displace(point, direction",
         "displace(params, direction",
         "test_closed_forms.py",
     ),
     Mutant(
         "methods/_sampled.py",
-        "finite &= _tree.all_finite(first.value, others)",
-        "finite &= jnp.isfinite(first.value)",
+        "finite & _tree.all_finite(others)",
+        "finite",
         "../faults/test_not_finite.py",
     ),
-    Mutant(
-        "methods/_sampled.py",
-        "jnp.where(finite, last",
-        "jnp.where(True, last",
-        "../faults/test_not_finite.py",
-    ),
+    Mutant("methods/_two_turns.py", "evaluate(above)", "evaluate(point)", TURNS),
+    Mutant("methods/_two_turns.py", "first.aux, finite", "last.aux, finite", TURNS),
+    Mutant("methods/_two_turns.py", "== 1", "== 0", TURNS),
+    Mutant("methods/_two_turns.py", "x[0], auxes", "x[1], auxes", TURNS),
+    Mutant("methods/_two_turns.py", "finite[0]", "finite[1]", TURNS),
+    Mutant("methods/_two_turns.py", "finite & jnp.isfinite(first)", "finite", TURNS),
+    Mutant("methods/_two_turns.py", "finite & jnp.isfinite(first)", "jnp.isfinite(first)", TURNS),
+    Mutant("methods/_two_turns.py", "not _axes.on_one_cpu()", "True", TURNS),
     Mutant("methods/_sampled.py", "at(t, step) / 2", "at(t, step)", "test_closed_forms.py"),
     Mutant(
         "methods/_sampled.py",

@@ -24,6 +24,11 @@ def is_manual(axis: AxisName) -> bool:
     return set(names(axis)) <= set(manual())
 
 
+def on_one_cpu() -> bool:
+    """Says whether all arrays are whole and on one CPU, so that loops may cut and mix them."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not manual()
+
+
 def varying_over(x: Any) -> frozenset[str]:
     """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
     kind = getattr(x, "manual_axis_type", None)  # keys and shapes may have none

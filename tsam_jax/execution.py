@@ -106,6 +106,7 @@ def combine_samples(
     strategy: Strategy,
     aux: AuxPolicy,
     axis: str | None = None,
+    in_a_loop: Callable[[jax.Array], Evaluation] | None = None,
 ) -> Combined:
     """Evaluates one sample for each key and combines them by tilt weights.
 
@@ -122,6 +123,8 @@ def combine_samples(
       aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
       axis: mesh axis of `jax.shard_map` over whose devices the samples are spread; None: all of
         them are evaluated here.
+      in_a_loop: another form of `sample`, for "streamed", where it stands in a loop. Default:
+        `sample` itself.
 
     Returns:
       A `Combined`, the same on all devices.
@@ -140,7 +143,8 @@ def combine_samples(
       >>> combined.evaluation.grad.tolist(), combined.evaluation.value.item()
       ([1.0, 1.0], 2.0)
     """
-    grad, losses, auxes, known = _run(sample, keys, tilt, strategy, axis)
+    forms = sample, in_a_loop or sample
+    grad, losses, auxes, known = _run(forms, keys, tilt, strategy, axis)
     value = tilting.tilted_loss(losses, known)
     kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
     weights = tilting.tilt_weights(losses, known)
@@ -188,9 +192,14 @@ class _Result(NamedTuple):
 
 
 def _run(
-    sample: _Sample, keys: jax.Array, tilt: _Tilt, strategy: Strategy, axis: str | None
+    forms: tuple[_Sample, _Sample],
+    keys: jax.Array,
+    tilt: _Tilt,
+    strategy: Strategy,
+    axis: str | None,
 ) -> tuple[PyTree, jax.Array, PyTree, Scalar]:
     """The tilted gradient, and the losses, auxes and tilt: of all samples, on every device."""
+    sample, in_a_loop = forms
     if axis is not None:
         keys = _own_share(keys, axis)
     chosen = choose_strategy(sample, keys) if strategy == "auto" else strategy
@@ -203,7 +212,8 @@ def _run(
             raise ValueError(msg)
         chosen = "unrolled" if keys.shape[0] <= _UNROLLED_UP_TO else "vectorized"
     strategies = {"vectorized": _vectorized, "unrolled": _unrolled, "streamed": _streamed}
-    losses, auxes, like, fold = strategies[chosen](sample, keys, tilt)
+    form = in_a_loop if chosen == "streamed" else sample
+    losses, auxes, like, fold = strategies[chosen](form, keys, tilt)
     if axis is not None:
         losses, auxes = _axes.gather((losses, auxes), axis)
     known = tilt(losses) if callable(tilt) else tilt

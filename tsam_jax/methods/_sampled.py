@@ -38,6 +38,7 @@ from tsam_jax.methods._common import (
     zero_step,
 )
 from tsam_jax.methods._micro_batches import slices
+from tsam_jax.methods._two_turns import in_a_loop, one_after_the_other
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 
@@ -143,7 +144,12 @@ def sampled(
         keys = jax.random.split(step_key, s)
         oracle_of = slices(owner, oracle, s) if split_batch else lambda _: oracle
 
-        def sample(j: jax.Array) -> Evaluation:
+        def climb(point: Params, grad: Params) -> tuple[Params, jax.Array]:  # Alg. 3, line 3
+            ascended, others = _tree.split(grad, mask)
+            direction, finite = _tree.unit_and_finite(ascended)
+            return displace(point, direction, at(rho, step)), finite & _tree.all_finite(others)
+
+        def sample(j: jax.Array, evaluate_twice: Any = one_after_the_other) -> Evaluation:
             evaluate = on_each_device(oracle_of(j).evaluate, sample_axis)
             eps = _tree.select(params, mask)
             if isinstance(law, noise_laws.Design):
@@ -151,15 +157,7 @@ def sampled(
             else:
                 eps = law(keys[j], eps)
             point = params if noise is noise_laws.none else displace(params, eps)  # Alg. 3, l. 2
-            first = evaluate(point)
-            if not ascends:
-                return first
-            ascended, others = _tree.split(first.grad, mask)
-            direction, finite = _tree.unit_and_finite(ascended)
-            last = evaluate(displace(point, direction, at(rho, step)))  # Alg. 3, line 3
-            finite &= _tree.all_finite(first.value, others)
-            value = jnp.where(finite, last.value, jnp.nan)
-            return Evaluation(value, first.aux, last.grad)
+            return evaluate_twice(evaluate, climb, point) if ascends else evaluate(point)
 
         if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
             evaluation = oracle.evaluate(params)
@@ -173,6 +171,7 @@ def sampled(
                 strategy=strategy,
                 aux="mean" if aux == "mean" else "first",
                 axis=sample_axis if distinct == s else None,
+                in_a_loop=functools.partial(sample, evaluate_twice=in_a_loop),
             )
             if aux == "clean":
                 evaluation = evaluation._replace(aux=oracle.value(params)[1])

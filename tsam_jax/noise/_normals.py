@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tsam_jax import _tree
+from tsam_jax import _axes, _tree
 from tsam_jax._types import Params
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -67,7 +67,7 @@ def _draw_in_loops(
     """Normals of short leaves, and of long ones if they are many, by place, and their squares."""
     # For XLA:CPU, which would compile the long program of a draw for every leaf, and twice, since
     # it puts it into what follows. A loop it leaves alone; but pieces may lie on other devices.
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not _axes.on_one_cpu():
         return {}, jnp.zeros(())
     ours = [
         i

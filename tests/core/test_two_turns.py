@@ -1,0 +1,66 @@
+"""The two evaluations of an ascent, one after the other and in a loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tsam_jax import Evaluation, methods, noise, value_and_grad
+from tsam_jax.methods._two_turns import in_a_loop, one_after_the_other
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+FORMS = pytest.mark.parametrize("form", [one_after_the_other, in_a_loop])
+START = np.array([1.0, -2.0])
+
+
+def evaluate(x):
+    """sum x^4 / 4; its value is infinite around 3.5 alone, its gradient NaN below -3."""
+    value = jnp.sum(x**4) / 4 + jnp.where(jnp.abs(jnp.max(x) - 3.5) < 0.1, jnp.inf, 0)
+    return Evaluation(value, {"at": x}, jnp.where(jnp.min(x) < -3, jnp.nan, x**3))
+
+
+def climb(point, grad):
+    """A step along the gradient as far as that is finite, as a norm may make it."""
+    return point + 0.1 * jnp.nan_to_num(grad), jnp.all(jnp.isfinite(grad))
+
+
+def found_by(form, start):
+    return jax.jit(lambda x: form(evaluate, climb, x))(jnp.asarray(start, jnp.float32))
+
+
+@FORMS
+def test_loss_and_gradient_are_those_of_the_end_and_aux_that_of_the_start(form):
+    found = found_by(form, START)
+    end = START + 0.1 * START**3
+    np.testing.assert_allclose(found.value, np.sum(end**4) / 4, rtol=1e-6)
+    np.testing.assert_allclose(found.grad, end**3, rtol=1e-6)
+    np.testing.assert_array_equal(found.aux["at"], START)
+
+
+@FORMS
+@pytest.mark.parametrize(("start", "finite"), [(3.5, False), (-3.5, False), (1.0, True)])
+def test_a_start_that_is_not_finite_says_so_in_the_loss(form, start, finite):
+    assert np.isfinite(found_by(form, [start, 1.0]).value) == finite
+
+
+def test_streamed_samples_have_the_loss_once_in_their_program(monkeypatch):
+    def smooth(x):
+        return jnp.sum(jax.lax.lgamma(x))
+
+    def evaluations(strategy):
+        estimator = methods.tsam(2.0, 0.1, 3, noise=noise.sphere(radius=0.1), strategy=strategy)
+        x = jnp.array([1.5, 2.5])
+        step = jax.jit(value_and_grad(smooth, estimator))
+        (value, grad), _ = step(x, estimator.init(x))
+        program = str(jax.make_jaxpr(value_and_grad(smooth, estimator))(x, estimator.init(x)))
+        return program.count("= lgamma"), value, grad
+
+    once, value, grad = evaluations("streamed")
+    six, other_value, other_grad = evaluations("unrolled")
+    assert six == 6
+    assert once == (1 if jax.default_backend() == "cpu" else 2)
+    np.testing.assert_allclose(value, other_value, rtol=1e-6)
+    np.testing.assert_allclose(grad, other_grad, rtol=1e-6)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert evaluations("streamed")[0] == 2
