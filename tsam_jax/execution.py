@@ -7,7 +7,8 @@ The strategies give the same numbers to rounding and differ in speed and memory:
 * "unrolled": a Python loop while tracing. Best for JAX's convolutions on XLA:CPU; compile time
   grows with s.
 * "streamed": a `lax.scan` that folds one sample after the other into a partial result
-  (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s. On XLA:CPU the
+  (`tsam_jax.tilting.merge`). Memory and compile time do not grow with s, and on one CPU the two
+  evaluations of a sample are turns of a loop as well, and stand once in the program. On XLA:CPU the
   gradients of convolutions are 16 to 40 times slower inside a scan (JAX issue 12868), except
   those of `tsam_jax.convolution`.
 * "auto": chosen from what `benchmarks/step.py` measured: see `choose_strategy`.
