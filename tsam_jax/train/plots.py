@@ -64,7 +64,7 @@ def learning_curves(comparison: Comparison, /) -> Figure:
         panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         if name.endswith("accuracy"):
-            panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            panel.yaxis.set_major_formatter(PercentFormatter(1.0))
         elif lines:
             panel.set_ylim(bottom=0)
     style.name_lines(figure, named)
