@@ -30,6 +30,7 @@ ASCENT, MEMORY = "test_ascent_closed_forms.py", "test_memory_closed_forms.py"
 ADAPTER, MICRO = "../with_optax/test_sharpness_aware.py", "../with_optax/test_accumulation.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
 TURNS = "test_two_turns.py"
+WAY = "../train/test_analyze.py::test_the_way_of_training_starts_at_its_initial_parameters"
 M_SAM = "test_m_sam.py::test_each_device_is_a_micro_batch"
 TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
 MUTANTS = [
@@ -312,6 +313,8 @@ MUTANTS = [
         "sign = 1 if metric",
         "../train/test_fit.py",
     ),
+    # the way of a training
+    Mutant("train/trained.py", "(start, *states)", "(*states, start)", WAY),
 ]
 
 

@@ -110,6 +110,9 @@ def test_the_way_of_training_starts_at_its_initial_parameters(runs, capsys):
 
     assert main(["landscape", str(runs / "erm"), "--trajectory"]) == 2
     assert "needs at least two checkpoints, got 1" in " ".join(capsys.readouterr().err.split())
+    for part in "best", f"checkpoints/{steps[0]}":
+        assert main(["landscape", str(run / part), "--trajectory"]) == 2
+        assert "must be of whole runs, got" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_examined_is_refused(runs, capsys):

@@ -92,19 +92,23 @@ def load_trained(checkpoint: Path, examples: int) -> Trained:
     return Trained(name, params, mean_over_batches(loss, batches), rows.size)
 
 
-def load_trajectory(run: Path) -> Any:
+def load_trajectory(checkpoint: Path) -> Any:
     """Loads the way of a training: its parameters from the initial ones to the newest checkpoint.
 
     Args:
-      run: the directory of a run.
+      checkpoint: the directory of a run.
 
     Returns:
       Pytree like the parameters with a leading axis over the start and the kept checkpoints, in
       order: those that are measured, as in `Trained`.
 
     Raises:
-      ConfigError: if a checkpoint is damaged, or fewer than two are kept.
+      ConfigError: if it is one of a run's checkpoints, one is damaged, or fewer than two are kept.
     """
+    run, folder, step = _found(checkpoint)
+    if folder != LAST or step is not None:
+        msg = f"`--trajectory` must be of whole runs, got the checkpoint {checkpoint}: name {run}."
+        raise config.ConfigError(msg)
     job = make_job(load_command(run, option="checkpoint"), ())
     start = job.program.init([job.seed])
     with open_checkpoints(run, identity_text(job)) as checkpoints:
