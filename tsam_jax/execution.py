@@ -144,8 +144,7 @@ def combine_samples(
       >>> combined.evaluation.grad.tolist(), combined.evaluation.value.item()
       ([1.0, 1.0], 2.0)
     """
-    forms = sample, in_a_loop or sample
-    grad, losses, auxes, known = _run(forms, keys, tilt, strategy, axis)
+    grad, losses, auxes, known = _run(sample, in_a_loop or sample, keys, tilt, strategy, axis)
     value = tilting.tilted_loss(losses, known)
     kept = _combine_aux(auxes, jnp.isfinite(losses), aux)
     weights = tilting.tilt_weights(losses, known)
@@ -193,14 +192,14 @@ class _Result(NamedTuple):
 
 
 def _run(
-    forms: tuple[_Sample, _Sample],
+    sample: _Sample,
+    in_a_loop: _Sample,
     keys: jax.Array,
     tilt: _Tilt,
     strategy: Strategy,
     axis: str | None,
 ) -> tuple[PyTree, jax.Array, PyTree, Scalar]:
     """The tilted gradient, and the losses, auxes and tilt: of all samples, on every device."""
-    sample, in_a_loop = forms
     if axis is not None:
         keys = _own_share(keys, axis)
     chosen = choose_strategy(sample, keys) if strategy == "auto" else strategy

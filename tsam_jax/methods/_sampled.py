@@ -1,6 +1,7 @@
 """The samples of one step: what `tsam` and `tilted_sampling` share, and their state."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -149,7 +150,9 @@ def sampled(
             direction, finite = _tree.unit_and_finite(ascended)
             return displace(point, direction, at(rho, step)), finite & _tree.all_finite(others)
 
-        def sample(j: jax.Array, evaluate_twice: Any = one_after_the_other) -> Evaluation:
+        def sample(
+            j: jax.Array, evaluate_twice: Callable[..., Evaluation] = one_after_the_other
+        ) -> Evaluation:
             evaluate = on_each_device(oracle_of(j).evaluate, sample_axis)
             eps = _tree.select(params, mask)
             if isinstance(law, noise_laws.Design):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _axes
-from tsam_jax._types import Params
+from tsam_jax._types import Params, PyTree
 from tsam_jax.estimator import Evaluation
 
 _Evaluate: TypeAlias = Callable[[Params], Evaluation]
@@ -66,7 +66,7 @@ def in_a_loop(evaluate: _Evaluate, climb: _Climb, point: Params) -> Evaluation:
 
 
 def _joined(
-    first: jax.Array, aux: Params, finite: jax.Array, last: jax.Array, grad: Params
+    first: jax.Array, aux: PyTree, finite: jax.Array, last: jax.Array, grad: Params
 ) -> Evaluation:
     value = jnp.where(finite & jnp.isfinite(first), last, jnp.nan)
     return Evaluation(value, aux, grad)
