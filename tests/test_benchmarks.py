@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from benchmarks import (
     __main__,
     devices_worker,
+    differences,
     each_method,
     everything,
     jax_worker,
@@ -32,6 +34,8 @@ from benchmarks import noise as noise_part
 from benchmarks.budget import Budget
 from benchmarks.measure import Measurement
 from tsam_jax import methods, noise, tsam
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -348,3 +352,19 @@ def test_widths_give_the_wanted_parameters():
     for wanted in (1e4, 1e6, 1e8):
         w = hidden_for(wanted)
         assert math.isclose(784 * w + w * w + 10 * w, wanted, rel_tol=0.1)
+
+
+@pytest.mark.parametrize(("column", "part"), [(1, "noise20"), (2, "noise40")])
+def test_differences_of_the_cifar10_page_are_those_of_its_reports(column, part):
+    folder = ROOT / "benchmarks" / "results" / "cifar10_small"
+    found = dict(
+        line.split(": ", 1) for line in differences.differences(folder / part / "report.json")
+    )
+    page = (folder / "README.md").read_text()
+    rows = re.findall(r"^\| (\w+) - (\w+), (.*?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    epochs = {"ERM": 180, "SAM": 90, "TSAM": 30}
+    for a, b, how, *quoted in rows:
+        names = [f"{x.lower()}, {30 if how == '30 epochs' else epochs[x]} epochs" for x in (a, b)]
+        at_end, early = found[" - ".join(names)].split("; both stopped early: ")
+        assert quoted[column - 1] == (early if "early" in how else at_end), (a, b, how)

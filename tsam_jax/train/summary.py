@@ -109,9 +109,9 @@ def summary_rows(comparison: Comparison, /) -> tuple[SummaryRow, ...]:
 def _summary_row(method: MethodResult, rms: float | None) -> SummaryRow:
     return SummaryRow(
         label=method.label,
-        test_accuracy=_estimate(_last(method, "test_accuracy")),
-        early_stopped_accuracy=_estimate(_early_stopped(method)),
-        test_loss=_estimate(_last(method, "test_loss")),
+        test_accuracy=_estimate(last(method, "test_accuracy")),
+        early_stopped_accuracy=_estimate(early_stopped_accuracy(method)),
+        test_loss=_estimate(last(method, "test_loss")),
         neighbourhood_mean=_estimate(_at_size(method, method.neighbourhood_mean, rms)),
         neighbourhood_variance=_estimate(_at_size(method, method.neighbourhood_variance, rms)),
         top_eigenvalue=_estimate(method.top_eigenvalue),
@@ -125,13 +125,15 @@ def _estimate(values: np.ndarray) -> Estimate:
     return Estimate(float(mean), float(half_width))
 
 
-def _last(method: MethodResult, name: str) -> np.ndarray:
+def last(method: MethodResult, name: str) -> np.ndarray:
+    """The last value of a curve, shape (seeds,); nan if it was not measured."""
     curve = method.curves.get(name)
     unknown = np.full(len(method.seeds), np.nan)
     return unknown if curve is None or not method.curve_epochs.size else curve[:, -1]
 
 
-def _early_stopped(method: MethodResult) -> np.ndarray:
+def early_stopped_accuracy(method: MethodResult) -> np.ndarray:
+    """Test accuracy where the validation accuracy of a seed is best, shape (seeds,); or nan."""
     validation, test = (method.curves.get(f"{part}_accuracy") for part in ("validation", "test"))
     if validation is None or test is None or not method.curve_epochs.size:
         return np.full(len(method.seeds), np.nan)
