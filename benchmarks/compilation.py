@@ -88,9 +88,7 @@ def sam_in_a_loop(problem: Problem, s: int) -> jax.stages.Lowered:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return jax.lax.scan(body, zeros, 1 + jnp.arange(s) / 100)
 
-    return run.lower(
-        problem.params, estimator.init(problem.params), problem.inputs, problem.targets
-    )
+    return run.lower(problem.params, gradient.init(problem.params), problem.inputs, problem.targets)
 
 
 def over_sam(this: Measurement, rows: list[Measurement]) -> dict[str, Any]:

@@ -48,14 +48,11 @@ def step_over(axis: str, problem: Problem, s: int) -> tuple[Any, tuple]:
     )
     over = P("data") if axis == "data" else P()
 
-    def step(params: Any, state: Any, inputs: jax.Array, targets: jax.Array) -> Any:
-        axis_name = "data" if axis == "data" else None
-        fun = value_and_grad(problem.loss, estimator, axis_name=axis_name)
-        return fun(params, state, inputs, targets)
-
+    axis_name = "data" if axis == "data" else None
+    step = value_and_grad(problem.loss, estimator, axis_name=axis_name)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), over, over), out_specs=P())
-    state = estimator.init(problem.params)
-    return jax.jit(sharded), (problem.params, state, problem.inputs, problem.targets)
+    arguments = (problem.params, step.init(problem.params), problem.inputs, problem.targets)
+    return jax.jit(sharded), arguments
 
 
 def main(told: dict[str, Any]) -> None:

@@ -23,9 +23,10 @@ def write_exchange(told: dict[str, Any], problem: Problem, optimizer: Any) -> di
     after, new_state = jax.jit(step)(params, state, problem.inputs, problem.targets)
     radius = told["rms"] * math.sqrt(size(params))
     law = noise.sphere(radius=radius)
-    keys = jax.random.split(jax.random.fold_in(state[0].inner.key, 0), told["s"])
+    first = jax.random.fold_in(jax.random.wrap_key_data(state[0].key), 0)
+    keys = jax.random.split(first, told["s"])
     arrays = {"inputs": problem.inputs, "targets": problem.targets}
-    arrays["losses"] = new_state[0].inner.losses
+    arrays["losses"] = new_state[0].last.metrics["losses"]
     for i, x in enumerate(jax.tree.leaves(params)):
         arrays[f"param{i}"] = x
     for i, x in enumerate(jax.tree.leaves(after)):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.models import Problem
-from tsam_jax import Evaluation, GradientEstimator, Oracle, methods, noise, value_and_grad
+from tsam_jax import Evaluation, GradientEstimator, Loss, methods, noise, value_and_grad
 
 STRATEGIES = ("streamed", "unrolled", "vectorized")
 RMS = 0.006  # of the noise: radius 20 over 11 million parameters, as in the paper
@@ -35,9 +35,9 @@ def plain(problem: Problem) -> Program:
 
 def estimate(problem: Problem, estimator: GradientEstimator) -> Program:
     """A method's loss and gradient."""
-    arguments = (problem.params, estimator.init(problem.params), problem.inputs, problem.targets)
-    step = jax.jit(value_and_grad(problem.loss, estimator))
-    return Program(step.lower(*arguments), arguments)
+    step = value_and_grad(problem.loss, estimator)
+    arguments = (problem.params, step.init(problem.params), problem.inputs, problem.targets)
+    return Program(jax.jit(step).lower(*arguments), arguments)
 
 
 def tsam(s: int, strategy: str = "auto") -> GradientEstimator:
@@ -78,20 +78,24 @@ def counted_gradients(estimator: GradientEstimator, steps: int = 1) -> float:
         nonlocal count
         count += 1
 
-    def loss(params: jax.Array) -> jax.Array:
-        return jnp.sum((params - 1.0) ** 2)
+    class Counted(Loss):
+        def __call__(self, params: jax.Array) -> Evaluation:
+            evaluation = super().__call__(params)
+            # once for each member of a batch, and each turn of a loop
+            jax.debug.callback(tally, evaluation.value)
+            return evaluation
 
-    def evaluate(params: jax.Array) -> Evaluation:
-        value, grad = jax.value_and_grad(loss)(params)
-        jax.debug.callback(tally, value)  # once for each member of a batch, and each turn of a loop
-        return Evaluation(value, None, grad)
-
-    oracle = Oracle(evaluate, lambda params: (loss(params), None))
+    loss = Counted(lambda params: jnp.sum((params - 1.0) ** 2))
     params = jnp.arange(4.0)
-    state = estimator.init(params)
-    step = jax.jit(lambda params, state: estimator.estimate(oracle, params, state))
-    for _ in range(steps):
-        _, state = step(params, state)
+    memory, _ = estimator.init(params)
+
+    @jax.jit
+    def estimate(params: jax.Array, memory: Any, k: jax.Array) -> Any:
+        key = jax.random.fold_in(jax.random.key(0), k)
+        return estimator.estimate(loss, params, memory, step=k, key=key)[1]
+
+    for k in range(steps):
+        memory = estimate(params, memory, jnp.int32(k))
     jax.effects_barrier()
     return count / steps
 
@@ -106,7 +110,7 @@ def training_step(
         def loss(p: Any) -> jax.Array:
             return problem.loss(p, inputs, targets)
 
-        updates, state = optimizer.update(params, state, params, value_fn=loss)
+        updates, state = optimizer.update(None, state, params, value_fn=loss)
         return optax.apply_updates(params, updates), state
 
     return step, (problem.params, optimizer.init(problem.params))

@@ -65,9 +65,10 @@ def measure(loss, params, radius, s, settings) -> list[dict]:
     def estimates(design, t, s, keys):
         def one(key):
             estimator = methods.tilted_sampling(t, s, noise=design, strategy="vectorized")
-            state = estimator.init(params)._replace(key=key)
-            (_, grad), state = value_and_grad(loss, estimator)(params, state)
-            return jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(grad)]), state.losses
+            step = value_and_grad(loss, estimator, key=key)
+            (_, grad), state = step(params, step.init(params))
+            flat = jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(grad)])
+            return flat, state.last.metrics["losses"]
 
         return jax.lax.map(one, keys, batch_size=50)
 

@@ -161,6 +161,18 @@ def test_every_method_is_on_the_page_of_methods():
     assert "| source |  |" not in page
 
 
+def test_every_metric_is_on_the_page_of_metrics_with_its_shape_and_methods():
+    rows = re.findall(
+        r"^\| (?:`(\w+)`)? \| `(\(.*?\))` \| (.*?) \|", generated.metrics(), re.MULTILINE
+    )
+    assert [name for name, *_ in rows if name] == [*generated.METRICS]
+    methods = {name for *_, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert methods == set(generated.METHODS)
+    shapes = {(shape, names) for _, shape, names in rows}
+    assert {("(len(rhos),)", "`esam2`"), ("(s,)", "`tsam_hmc`")} <= shapes
+    assert generated.metrics() in written_out()["guides/metrics.md"]
+
+
 def test_every_page_is_in_a_table_of_contents():
     pages = written_out()
     listed = {"index"}

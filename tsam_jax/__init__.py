@@ -1,31 +1,32 @@
 """Tilted Sharpness-Aware Minimization (TSAM) and its family, for JAX and optax.
 
-`tsam(base, t, rho, s)` is an optax optimizer; `methods` has every method as a gradient
-estimator, `estimate_gradient` turns one into an optax transformation and `value_and_grad`
-into a function like `jax.value_and_grad`.
+`tsam(base, t, rho, s)` is an optax optimizer. `methods` has every method as a gradient estimator;
+`estimate_gradient` turns an estimator into an optax transformation, and `value_and_grad` into a
+function like `jax.value_and_grad`.
 """
 
 from tsam_jax import methods, noise, tilting
 from tsam_jax.estimator import (
     Cost,
+    EstimatorState,
     Evaluation,
     GradientEstimator,
-    Oracle,
-    make_oracle,
+    LastStep,
+    Loss,
     value_and_grad,
 )
 from tsam_jax.methods import HalfPrecisionWarning
-from tsam_jax.transform import EstimateGradientState, estimate_gradient, sharpness_aware, tsam
+from tsam_jax.transform import estimate_gradient, sharpness_aware, tsam
 
 __all__ = [
     "Cost",
-    "EstimateGradientState",
+    "EstimatorState",
     "Evaluation",
     "GradientEstimator",
     "HalfPrecisionWarning",
-    "Oracle",
+    "LastStep",
+    "Loss",
     "estimate_gradient",
-    "make_oracle",
     "methods",
     "noise",
     "sharpness_aware",

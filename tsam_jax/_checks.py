@@ -1,36 +1,82 @@
-"""Checks of user input: each names the argument, the rule, and what was given.
+"""Argument types, and checks of them.
 
-Only what is known before tracing is checked; tracers and schedules pass.
+A check names the argument, the rule and what was given. It reads what is known before tracing:
+Python and NumPy numbers and concrete arrays. Tracers and schedules pass.
 """
 
 import math
 import numbers
-from collections.abc import Collection
-from typing import Any, TypeGuard
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsam_jax._types import Params, PyTree
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+
+Params: TypeAlias = Any
+"""A pytree of arrays."""
+
+Scalar: TypeAlias = float | jax.Array
+"""A Python number, or an array of shape () which may be traced."""
+
+ScalarOrSchedule: TypeAlias = Scalar | Callable[[jax.Array], Scalar]
+"""A scalar, or an optax schedule: step count -> scalar."""
+
+NoiseLaw: TypeAlias = Callable[[jax.Array, Params], Params]
+"""`(key, params) -> perturbation`, with the structure, shapes and dtypes of `params`."""
+
+Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
+"""Booleans over the leaves of the parameters (a prefix is enough), or a function of them."""
+
+KeyLike: TypeAlias = int | jax.Array
+"""An integer seed or a PRNG key."""
+
+AxisName: TypeAlias = str | tuple[str, ...]
+"""The name of a mesh axis, or of several."""
+
+BatchArgument: TypeAlias = str | int | tuple[str | int, ...]
+"""Which arguments of the loss are the batch: names, or positions as in `jax.grad`'s `argnums`."""
+
+AuxPolicy: TypeAlias = Literal["first", "mean", "clean"]
+"""Whose auxiliary output a sampled method returns: see `tsam_jax.methods.tsam`."""
+
+Strategy: TypeAlias = Literal["auto", "vectorized", "unrolled", "streamed"]
+"""How the samples of a step, or its micro-batches, are evaluated: see `tsam_jax.methods.tsam`."""
+
+AUX_POLICIES = ("first", "mean", "clean")
+STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
 
 
 def is_static_number(x: Any) -> TypeGuard[float]:
-    """Says whether `x` is a Python or NumPy number, known before tracing."""
+    """Whether `x` is a Python or NumPy number, known before tracing."""
     return isinstance(x, numbers.Real) and not isinstance(x, bool)
 
 
 def is_static_zero(x: Any) -> bool:
-    """Says whether `x` is a zero that is known before tracing."""
+    """Whether `x` is the Python or NumPy number 0."""
     return is_static_number(x) and x == 0
 
 
-def check_scalar(owner: str, /, **arguments: Any) -> None:
-    """Refuses strings, booleans, None, containers, and arrays that have an axis."""
+def known(x: Any) -> float | None:
+    """The number that `x` is, if it can be read now: not of a tracer or a schedule."""
+    if is_static_number(x):
+        return float(x)
+    traced = isinstance(x, jax.core.Tracer) or not isinstance(x, (np.ndarray, jax.Array))
+    if traced or not _is_real(x) or not getattr(x, "is_fully_addressable", True):
+        return None
+    return float(jax.device_get(x))
+
+
+def scalar(owner: str, /, **arguments: Any) -> None:
+    """Raises TypeError for anything but a real number, a scalar array or a schedule."""
     for name, x in arguments.items():
         shape = () if callable(x) else getattr(x, "shape", ())
         several = shape != () or isinstance(x, (list, tuple, dict, set))
-        if several or isinstance(x, (str, bool)) or x is None:
+        is_real = callable(x) or (hasattr(x, "dtype") and _is_real(x)) or is_static_number(x)
+        if several or not is_real:
             given = f"an array of shape {shape}" if shape != () else repr(x)
             msg = f"`{owner}({name}=...)` must be a number or a schedule, got {given}."
             if several:
@@ -38,20 +84,42 @@ def check_scalar(owner: str, /, **arguments: Any) -> None:
             raise TypeError(msg)
 
 
-def check_nonnegative(owner: str, /, *, finite: bool = True, **arguments: Any) -> None:
-    """Refuses negative, NaN and (unless `finite` is False) infinite numbers, and what is none."""
+def nonnegative(owner: str, /, *, finite: bool = True, **arguments: Any) -> None:
+    """Raises unless each number is >= 0 and, by default, finite."""
+    rule = "a finite number >= 0" if finite else "a number >= 0 (infinity included)"
     for name, x in arguments.items():
-        check_scalar(owner, **{name: x})
-        if not is_static_number(x):
-            continue
-        if math.isnan(x) or x < 0 or (finite and math.isinf(x)):
-            rule = "a finite number >= 0" if finite else "a number >= 0 (infinity included)"
-            msg = f"`{owner}({name}=...)` must be {rule}, got {x!r}."
+        _number(owner, name, x, lambda x: x >= 0 and not (finite and math.isinf(x)), rule)
+
+
+def fraction(owner: str, /, **arguments: Any) -> None:
+    """Raises unless each number is between 0 and 1."""
+    for name, x in arguments.items():
+        _number(owner, name, x, lambda x: 0 <= x <= 1, "a number between 0 and 1")
+
+
+def _number(owner: str, name: str, x: Any, is_right: Callable[[float], bool], rule: str) -> None:
+    scalar(owner, **{name: x})
+    number = known(x)
+    if number is not None and not is_right(number):
+        msg = f"`{owner}({name}=...)` must be {rule}, got {x!r}."
+        raise ValueError(msg)
+
+
+def sequence(owner: str, /, **arguments: Any) -> None:
+    """Raises unless each argument is a sequence of at least one number >= 0."""
+    for name, x in arguments.items():
+        if isinstance(x, str) or not isinstance(x, (Sequence, np.ndarray, jax.Array)):
+            msg = f"`{owner}({name}=...)` must be a sequence of numbers, got {x!r}."
+            raise TypeError(msg)
+        if not len(x):
+            msg = f"`{owner}({name}=...)` must have at least one number, got none."
             raise ValueError(msg)
+        for entry in x:
+            nonnegative(owner, **{name: entry})
 
 
-def check_positive_int(owner: str, **arguments: Any) -> None:
-    """Refuses anything but Python integers of at least 1."""
+def positive_int(owner: str, **arguments: Any) -> None:
+    """Raises unless each argument is a Python integer of at least 1."""
     for name, x in arguments.items():
         if not isinstance(x, numbers.Integral) or isinstance(x, bool):
             msg = (
@@ -59,38 +127,66 @@ def check_positive_int(owner: str, **arguments: Any) -> None:
                 f" Under `optax.inject_hyperparams` name it in `static_args`."
             )
             raise TypeError(msg)
-        if x < 1:
-            msg = f"`{owner}({name}=...)` must be a positive integer, got {x!r}."
-            raise ValueError(msg)
+        _number(owner, name, x, lambda x: x >= 1, "a positive integer")
 
 
-def check_choice(owner: str, choices: Collection[str], **arguments: Any) -> None:
-    """Refuses values outside `choices`."""
+def choice(owner: str, choices: Collection[str], **arguments: Any) -> None:
+    """Raises unless each argument is one of `choices`."""
     for name, x in arguments.items():
-        if x not in choices:
+        if x not in list(choices):
             allowed = ", ".join(repr(choice) for choice in choices)
             msg = f"`{owner}({name}=...)` must be one of {allowed}, got {x!r}."
             raise ValueError(msg)
 
 
-def check_flag(owner: str, **arguments: Any) -> None:
-    """Refuses anything but True and False."""
-    for name, x in arguments.items():
-        if not isinstance(x, bool):
-            msg = f"`{owner}({name}=...)` must be True or False, known before tracing, got {x!r}."
-            raise TypeError(msg)
+def batch(argument: str, given: Any) -> None:
+    """Raises unless the argument names arguments of a loss, each once."""
+    names = given if isinstance(given, tuple) else (given,)
+
+    def is_name(x: Any) -> bool:
+        return isinstance(x, str) or (isinstance(x, int) and not isinstance(x, bool) and x >= 1)
+
+    if not names or not all(map(is_name, names)) or len(set(names)) < len(names):
+        msg = (
+            f"`{argument}` must be the name or the position of an argument of the loss (1 is the"
+            f" first after the parameters), or a tuple of these, got {given!r}."
+        )
+        raise TypeError(msg)
 
 
-def check_axis(owner: str, **arguments: Any) -> None:
-    """Refuses what is neither None nor the name of one mesh axis."""
+def axis(owner: str, **arguments: Any) -> None:
+    """Raises unless each argument is None or the name of one mesh axis."""
     for name, x in arguments.items():
         if x is not None and not isinstance(x, str):
             msg = f"`{owner}({name}=...)` must be the name of a mesh axis or None, got {x!r}."
             raise TypeError(msg)
 
 
-def check_parameters(params: Params) -> None:
-    """Refuses leaves that have no gradient: all but floating-point and complex numbers."""
+def is_typed_key(key: Any) -> bool:
+    """Whether the argument is a typed PRNG key, or an array of them."""
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def key(key: Any) -> None:
+    """Raises unless `key` is an integer seed, a PRNG key, or the data of one."""
+    shape, dtype = jnp.shape(key) if hasattr(key, "dtype") else (), getattr(key, "dtype", None)
+    one = isinstance(key, numbers.Integral) and not isinstance(key, bool)
+    if one and not -(2**31) <= key < 2**32:
+        msg = f"`key` must be a seed from -2^31 to 2^32 - 1, got {key!r}: larger ones would wrap."
+        raise ValueError(msg)
+    if dtype is not None and shape == ():
+        one = is_typed_key(key) or jnp.issubdtype(dtype, jnp.integer)
+    default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    words = 2 if default == "threefry2x32" else 4
+    if one or (dtype == jnp.uint32 and shape == (words,)):  # the data of a key
+        return
+    given = f"{dtype} of shape {shape}" if shape else repr(key)
+    msg = f"`key` must be an integer seed or a single PRNG key, got {given}."
+    raise TypeError(msg + " For several keys use `jax.vmap`." * (shape != ()))
+
+
+def parameters(params: Params) -> None:
+    """Raises unless all leaves have a gradient: floating-point and complex numbers."""
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         if isinstance(x, (float, complex)) or jnp.issubdtype(_dtype(x), jnp.inexact):
             continue
@@ -104,7 +200,7 @@ def check_parameters(params: Params) -> None:
 
 
 def loss_and_aux(output: Any, *, has_aux: bool) -> tuple[Any, PyTree]:
-    """Takes apart what a loss function returns; refuses all but a real scalar, or a pair."""
+    """Takes apart what a loss function returns; raises unless it is a real scalar, or a pair."""
     loss, aux = output, None
     if has_aux:
         if not isinstance(output, (tuple, list)) or len(output) != 2:
@@ -120,14 +216,18 @@ def loss_and_aux(output: Any, *, has_aux: bool) -> tuple[Any, PyTree]:
         return loss, aux
     msg = (
         "`fun`, or `value_fn`, must return a real floating-point scalar, got"
-        f" {_described(loss)}. Reduce losses of examples by `jnp.mean`; for a pair (loss, aux) give"
-        " `value_and_grad` `has_aux=True`."
+        f" {_described(loss)}. Reduce per-example losses with `jnp.mean`; for a pair (loss, aux)"
+        " pass `has_aux=True` to `value_and_grad`."
     )
     raise TypeError(msg)
 
 
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def _dtype(x: Any) -> Any:
-    """The dtype of an array, of whichever kind; that of objects for what is none."""
+    """The dtype of an array of any kind; that of objects for anything else."""
     return getattr(x, "dtype", np.dtype(object))
 
 

@@ -1,7 +1,7 @@
 """The pytree algebra that `optax.tree` lacks.
 
-Norms and scales are computed in float32 at least, whatever the leaves are; results
-come back in the dtypes of the leaves.
+Norms and scales are computed in float32 at least, whatever the leaves are; results come back in the
+dtypes of the leaves. Every function is differentiable where its argument is zero.
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tsam_jax._types import Mask, Params, PyTree, Scalar
+from tsam_jax._checks import Mask, Params, PyTree, Scalar
 
 
 def accumulator_dtype(*trees: PyTree) -> jnp.dtype:
     """The dtype for norms, losses and weights: float32, or wider if a leaf is wider."""
     dtypes = [jnp.result_type(x) for x in jax.tree.leaves(trees)]
     real = [jnp.finfo(dtype).dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    with jax.numpy_dtype_promotion("standard"):  # a choice of ours, also where users are strict
+    with jax.numpy_dtype_promotion("standard"):  # our own choice, also where users are strict
         return jnp.result_type(jnp.float32, *real)
 
 
@@ -24,6 +24,16 @@ def wide_dtype(*arrays: Any) -> jnp.dtype:
     """The dtype to compute in with entries: `accumulator_dtype`, or its complex counterpart."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(accumulator_dtype(arrays), *arrays)
+
+
+def widened(tree: PyTree) -> PyTree:
+    """The tree in float32 at least."""
+    return jax.tree.map(lambda x: x.astype(wide_dtype(x)), tree)
+
+
+def like(tree: PyTree, other: PyTree) -> PyTree:
+    """The tree in the dtypes of `other`."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
 
 
 def size(tree: PyTree) -> int:
@@ -36,30 +46,44 @@ def conjugate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
+def root(squares: jax.Array) -> jax.Array:
+    """The square root, with derivative 0 where it is 0 (that of `jnp.sqrt` is infinite)."""
+    zero = squares == 0
+    positive: jax.Array = jnp.sqrt(jnp.where(zero, 1, squares))
+    return jnp.where(zero, jnp.zeros_like(positive), positive)
+
+
 def norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves together, in float32 at least."""
-    scale, ratio = _scale_and_ratio(tree)
-    return scale * ratio
+    factors: tuple[jax.Array, jax.Array] = _scale_and_ratio(tree)
+    return factors[0] * factors[1]
 
 
+@jax.jit  # so that its branch is compiled once, also where the user has no `jit`
 def _scale_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Two factors of the norm, the first of them neither 0 nor infinite."""
-    careful = lambda: _largest_and_ratio(tree)  # noqa: E731
-    # For a CPU, where passes over memory cost; a GPU would wait for `safe`, at a higher price.
+    """Two factors of the norm, the first of them a constant, neither 0 nor infinite."""
+
+    def careful() -> tuple[jax.Array, jax.Array]:
+        return _largest_and_ratio(tree)
+
+    # Ratios cost a second pass over the tree. A CPU skips it where squares are safe; a GPU would
+    # wait longer for the branch than the pass takes.
     if jax.default_backend() != "cpu":
         return careful()
     # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
     squares = inner(tree, tree)
     safe = (squares > jnp.sqrt(jnp.finfo(squares.dtype).tiny)) & (squares < jnp.inf)
-    factors: tuple[jax.Array, jax.Array] = jax.lax.cond(
-        safe, lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), careful
-    )
+
+    def quick() -> tuple[jax.Array, jax.Array]:
+        return jnp.ones_like(squares), root(jnp.where(safe, squares, jnp.ones_like(squares)))
+
+    factors: tuple[jax.Array, jax.Array] = jax.lax.cond(safe, quick, careful)
     return factors
 
 
 def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """About the largest size of an entry, 1 if that is 0 or not finite, and the norm over it."""
-    largest = _largest(tree)
+    largest = jax.lax.stop_gradient(_largest(tree))  # the norm does not depend on it
     usable = (largest > 0) & (largest < jnp.inf)
     largest = jnp.minimum(largest, 1 / jnp.finfo(largest.dtype).tiny)  # XLA takes the inverse of it
     largest = jnp.where(usable, largest, jnp.ones_like(largest))
@@ -69,7 +93,7 @@ def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
         return x.astype(wide) / largest.astype(wide)
 
     ratios = jax.tree.map(ratio, tree)
-    return largest, jnp.sqrt(inner(ratios, ratios))
+    return largest, root(inner(ratios, ratios))
 
 
 def _largest(tree: PyTree) -> jax.Array:
@@ -113,8 +137,9 @@ def unit(tree: PyTree) -> PyTree:
 
 
 def unit_and_finite(tree: PyTree) -> tuple[PyTree, jax.Array]:
-    """What `unit` and `all_finite` say of a tree, in the passes of the one."""
-    scale, ratio = _scale_and_ratio(tree)
+    """`unit` and `all_finite` of a tree, in the passes of the one."""
+    factors: tuple[jax.Array, jax.Array] = _scale_and_ratio(tree)
+    scale, ratio = factors
     finite = ratio < jnp.inf
     ratio = jnp.where(finite, ratio, jnp.nan)
     ratio = jnp.where(ratio == 0, jnp.ones_like(ratio), ratio)
@@ -133,10 +158,21 @@ def select(tree: PyTree, mask: Mask | None) -> PyTree:
 
 def split(tree: PyTree, mask: Mask | None) -> tuple[PyTree, PyTree]:
     """The leaves that `mask` names, None elsewhere, and the others, None elsewhere."""
-    flags = True if mask is None else mask(tree) if callable(mask) else mask
-    flags = jax.tree.broadcast(flags, tree)
+    flags = flags_of(True if mask is None else mask, tree)
     kept = jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
     return kept, jax.tree.map(lambda flag, x: None if flag else x, flags, tree)
+
+
+def flags_of(mask: Mask, tree: PyTree) -> PyTree:
+    """Booleans over the leaves: `mask`, or what it returns for the tree if it is a function."""
+    is_function = any(map(callable, jax.tree.leaves(mask)))  # a model may be a callable pytree
+    return jax.tree.broadcast(mask(tree) if is_function else mask, tree)
+
+
+def replace(tree: PyTree, by: PyTree) -> PyTree:
+    """`by` in the dtypes of `tree`; where it has None, `tree`."""
+    replaced = lambda y, x: x if y is None else y.astype(x.dtype)  # noqa: E731
+    return jax.tree.map(replaced, by, tree, is_leaf=lambda y: y is None)
 
 
 def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
@@ -165,14 +201,24 @@ def lerp(a: PyTree, b: PyTree, weight: Scalar) -> PyTree:
 
 def reject(a: PyTree, b: PyTree) -> PyTree:
     """The part of `a` that is orthogonal to `b`: a - <a, b> b / ||b||^2; `a` if `b` is zero."""
-    b = unit(jax.tree.map(lambda x: x.astype(wide_dtype(x)), b))  # whose squares do not overflow
-    squares = inner(b, b)
-    share = jnp.where(squares > 0, inner(a, b) / jnp.where(squares > 0, squares, 1), 0)
-    return add(a, b, -share)
+    return reject_and_cosine(a, b)[0]
+
+
+def reject_and_cosine(a: PyTree, b: PyTree) -> tuple[PyTree, jax.Array]:
+    """The part of `a` that is orthogonal to `b`, and the cosine of the angle between them.
+
+    Returns:
+      a - <a, b> b / ||b||^2, and <a, b> / (||a|| ||b||); `a` and 0 if `b` is zero.
+    """
+    b = unit(widened(b))  # whose squares do not overflow
+    squares, product, length = inner(b, b), inner(a, b), norm(a)
+    share = jnp.where(squares > 0, product / jnp.where(squares > 0, squares, 1), 0)
+    cosine = jnp.where(length > 0, product / jnp.where(length > 0, length, 1), 0)
+    return add(a, b, -share), cosine
 
 
 def all_finite(*trees: PyTree) -> jax.Array:
-    """Says whether every entry of every leaf is finite; shape (), bool."""
+    """Whether every entry of every leaf is finite; shape (), bool."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     # A sum is finite only if all entries are, and scaled down no sum of finite ones overflows.
     sums = [jnp.sum(x.astype(wide_dtype(x)) * 2.0**-64) for x in floats]

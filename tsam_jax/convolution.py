@@ -6,6 +6,7 @@ top level of a program, but not inside scan, map, while and cond, where they run
 16 to 40 times slower (JAX issue 12868). Here every derivative, of any order, is in the fast form.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from tsam_jax import _axes
+from tsam_jax import _mesh
 
 __all__ = ["conv_general_dilated"]
 
@@ -104,33 +105,35 @@ def conv_general_dilated(
     traced = isinstance(lhs, jax.core.Tracer) or isinstance(rhs, jax.core.Tracer)
     if jax.default_backend() != "cpu" or grouped or out_sharding is not None or not traced:
         return plain(lhs, rhs)
-    # the arguments as JAX understands them: checked, and without defaults
-    params = jax.make_jaxpr(plain)(lhs, rhs).eqns[-1].params
+    jax.eval_shape(plain, lhs, rhs)  # JAX's own checks of the arguments, and its errors
+    numbers = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    (n, c, *image), (o, i, *kernel), (n_out, c_out, *out) = numbers
     lhs, rhs = _varying_alike(lhs, rhs)
-    (n, c, *image), (o, i, *kernel), (n_out, c_out, *out) = params["dimension_numbers"]
+    images = jnp.transpose(lhs, (n, *image, c))
+    kernels = jnp.transpose(rhs, (*kernel, i, o))
+    ones = (1,) * len(image)
+    rhs_dilation = tuple(map(int, rhs_dilation or ones))
+    if isinstance(padding, str):
+        sizes = [(k - 1) * d + 1 for k, d in zip(kernels.shape, rhs_dilation, strict=False)]
+        padding = jax.lax.padtype_to_pads(images.shape[1:-1], sizes, window_strides, padding)
     y = _fast_p.bind(
-        jnp.transpose(lhs, (n, *image, c)),
-        jnp.transpose(rhs, (*kernel, i, o)),
-        **{name: params[name] for name in _PARAMS},
+        images,
+        kernels,
+        window_strides=tuple(map(int, window_strides)),
+        padding=tuple((int(low), int(high)) for low, high in padding),
+        lhs_dilation=tuple(map(int, lhs_dilation or ones)),
+        rhs_dilation=rhs_dilation,
+        precision=tuple(precision) if isinstance(precision, list) else precision,
+        preferred_element_type=preferred_element_type,
     )
     back = sorted(range(y.ndim), key=(n_out, *out, c_out).__getitem__)
     return jnp.transpose(y, back)
 
 
-_PARAMS = (
-    "window_strides",
-    "padding",
-    "lhs_dilation",
-    "rhs_dilation",
-    "precision",
-    "preferred_element_type",
-)
-
-
 def _varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Inside `shard_map`: typed as arrays that may differ over the same axes."""
-    axes = sorted(frozenset().union(*(_axes.varying_over(jax.typeof(x)) for x in arrays)))
-    varying: tuple[jax.Array, ...] = _axes.as_varying(arrays, tuple(axes))
+    axes = sorted(frozenset().union(*(_mesh.varying_over(jax.typeof(x)) for x in arrays)))
+    varying: tuple[jax.Array, ...] = _mesh.as_varying(arrays, tuple(axes))
     return varying
 
 
@@ -226,9 +229,15 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[jax
     return jax.lax.map(lambda pair: convolve(*pair), pairs), 0
 
 
-_fast_p = Primitive("tsam_jax_convolution")  # not the name for which `choose_strategy` looks
+_fast_p = Primitive("tsam_jax_convolution")  # not the name that strategy "auto" looks for
 _fast_p.def_impl(_plain)
 _fast_p.def_abstract_eval(_abstract)
 mlir.register_lowering(_fast_p, mlir.lower_fun(_plain, multiple_results=False))
 ad.defbilinear(_fast_p, _transpose_lhs, _transpose_rhs)
 batching.primitive_batchers[_fast_p] = _batch
+with contextlib.suppress(ImportError, AttributeError):
+    # For `jax.experimental.jet`, by JAX's own rule for bilinear functions, whose convention for
+    # Taylor coefficients changes between versions. Without it, only `jet` refuses this function.
+    from jax.experimental import jet
+
+    jet.jet_rules[_fast_p] = partial(jet._bilinear_taylor_rule, _fast_p)

@@ -1,55 +1,56 @@
-"""The one abstraction: a gradient estimator, and its adapter to `jax.value_and_grad`.
+"""Gradient estimators, and their adapter to `jax.value_and_grad`.
 
-What sharpness-aware methods share is this: given an oracle theta' -> (value, aux, grad),
-produce one (value, aux, grad) at theta, updating a small state.
+Sharpness-aware methods share one shape: given the loss of a step as a function theta' -> (value,
+grad, aux), they return one (value, grad, aux, metrics) at theta. The adapters own the step counter
+and the key; a method owns at most its memory, and returns as metrics what it computes on the way.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from tsam_jax import _axes, _tree
-from tsam_jax._checks import check_parameters, loss_and_aux
-from tsam_jax._types import AxisName, Params, PyTree
+from tsam_jax import _checks, _mesh, _tree
+from tsam_jax._checks import AxisName, BatchArgument, KeyLike, Params, PyTree
 
-__all__ = ["Cost", "Evaluation", "GradientEstimator", "Oracle", "make_oracle", "value_and_grad"]
+__all__ = [
+    "Cost",
+    "EstimatorState",
+    "Evaluation",
+    "GradientEstimator",
+    "LastStep",
+    "Loss",
+    "ValueAndGrad",
+    "value_and_grad",
+]
+
+_NO_METRICS: Mapping[str, jax.Array] = {}
 
 
 class Evaluation(NamedTuple):
-    """What an oracle, or an estimator, says of the loss at a point.
+    """A loss, or an estimate of one, at a point.
 
     Attributes:
       value: the loss; shape (), float32 at least.
-      aux: auxiliary output of the loss function; any pytree, None if it has none.
       grad: the gradient, which points uphill: that of a complex leaf is the conjugate of what
-        `jax.grad` says; structure, shapes and dtypes of the parameters.
+        `jax.grad` returns; structure, shapes and dtypes of the parameters.
+      aux: auxiliary output of the loss function; any pytree, None if it has none.
+      metrics: what a method computes on the way; a dict of arrays whose keys, shapes and dtypes
+        are the same at every step.
     """
 
     value: jax.Array
-    aux: PyTree
     grad: Params
-
-
-class Oracle(NamedTuple):
-    """The loss of one step, as methods see it.
-
-    Attributes:
-      evaluate: params -> `Evaluation`: one gradient evaluation.
-      value: params -> (value, aux): one loss evaluation, a forward pass only.
-      batch: what the loss is the loss of, if the caller said so; else None.
-      on: batch -> the oracle of that batch, which may be a part of `batch`; None without one.
-    """
-
-    evaluate: Callable[[Params], Evaluation]
-    value: Callable[[Params], tuple[jax.Array, PyTree]]
-    batch: PyTree = None
-    on: Callable[[PyTree], "Oracle"] | None = None
+    aux: PyTree = None
+    metrics: Mapping[str, Any] = _NO_METRICS
 
 
 class Cost(NamedTuple):
-    """What one step of an estimator costs.
+    """Cost of one step of an estimator.
 
     Attributes:
       gradients: gradient evaluations a step.
@@ -60,87 +61,395 @@ class Cost(NamedTuple):
     values: float = 0.0
 
 
+class Loss:
+    r"""The loss of one step, as an estimator calls it.
+
+    $L_B(\theta) = $ `fun(theta, *args, **kwargs)` and its gradient, for the batch B among the
+    arguments.
+
+    Args:
+      fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`.
+      args: positional arguments after the parameters.
+      kwargs: keyword arguments.
+      has_aux: whether `fun` returns a pair.
+      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`: value,
+        gradient and floating-point aux are means over its devices.
+
+    Cost: one gradient evaluation a call, one loss evaluation for `value`; with an `axis_name`, one
+    sum of the size of a gradient over the devices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = Loss(lambda w, batch: jnp.mean((w - batch) ** 2), (jnp.array([1.0, 3.0]),))
+      >>> loss(jnp.float32(0.0)).grad.item()
+      -4.0
+      >>> loss.on(1, 2)(jnp.float32(0.0)).grad.item()  # the second half of the batch
+      -6.0
+    """
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        has_aux: bool = False,
+        axis_name: AxisName | None = None,
+    ) -> None:
+        self.fun, self.args, self.kwargs = fun, args, dict(kwargs or {})
+        self.has_aux, self.axis_name = has_aux, axis_name
+
+    def __call__(self, params: Params) -> Evaluation:
+        """Value, gradient and aux at a point."""
+        if self.axis_name is not None:  # else the gradient would be the sum over the devices
+            params = _mesh.as_varying(params, self.axis_name)
+        (value, aux), grad = jax.value_and_grad(self._output, has_aux=True)(params)
+        evaluation = Evaluation(_wide(value), _tree.conjugate(grad), aux, {})
+        result: Evaluation = self._over_devices(evaluation)
+        return result
+
+    def value(self, params: Params) -> tuple[jax.Array, PyTree]:
+        """Value and aux at a point: a forward pass only."""
+        value, aux = self._output(params)
+        result: tuple[jax.Array, PyTree] = self._over_devices((_wide(value), aux))
+        return result
+
+    def on(self, i: Any, n: int, batch: BatchArgument = "batch") -> "Loss":
+        """The loss of part i of n of the batch, which is cut in order into parts of equal size.
+
+        Args:
+          i: index of the part, 0 to n - 1; may be traced.
+          n: number of parts; it divides the number of examples.
+          batch: which arguments of `fun` are the batch: a name, a position (1 is the first after
+            the parameters, as in `jax.grad`'s `argnums`), or a tuple of these.
+
+        Returns:
+          A `Loss`.
+
+        Raises:
+          TypeError: if `fun` has no such argument, or it was not given.
+          ValueError: if a leaf of it has no axis of examples, or n does not divide them.
+        """
+        size = self.examples(batch)
+        if size == 0 or size % n:
+            msg = (
+                f"The batch has {size} examples, which cannot be cut into {n} equal parts (`s`"
+                " samples, with `split_batch`)."
+            )
+            raise ValueError(msg)
+        cut = lambda x: jnp.reshape(x, (n, size // n, *jnp.shape(x)[1:]))[i]  # noqa: E731
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for holder, place in self._places(batch, args, kwargs):
+            holder[place] = jax.tree.map(cut, holder[place])
+        return Loss(self.fun, tuple(args), kwargs, has_aux=self.has_aux, axis_name=self.axis_name)
+
+    def examples(self, batch: BatchArgument = "batch") -> int:
+        """The number of examples in the batch: the leading axis of its leaves.
+
+        Args:
+          batch: as for `on`.
+
+        Returns:
+          The number, the same for all leaves.
+
+        Raises:
+          TypeError: if `fun` has no such argument, or it was not given.
+          ValueError: if leaves have no leading axis, or not the same one.
+        """
+        sizes = set()
+        for holder, place in self._places(batch, list(self.args), self.kwargs):
+            for path, x in jax.tree_util.tree_leaves_with_path(holder[place]):
+                if jnp.ndim(x) == 0 or _checks.is_typed_key(x):
+                    msg = (
+                        f"`batch={batch!r}` must name arrays whose leading axis counts examples,"
+                        f" got {jnp.result_type(x)} of shape {jnp.shape(x)}"
+                        f"{' at ' if path else ''}{jax.tree_util.keystr(path)}."
+                    )
+                    raise ValueError(msg)
+                sizes.add(jnp.shape(x)[0])
+        if len(sizes) != 1:
+            msg = (
+                f"`batch={batch!r}` must name arrays with the same number of examples, got leading"
+                f" axes of {sorted(sizes) or 'no array'}."
+            )
+            raise ValueError(msg)
+        return int(sizes.pop())
+
+    def _output(self, params: Params) -> tuple[jax.Array, PyTree]:
+        output = self.fun(params, *self.args, **self.kwargs)
+        loss, aux = _checks.loss_and_aux(output, has_aux=self.has_aux)
+        return loss, jax.tree.map(jnp.asarray, aux)
+
+    def _over_devices(self, tree: Any) -> Any:
+        return tree if self.axis_name is None else _mesh.mean(tree, self.axis_name)
+
+    def _places(
+        self, batch: BatchArgument, args: list[Any], kwargs: dict[str, Any]
+    ) -> list[tuple[Any, Any]]:
+        """Where the batch is among the arguments: pairs of `args` or `kwargs` and a place there."""
+        try:
+            parameters = inspect.signature(self.fun).parameters.values()
+        except (TypeError, ValueError):  # a builtin
+            parameters = {}.values()
+        names = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        places: list[tuple[Any, Any]] = []
+        for wanted in batch if isinstance(batch, tuple) else (batch,):
+            position = names.index(wanted) if wanted in names else wanted
+            name = (
+                names[position] if isinstance(position, int) and position < len(names) else wanted
+            )
+            if isinstance(position, int) and 1 <= position <= len(args):
+                places.append((args, position - 1))
+            elif name in kwargs:
+                places.append((kwargs, name))
+            else:
+                given = ", ".join(f"`{x}`" for x in [*names[1 : len(args) + 1], *kwargs])
+                msg = (
+                    f"`batch={batch!r}` (of `m_sam` and `microbatched`; `split_batch` of `tsam`)"
+                    " must name an argument of the loss that holds examples, and the loss was"
+                    f" called with {given or 'the parameters only'}. Pass the batch to the loss, as"
+                    " in `value_and_grad(loss, estimator)(params, state, batch)` or"
+                    " `optimizer.update(None, state, params, value_fn=loss, batch=batch)`, and give"
+                    " its name or position as `batch`."
+                )
+                raise TypeError(msg)
+        return places
+
+
+def _wide(value: jax.Array) -> jax.Array:
+    return jnp.asarray(value).astype(_tree.accumulator_dtype(value))
+
+
+Result: TypeAlias = tuple[Evaluation, PyTree]
+"""What `estimate` returns: the evaluation, and the memory for the next step."""
+
+
 class _Estimate(Protocol):
     def __call__(
-        self, oracle: Oracle, params: Params, state: PyTree, /
-    ) -> tuple[Evaluation, PyTree]: ...
+        self, loss: Loss, params: Params, memory: PyTree, /, *, step: jax.Array, key: jax.Array
+    ) -> Result: ...
 
 
 class GradientEstimator(NamedTuple):
     """A sharpness-aware method: a pair of pure functions, as in optax, and their cost.
 
     Attributes:
-      init: params -> state.
-      estimate: (oracle, params, state) -> (`Evaluation`, state). It calls the oracle at points
-        of its choice near `params` and combines what it says.
-      cost: gradient and loss evaluations of one `estimate`.
+      init: params -> (memory, metrics). `memory` is what the next step needs, () for most methods;
+        `metrics` are zeros in the shapes and dtypes of the metrics of `estimate`.
+      estimate: (loss, params, memory, *, step, key) -> (`Evaluation`, memory). It calls the `Loss`
+        at points of its choice near `params` and combines the results. `step` counts from 0,
+        shape (), int32, for schedules; `key` is a fresh typed PRNG key at every step.
+      cost: gradient and loss evaluations of one `estimate`; None if unknown, which only a budget
+        of gradient evaluations needs.
     """
 
-    init: Callable[[Params], PyTree]
+    init: Callable[[Params], tuple[PyTree, Mapping[str, Any]]]
     estimate: _Estimate
-    cost: Cost
+    cost: Cost | None = None
 
 
-def make_oracle(
-    fun: Callable[..., Any],
-    *,
-    batch: PyTree = None,
-    has_aux: bool = False,
-    axis_name: AxisName | None = None,
-) -> Oracle:
-    """Makes the oracle that estimators call.
+class LastStep(NamedTuple):
+    """Results of the last step, zeros before it.
+
+    Attributes:
+      value: the estimator's value; shape (), float32 at least.
+      metrics: the metrics of the method, by name.
+    """
+
+    value: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class EstimatorState(NamedTuple):
+    """State of an estimator in any adapter: a pytree of plain arrays.
+
+    Attributes:
+      step: steps taken; shape (), int32.
+      key: data of the PRNG key of the run; uint32. Step k uses `jax.random.fold_in(key, k)`.
+      last: value and metrics of the last step.
+      memory: what the method carries from step to step; () for most.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    last: LastStep
+    memory: PyTree
+
+
+def check_estimator(owner: str, estimator: Any) -> None:
+    """Raises unless the argument is a `GradientEstimator`."""
+    if isinstance(estimator, GradientEstimator):
+        return
+    given = repr(estimator) if not isinstance(estimator, tuple) else f"a {type(estimator).__name__}"
+    msg = (
+        f"`{owner}(estimator=...)` must be a `GradientEstimator`, such as"
+        f" `tsam_jax.methods.sam(rho=0.05)`, got {given}."
+    )
+    raise TypeError(msg)
+
+
+def known_cost(cost: Cost | None) -> Cost:
+    """The cost, for a budget of gradient evaluations.
 
     Args:
-      fun: params -> loss of shape (), or (loss, aux) if `has_aux`; with a `batch`,
-        (params, batch) -> the same.
-      batch: the batch, for methods that split it (`tsam_jax.methods.m_sam`); None if `fun` knows
-        its own.
-      has_aux: whether `fun` returns a pair.
-      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`: value,
-        gradient and what is floating point in aux are means over its devices.
+      cost: `GradientEstimator.cost`.
 
     Returns:
-      An `Oracle`; its values are in float32 at least.
+      The same.
 
-    Cost: one gradient, or one loss evaluation, a call; with an `axis_name`, one sum of the size of
-    a gradient over the devices.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> make_oracle(lambda x: x**2).evaluate(jnp.float32(3.0)).grad.item()
-      6.0
+    Raises:
+      ValueError: if it is None.
     """
-    if batch is not None:
+    if cost is None:
+        msg = (
+            "A budget of gradient evaluations needs the `cost` of the estimator, got None. Set it:"
+            " `GradientEstimator(init, estimate, Cost(gradients=2))`."
+        )
+        raise ValueError(msg)
+    return cost
 
-        def on(part: PyTree) -> Oracle:
-            on_part = lambda params: fun(params, part)  # noqa: E731
-            return make_oracle(on_part, has_aux=has_aux, axis_name=axis_name)
 
-        return on(batch)._replace(batch=batch, on=on)
+def check_state(state: Any) -> None:
+    """Raises unless the argument is an `EstimatorState`."""
+    if not isinstance(state, EstimatorState):
+        msg = (
+            "`state` must be the one that `init(params)` or the last step returned, got"
+            f" {type(state).__name__}. The arguments are (params, state, ...) of `value_and_grad`,"
+            " and (None, state, params) of an optimizer's `update`."
+        )
+        raise TypeError(msg)
 
-    def with_aux(params: Params) -> tuple[jax.Array, PyTree]:
-        loss, aux = loss_and_aux(fun(params), has_aux=has_aux)
-        return loss, jax.tree.map(jnp.asarray, aux)
 
-    def wide(value: jax.Array) -> jax.Array:
-        return jnp.asarray(value).astype(_tree.accumulator_dtype(value))
+def init_state(estimator: GradientEstimator, key: KeyLike, params: Params) -> EstimatorState:
+    """The state before the first step, in buffers of its own, since states may be donated."""
+    _checks.parameters(params)
+    made = estimator.init(params)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping)):
+        msg = f"`init` of an estimator must return (memory, metrics), got {made!r}."
+        raise TypeError(msg)
+    memory, metrics = jax.tree.map(_own, made)
+    typed = key
+    if not _checks.is_typed_key(key):
+        shape = jnp.shape(key)
+        typed = jax.random.wrap_key_data(jnp.asarray(key)) if shape else jax.random.key(key)
+    last = LastStep(jnp.zeros((), _tree.accumulator_dtype(params)), dict(metrics))
+    return EstimatorState(jnp.zeros((), jnp.int32), _own(jax.random.key_data(typed)), last, memory)
 
-    def over_devices(tree: Any) -> Any:
-        return tree if axis_name is None else _axes.mean(tree, axis_name)
 
-    def evaluate(params: Params) -> Evaluation:
-        if axis_name is not None:  # else the gradient would be the sum over the devices
-            params = _axes.as_varying(params, axis_name)
-        (value, aux), grad = jax.value_and_grad(with_aux, has_aux=True)(params)
-        evaluation: Evaluation = over_devices(Evaluation(wide(value), aux, _tree.conjugate(grad)))
-        return evaluation
+def run_step(
+    estimator: GradientEstimator, key: KeyLike, loss: Loss, params: Params, state: EstimatorState
+) -> tuple[Evaluation, EstimatorState]:
+    """One step of an estimator: its evaluation, and the state after it."""
+    check_state(state)
+    if state.key.dtype != jnp.uint32 or state.step.dtype != jnp.int32:
+        msg = (
+            "The `step` and `key` of an `EstimatorState` must be int32 and uint32, got"
+            f" {state.step.dtype} and {state.key.dtype}: a cast has changed the key. Cast the"
+            " parameters or the base optimizer's state instead of the whole state."
+        )
+        raise TypeError(msg)
+    impl = jax.random.key_impl(key) if _checks.is_typed_key(key) else None
+    try:
+        run_key = jax.random.wrap_key_data(state.key, impl=impl)
+    except TypeError as error:
+        msg = (
+            f"`key` of the state has shape {state.key.shape}, which is not that of the adapter's"
+            f" `key`. Make the state with `init` of the same adapter. ({error})"
+        )
+        raise TypeError(msg) from error
+    step_key = jax.random.fold_in(run_key, state.step)
+    result = estimator.estimate(loss, params, state.memory, step=state.step, key=step_key)
+    if not (isinstance(result, tuple) and isinstance(result[0], Evaluation) and len(result) == 2):
+        msg = f"`estimate` must return (`Evaluation`, memory), got a {type(result).__name__}."
+        raise TypeError(msg)
+    evaluation, memory = result
+    grad = _same_type("a `grad` like `params`", evaluation.grad, params)
+    value = _same_type("a `value`", evaluation.value, state.last.value)
+    metrics = _same_type("the `metrics` of `init`", dict(evaluation.metrics), state.last.metrics)
+    memory = _same_type("the memory of `init`", memory, state.memory)
+    step = optax.safe_increment(state.step)
+    state = EstimatorState(step, state.key, LastStep(value, metrics), memory)
+    return evaluation._replace(grad=grad, value=value), state
 
-    def value(params: Params) -> tuple[jax.Array, PyTree]:
-        loss, aux = with_aux(params)
-        result: tuple[jax.Array, PyTree] = over_devices((wide(loss), aux))
-        return result
 
-    return Oracle(evaluate, value)
+def _own(x: Any) -> jax.Array:
+    """A copy without weak type, which would change after the first step and compile it anew."""
+    return jnp.array(x, jnp.asarray(x).dtype)
+
+
+def _same_type(what: str, new: PyTree, old: PyTree) -> PyTree:
+    """`new` in the dtypes of `old`; raises if structures, shapes or kinds of number differ."""
+    declared: Any = jax.tree.structure(old)
+    returned: Any = jax.tree.structure(new)
+    if declared != returned:
+        msg = f"`estimate` must return {what}: {declared}, got {returned}."
+        raise ValueError(msg)
+
+    def cast(path: Any, x: Any, y: jax.Array) -> jax.Array:
+        dtype = jnp.result_type(x)
+        if jnp.shape(x) != y.shape or _rank(dtype) > _rank(y.dtype):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            msg = (
+                f"`estimate` must return {what}: {where + ' is ' * bool(where)}{y.dtype} of shape"
+                f" {y.shape}, got {dtype} of shape {jnp.shape(x)}."
+            )
+            raise ValueError(msg)
+        return jnp.asarray(x, y.dtype)
+
+    return jax.tree.map_with_path(cast, new, old)
+
+
+def _rank(dtype: Any) -> int:
+    """Kinds of numbers, in the order in which casts keep them."""
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), len(kinds))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable for `jit`, whatever `key` is
+class ValueAndGrad:
+    """The function that `value_and_grad` returns.
+
+    Attributes:
+      fun: the loss function.
+      estimator: the method.
+      key: seed or PRNG key of the run.
+      has_aux: whether `fun` returns a pair.
+      axis_name: mesh axes over which the batch is split.
+    """
+
+    fun: Callable[..., Any]
+    estimator: GradientEstimator
+    key: KeyLike
+    has_aux: bool
+    axis_name: AxisName | None
+
+    def init(self, params: Params) -> EstimatorState:
+        """The state before the first step.
+
+        Args:
+          params: the parameters; only their shapes and dtypes are used.
+
+        Returns:
+          An `EstimatorState`.
+
+        Raises:
+          TypeError: if a leaf is neither floating-point nor complex.
+        """
+        return init_state(self.estimator, self.key, params)
+
+    def __call__(
+        self, params: Params, state: EstimatorState, /, *args: Any, **kwargs: Any
+    ) -> tuple[Any, EstimatorState]:
+        """Value and gradient of one step, and the state after it."""
+        check_state(state)
+        _checks.parameters(params)
+        params = jax.tree.map(jnp.asarray, params)
+        loss = Loss(self.fun, args, kwargs, has_aux=self.has_aux, axis_name=self.axis_name)
+        evaluation, state = run_step(self.estimator, self.key, loss, params, state)
+        value = (evaluation.value, evaluation.aux) if self.has_aux else evaluation.value
+        return (value, _tree.conjugate(evaluation.grad)), state
 
 
 def value_and_grad(
@@ -148,33 +457,33 @@ def value_and_grad(
     estimator: GradientEstimator,
     *,
     has_aux: bool = False,
+    key: KeyLike = 0,
     axis_name: AxisName | None = None,
-) -> Callable[..., tuple[Any, PyTree]]:
+) -> ValueAndGrad:
     """`jax.value_and_grad` with an estimator in place of the plain gradient.
 
     Args:
       fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. It is
-        differentiated in its first argument. All probes of a step get the same other arguments:
-        the same batch, and the same key for dropout. The first of `args` is the batch, for
-        methods that split it.
+        differentiated in its first argument. All evaluations of a step get the same other
+        arguments: the same batch, and the same key for dropout.
       estimator: a method of `tsam_jax.methods`, or your own.
-      has_aux: whether `fun` returns a pair; which probe's aux comes back is the estimator's
-        `aux` policy.
-      axis_name: for use inside `jax.shard_map`: the mesh axis, or axes, over which the batch is
-        split. Loss and gradient are averaged over its devices before any norm or softmax, so the
-        result is that of the whole batch on one device; so is what is floating point in aux. `fun`
-        must not average over the devices itself. (Under plain `jit` with sharded arrays nothing
-        is needed; `tsam_jax.methods.per_device` is for ascents that differ by device.)
+      has_aux: whether `fun` returns a pair. Which evaluation's aux is returned is up to the method.
+      key: seed or PRNG key of the method's noise.
+      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`. The
+        loss and the gradient of every evaluation are averaged over the devices before any norm or
+        weight is taken, and so is floating-point aux. `fun` must not average over the devices.
+        (Plain `jit` with sharded arrays needs nothing; `tsam_jax.methods.per_device` is for ascents
+        that differ by device.)
 
     Returns:
       A function `(params, state, *args, **kwargs) -> ((value, grads), state)`, or
-      `(((value, aux), grads), state)` if `has_aux`. `state` starts as `estimator.init(params)`.
-      `value` is what the estimator's gradient is the gradient of, in float32 at least. Gradients of
-      complex leaves are conjugated as those of `jax.grad` are.
+      `(((value, aux), grads), state)` if `has_aux`, with a method `init(params)` that returns the
+      first state, an `EstimatorState`. `value` is the value of the objective whose gradient is
+      estimated, in float32 at least. Gradients of complex leaves are conjugated as in `jax.grad`.
 
     Raises:
-      TypeError: in a step, if a leaf of `params` is neither floating-point nor complex, or the
-        loss is no real scalar.
+      TypeError: if `estimator` is not a `GradientEstimator` or `key` is not one key; in a step, if
+        a leaf of `params` is neither floating-point nor complex, or the loss is not a real scalar.
 
     Cost: `estimator.cost` a call; with an `axis_name`, one sum over the devices for each gradient.
 
@@ -182,24 +491,17 @@ def value_and_grad(
       >>> import jax.numpy as jnp
       >>> from tsam_jax import methods
       >>> loss = lambda w, x: jnp.sum((w * x) ** 2)
-      >>> sam = methods.sam(rho=0.1)
+      >>> step = value_and_grad(loss, methods.sam(rho=0.1))
       >>> w, x = jnp.array([3.0, 0.0]), jnp.array([1.0, 1.0])
-      >>> (value, grads), state = value_and_grad(loss, sam)(w, sam.init(w), x)
+      >>> (value, grads), state = step(w, step.init(w), x)
       >>> [round(g, 4) for g in grads.tolist()]  # 2 (w + 0.1 w / |w|)
       [6.2, 0.0]
+      >>> state.last.metrics["loss"].item()  # at w itself
+      9.0
     """
-
-    def estimate(params: Params, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
-        check_parameters(params)
-        params = jax.tree.map(jnp.asarray, params)
-        batch, *others = args or (None,)
-        if batch is None:
-            on_nothing = lambda p: fun(p, *args, **kwargs)  # noqa: E731
-            oracle = make_oracle(on_nothing, has_aux=has_aux, axis_name=axis_name)
-        else:
-            with_batch = lambda p, part: fun(p, part, *others, **kwargs)  # noqa: E731
-            oracle = make_oracle(with_batch, batch=batch, has_aux=has_aux, axis_name=axis_name)
-        (value, aux, grad), state = estimator.estimate(oracle, params, state)
-        return (((value, aux) if has_aux else value), _tree.conjugate(grad)), state
-
-    return estimate
+    if not callable(fun):
+        msg = f"`value_and_grad(fun=...)` must be a function, got {fun!r}."
+        raise TypeError(msg)
+    check_estimator("value_and_grad", estimator)
+    _checks.key(key)
+    return ValueAndGrad(fun, estimator, key, has_aux, axis_name)

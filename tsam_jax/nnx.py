@@ -1,8 +1,9 @@
-"""Estimators and BatchNorm for `flax.nnx` models; imported on request, as it needs flax.
+"""Estimators and BatchNorm for `flax.nnx` models; not imported by default, since it needs flax.
 
 `import tsam_jax.nnx` and use `tsam_jax.nnx.Estimator` beside `nnx.Optimizer`.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,40 +12,43 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tsam_jax._types import Params, PyTree
-from tsam_jax.estimator import GradientEstimator
+from tsam_jax import _checks
+from tsam_jax._checks import KeyLike, Params, PyTree
+from tsam_jax.estimator import GradientEstimator, check_estimator, init_state
 from tsam_jax.estimator import value_and_grad as pure_value_and_grad
 
-__all__ = ["Estimator", "EstimatorState", "recalibrate_batch_norm"]
+__all__ = ["Estimator", "EstimatorVariable", "recalibrate_batch_norm"]
 
 
-class EstimatorState(nnx.Variable):
+class EstimatorVariable(nnx.Variable):
     """The type of the Variables that hold an `Estimator`'s state."""
 
 
 class Estimator(nnx.Pytree):
     """A gradient estimator with its state, as an nnx object: the partner of `nnx.Optimizer`.
 
-    The loss function is called once for each probe, each time with a model of its own: all probes
-    of a step see the same dropout mask, and what the loss does to the model (BatchNorm
-    statistics, counters of random numbers) is done to it once, by the estimator's `aux` policy.
+    The loss function is called once for each evaluation, each time with a fresh copy of the model:
+    all evaluations of a step use the same dropout mask, and changes that the loss makes to the
+    model (BatchNorm statistics, counters of random numbers) are applied once, by the estimator's
+    `aux` policy.
 
-    It works inside `nnx.jit`, or inside `jax.jit` by `nnx.split` and `nnx.merge`; its state is
-    saved and restored by `nnx.state` and `nnx.update`.
+    It works inside `nnx.jit`, or inside `jax.jit` with `nnx.split` and `nnx.merge`. Save and
+    restore its state with `nnx.state` and `nnx.update`.
 
     Args:
       model: the model whose gradients are to be estimated; only its shapes are used.
       estimator: a method of `tsam_jax.methods`, or your own.
       wrt: filter of the parameters, the same as the `nnx.Optimizer`'s.
+      key: seed or PRNG key of the method's noise.
 
     Attributes:
-      state: the estimator's own state, with its diagnostics; its leaves are `EstimatorState`
-        Variables.
+      state: the `tsam_jax.EstimatorState`, with the metrics of the last step in
+        `state.last.metrics`; its leaves are `EstimatorVariable`s.
       estimator: the method.
       wrt: the filter.
 
     Raises:
-      TypeError: if `estimator` is no `GradientEstimator`.
+      TypeError: if `estimator` is not a `GradientEstimator`, or `key` is not one key.
 
     Cost: none; that of a step is that of the estimator, `estimator.estimator.cost`.
 
@@ -71,18 +75,26 @@ class Estimator(nnx.Pytree):
     Source: the conventions of `nnx.Optimizer` and `nnx.value_and_grad`.
     """
 
-    def __init__(self, model: Any, estimator: GradientEstimator, *, wrt: Any = nnx.Param) -> None:
-        if not isinstance(estimator, GradientEstimator):
-            msg = (
-                "`Estimator(estimator=...)` must be a `GradientEstimator`, such as"
-                f" `methods.sam(rho=0.05)`, got {estimator!r}."
-            )
-            raise TypeError(msg)
+    def __init__(
+        self,
+        model: Any,
+        estimator: GradientEstimator,
+        *,
+        wrt: Any = nnx.Param,
+        key: KeyLike = 0,
+    ) -> None:
+        check_estimator("Estimator", estimator)
+        _checks.key(key)
         params = nnx.as_pure(nnx.state(model, wrt))
         self.estimator = estimator
         self.wrt = wrt
+        self._impl = (
+            str(jax.random.key_impl(key))
+            if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+            else None
+        )
         self._made_for = _described(params)
-        self.state = nnx.data(jax.tree.map(EstimatorState, estimator.init(params)))
+        self.state = nnx.data(jax.tree.map(EstimatorVariable, init_state(estimator, key, params)))
 
     def value_and_grad(
         self, loss_fn: Callable[..., Any], *, has_aux: bool = False
@@ -91,16 +103,16 @@ class Estimator(nnx.Pytree):
 
         Args:
           loss_fn: (model, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. All
-            probes of a step get the same arguments; the first of `args` is the batch, for methods
-            that split it. It may change Variables of the model, and no other ones; Variables that
-            it adds (`sow`) it has to take away again (`nnx.pop`, `nnx.capture`).
-          has_aux: whether `loss_fn` returns a pair; which probe's aux comes back is the
+            evaluations of a step get the same arguments; methods that split the batch find it by
+            its name or position there. It may change Variables of the model, but no others; it must
+            remove the Variables that it adds (`sow`), with `nnx.pop` or `nnx.capture`.
+          has_aux: whether `loss_fn` returns a pair; which evaluation's aux is returned is the
             estimator's `aux` policy.
 
         Returns:
           A function `(model, *args, **kwargs) -> (value, grads)`, or `((value, aux), grads)` if
-          `has_aux`, which moves the estimator's state on by a step. `value` is what the gradient
-          is the gradient of, in float32 at least; `grads` is an `nnx.State`, for
+          `has_aux`, which advances the estimator's state by a step. `value` is the value of the
+          objective whose gradient is estimated, in float32 at least; `grads` is an `nnx.State`, for
           `optimizer.update(model, grads)`.
 
         Raises:
@@ -127,6 +139,7 @@ class Estimator(nnx.Pytree):
             params, before = map(nnx.as_pure, states)
             _check_model(self._made_for, _described(params))
 
+            @functools.wraps(loss_fn)  # so that methods find the batch by its name
             def loss_of(params: Params, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
                 probe = nnx.merge(graphdef, params, before)
                 out = loss_fn(probe, *args, **kwargs)
@@ -134,7 +147,9 @@ class Estimator(nnx.Pytree):
                 after = nnx.as_pure(nnx.state(probe, self.wrt, ...)[1])
                 return loss, (_changes(before, after), aux)
 
-            function = pure_value_and_grad(loss_of, self.estimator, has_aux=True)
+            # The state has the key's data; of the key itself only the kind of generator matters.
+            key = 0 if self._impl is None else jax.random.key(0, impl=self._impl)
+            function = pure_value_and_grad(loss_of, self.estimator, has_aux=True, key=key)
             state = nnx.as_pure(self.state)
             ((value, (changes, aux)), grads), state = function(params, state, *args, **kwargs)
             nnx.update(model, changes)
@@ -165,7 +180,7 @@ def recalibrate_batch_norm(
         the momentum, or the counters of random numbers.
       batches: batches of training data; each pytree of arrays is given to `apply`. 10 to 100
         usually do.
-      apply: (model, batch) -> anything: runs the model on a batch, and says nothing of
+      apply: (model, batch) -> anything: runs the model on a batch, without
         `use_running_average`. Default: `model(batch)`. A layer that it does not run, or runs with
         `use_running_average=True`, keeps its statistics; of one that it runs several times, the
         last run counts.
@@ -243,7 +258,7 @@ def _described(params: PyTree) -> tuple[tuple[str, str], ...]:
 
 
 def _check_model(made_for: tuple[tuple[str, str], ...], given: tuple[tuple[str, str], ...]) -> None:
-    """Refuses a model with other parameters than the estimator was made for."""
+    """Raises ValueError if the parameters are not those that the estimator was made for."""
     if given == made_for:
         return
     old, new = dict(made_for), dict(given)

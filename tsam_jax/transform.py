@@ -1,16 +1,18 @@
 """The optax adapters: any estimator as a gradient transformation, or around any optimizer."""
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tsam_jax import _tree, methods
-from tsam_jax._checks import check_parameters
-from tsam_jax._types import (
+from tsam_jax import _checks, _tree, methods
+from tsam_jax._checks import (
     AxisName,
+    BatchArgument,
     KeyLike,
     Mask,
     NoiseLaw,
@@ -19,52 +21,56 @@ from tsam_jax._types import (
     ScalarOrSchedule,
     Strategy,
 )
-from tsam_jax.estimator import GradientEstimator, make_oracle
-from tsam_jax.methods._tsam import DEFAULT_NOISE
+from tsam_jax.estimator import (
+    EstimatorState,
+    GradientEstimator,
+    Loss,
+    check_estimator,
+    check_state,
+    init_state,
+    run_step,
+)
+from tsam_jax.methods.tilted import DEFAULT_NOISE
 from tsam_jax.tilting import AutoTilt
 
-__all__ = ["EstimateGradientState", "estimate_gradient", "sharpness_aware", "tsam"]
+__all__ = ["estimate_gradient", "sharpness_aware", "tsam"]
 
-
-class EstimateGradientState(NamedTuple):
-    """State of `estimate_gradient`.
-
-    Attributes:
-      value: the estimator's value in the last step; shape (), float32 at least; 0 before it.
-      inner: the estimator's own state, with its diagnostics.
-    """
-
-    value: jax.Array
-    inner: PyTree
+_LINE_SEARCHES = (optax.ScaleByBacktrackingLinesearchState, optax.ScaleByZoomLinesearchState)
 
 
 def estimate_gradient(
-    estimator: GradientEstimator, *, axis_name: AxisName | None = None
+    estimator: GradientEstimator, *, key: KeyLike = 0, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Makes an estimator the first link of an optax chain.
 
-    `update(updates, state, params, *, value_fn, batch=None, **extra_args)` evaluates `value_fn`, a
-    function params -> loss of this step's batch, where the estimator wants it, and returns the
-    estimated gradient. With a `batch`, which methods that split it need (`methods.m_sam`),
-    `value_fn` is a function (params, batch) -> loss. The incoming `updates` are discarded: put
-    clipping, weight decay and the like *behind* this transformation, and pass anything of the
-    right structure (under `jit`, an unused gradient costs nothing; `params` itself will do). Extra
-    arguments it does not know are accepted, and `optax.chain` hands them on.
+    `update(None, state, params, *, value_fn, **extra_args)` evaluates `value_fn`, a function params
+    -> loss of this step's batch, at the points that the estimator chooses, and returns the
+    estimated gradient. As with optax's line searches, extra arguments named in the signature of
+    `value_fn` are passed to it (with `**kwargs`, all of them): `update(None, state, params,
+    value_fn=loss, batch=batch)` calls `loss(params, batch=batch)`. The names of `update`'s own
+    arguments (`updates`, `state`, `params`, `value_fn`) are taken: use a closure for those. The
+    incoming `updates` are discarded, so pass None, and put clipping, weight decay and the like
+    *behind* this transformation. `optax.chain` passes all extra arguments on.
+
+    The gradient of complex leaves is that of `jax.grad`; to descend, conjugate it in the next link.
 
     Args:
       estimator: a method of `tsam_jax.methods`, or your own.
+      key: seed or PRNG key of the method's noise.
       axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state `EstimateGradientState`. Its updates
-      have the structure and dtypes of the parameters.
+      An `optax.GradientTransformationExtraArgs` with state `EstimatorState`. Its updates have the
+      structure and dtypes of the parameters. `state.last` holds the value and the metrics of the
+      last step; in a chain, `optax.tree.get(state, "weights")` finds a metric.
 
     Raises:
       ValueError: in `init`, inside `optax.masked` or `optax.partition`, which hide parameters that
         the loss needs; in `update`, if `params` is None.
-      TypeError: if a leaf of the parameters is neither floating-point nor complex; in `update`,
-        if `value_fn` is missing or not a function, or the loss is no real scalar.
+      TypeError: if `estimator` is not a `GradientEstimator`, `key` is not one key, or a leaf of the
+        parameters is neither floating-point nor complex; in `update`, if `value_fn` is missing,
+        not a function or lacks an argument, or the loss is not a real scalar.
 
     An exception in `value_fn` leaves `state` and `params` as they were, unless the step was given
     their buffers (`donate_argnums`): keep a copy.
@@ -79,26 +85,27 @@ def estimate_gradient(
       ...     optax.clip_by_global_norm(1.0),
       ...     optax.adamw(1e-2),
       ... )
+      >>> loss = lambda p, batch: jnp.sum((p["w"] - batch) ** 2)
       >>> params = {"w": jnp.ones(3)}
       >>> state = optimizer.init(params)
       >>> @jax.jit
       ... def step(params, state, batch):
-      ...     value_fn = lambda p: jnp.sum((p["w"] - batch) ** 2)
-      ...     updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+      ...     updates, state = optimizer.update(None, state, params, value_fn=loss, batch=batch)
       ...     return optax.apply_updates(params, updates), state
       >>> params, state = step(params, state, jnp.zeros(3))
-      >>> round(float(state[0].value), 4)  # (sqrt(3) + 0.05)^2
+      >>> round(float(state[0].last.value), 4)  # (sqrt(3) + 0.05)^2
       3.1757
+      >>> float(optax.tree.get(state, "loss"))
+      3.0
 
     Source: the extra-args convention of `optax.GradientTransformationExtraArgs`.
     """
+    check_estimator("estimate_gradient", estimator)
+    _checks.key(key)
 
-    def init(params: Params) -> EstimateGradientState:
+    def init(params: Params) -> EstimatorState:
         _refuse_masked(params)
-        check_parameters(params)
-        return EstimateGradientState(
-            jnp.zeros((), _tree.accumulator_dtype(params)), estimator.init(params)
-        )
+        return init_state(estimator, key, params)
 
     def update(
         updates: Params,
@@ -106,30 +113,13 @@ def estimate_gradient(
         params: Params | None = None,
         *,
         value_fn: Callable[..., jax.Array] | None = None,
-        batch: PyTree = None,
         **extra_args: Any,
     ) -> tuple[Params, PyTree]:
-        del updates, extra_args
-        if params is None:
-            msg = (
-                "`update(params=...)` is needed by `tsam_jax.estimate_gradient`, got None. Call"
-                " `optimizer.update(grads, state, params, value_fn=value_fn)`."
-            )
-            raise ValueError(msg)
-        if not callable(value_fn):
-            msg = (
-                "`update(value_fn=...)` must be a function from parameters to the loss of this"
-                f" step's batch, got {value_fn!r}. Call `optimizer.update(grads, state, params,"
-                " value_fn=lambda p: loss(p, batch))`."
-            )
-            raise TypeError(msg)
-        check_parameters(params)
-        params = jax.tree.map(jnp.asarray, params)
-        oracle = make_oracle(value_fn, batch=batch, axis_name=axis_name)
-        evaluation, inner = estimator.estimate(oracle, params, state.inner)
-        return _tree.conjugate(evaluation.grad), EstimateGradientState(
-            evaluation.value.astype(state.value.dtype), inner
-        )
+        del updates
+        check_state(state)
+        params, loss = _loss_of(params, value_fn, extra_args, axis_name)
+        evaluation, state = run_step(estimator, key, loss, params, state)
+        return _tree.conjugate(evaluation.grad), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -138,36 +128,41 @@ def sharpness_aware(
     base: optax.GradientTransformation,
     estimator: GradientEstimator,
     *,
+    key: KeyLike = 0,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Any optax optimizer on the gradient, and on the objective, of an estimator.
 
-    The same as `optax.chain(estimate_gradient(estimator), base)`, with the same state, and `base`
-    is also told the objective of this step, $F(\theta)$ = the estimator's value at $\theta$ from
-    its state, so with the same batch and the same noise. Optimizers that ask for `value` and line
-    searches (`optax.polyak_sgd`, `optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
-    `optax.scale_by_backtracking_linesearch`) then minimise what the gradient is the gradient of.
+    The same as `optax.chain(estimate_gradient(estimator), base)`, with the same state, but `base`
+    also gets the objective of this step, $F(\theta)$ = the estimator's value at $\theta$ with this
+    step's batch, key, step counter and memory. Optimizers that ask for `value` and line searches
+    (`optax.polyak_sgd`, `optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
+    `optax.scale_by_backtracking_linesearch`) then minimise the function whose gradient they get.
     The plain loss would stop a line search at its own minimum, where it rises along every step.
 
     Args:
-      base: the optimizer that is given the estimated gradient. If it takes extra arguments, it
-        gets `value` = $F(\theta)$, shape (), float32 at least; `grad`, the estimated gradient; and
-        `value_fn`: params -> $F$. They replace those of the caller. `jax.grad(value_fn)` is the
-        estimated gradient, as ever without the derivative of the ascent.
+      base: the optimizer that gets the estimated gradient (of complex leaves, that of `jax.grad`:
+        conjugate it first in `base`, to descend). If it takes extra arguments, it gets all
+        those of `update`, and `value_fn`: params -> $F$, with the signature of the caller's; unless
+        the caller passes their own, it also gets `value` = $F(\theta)$, shape (), float32 at least,
+        and `grad`, the estimated gradient. `jax.grad(value_fn)` is the estimated gradient, without
+        the derivative of the ascent.
       estimator: a method of `tsam_jax.methods`, or your own.
+      key: seed or PRNG key of the method's noise.
       axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state (`EstimateGradientState`, state of
-      `base`). Its `update` is that of `estimate_gradient`: it needs `params` and `value_fn`, and
-      takes a `batch`, which is bound in the `value_fn` that `base` gets. Other extra arguments are
-      handed on.
+      An `optax.GradientTransformationExtraArgs` with state (`EstimatorState`, state of `base`),
+      whose `update` is that of `estimate_gradient`: it needs `params` and `value_fn`.
 
     Raises:
       ValueError: in `init`, inside `optax.masked` or `optax.partition`; in `update`, if `params`
-        is None.
-      TypeError: in `update`, if `value_fn` is missing or not a function.
+        is None, or `value` or `grad` is passed although `base` has a line search, which compares
+        them with `value_fn`.
+      TypeError: if `base` is not an optax optimizer, `estimator` is not a `GradientEstimator` or
+        `key` is not one key; in `update`, if `value_fn` is missing, not a function or lacks an
+        argument.
 
     Cost: `estimator.cost` an update, and once more for each point that a line search tries.
 
@@ -179,19 +174,29 @@ def sharpness_aware(
       >>> params = jnp.array([1.0, 0.0])
       >>> state = optimizer.init(params)
       >>> loss = lambda p: jnp.sum(2 * p**2)
-      >>> updates, state = optimizer.update(params, state, params, value_fn=loss)
-      >>> state[0].value.item()  # 2 (1 + 0.5)^2
+      >>> updates, state = optimizer.update(None, state, params, value_fn=loss)
+      >>> state[0].last.value.item()  # 2 (1 + 0.5)^2
       4.5
       >>> round(state[1][1].learning_rate.item(), 4)  # 0.8^5, the first that lowers it enough
       0.3277
 
     Source: the extra arguments of optax's line searches.
     """
-    first = estimate_gradient(estimator, axis_name=axis_name)
+    if not (hasattr(base, "init") and hasattr(base, "update")):  # `optax.MultiSteps` included
+        given = f"a {type(base).__name__}" if isinstance(base, tuple) else repr(base)
+        msg = f"`base` must be an optax optimizer, such as `optax.sgd(0.1)`, got {given}."
+        if isinstance(base, GradientEstimator):
+            msg += " Call `sharpness_aware(base, estimator)`, in this order."
+        raise TypeError(msg)
+    check_estimator("sharpness_aware", estimator)
+    _checks.key(key)
     last = optax.with_extra_args_support(base)
+    if isinstance(base, optax.MultiSteps):
+        last = optax.GradientTransformationExtraArgs(base.init, base.update)
 
-    def init(params: Params) -> tuple[EstimateGradientState, PyTree]:
-        return first.init(params), last.init(params)
+    def init(params: Params) -> tuple[EstimatorState, PyTree]:
+        _refuse_masked(params)
+        return init_state(estimator, key, params), last.init(params)
 
     def update(
         updates: Params,
@@ -199,50 +204,137 @@ def sharpness_aware(
         params: Params | None = None,
         *,
         value_fn: Callable[..., jax.Array] | None = None,
-        batch: PyTree = None,
         **extra_args: Any,
     ) -> tuple[Params, PyTree]:
-        before, base_state = state
+        del updates
+        before, base_state = state if type(state) is tuple and len(state) == 2 else (state, None)
+        check_state(before)
+        _refuse_beside_line_search(extra_args, base_state)
+        params, loss = _loss_of(params, value_fn, extra_args, axis_name)
 
-        def estimate(params: Params | None) -> tuple[Params, EstimateGradientState]:
-            result: tuple[Params, EstimateGradientState] = first.update(
-                updates, before, params, value_fn=value_fn, batch=batch
-            )
-            return result
+        # Line searches pass it those of the extra arguments that its signature names.
+        @functools.wraps(value_fn)  # type: ignore[arg-type]
+        def objective(params: Params, **arguments: Any) -> jax.Array:
+            params, loss = _loss_of(params, value_fn, {**extra_args, **arguments}, axis_name)
 
-        # Line searches differentiate forwards and backwards: a linear rule serves both.
-        @jax.custom_jvp
-        def objective(params: Params) -> jax.Array:
-            return estimate(params)[1].value
+            # Line searches differentiate forwards and backwards: a linear rule serves both.
+            @jax.custom_jvp
+            def at(params: Params) -> jax.Array:
+                return run_step(estimator, key, loss, params, before)[0].value
 
-        @objective.defjvp
-        def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-            grad, after = estimate(*primals)
-            return after.value, _tree.inner(jax.tree.map(jnp.conj, grad), *tangents)
+            @at.defjvp
+            def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+                (params,) = primals
+                there = run_step(estimator, key, loss, params, before)[0]
+                return there.value, _tree.inner(there.grad, *tangents)
 
-        grad, after = estimate(params)
-        told = {**extra_args, "value": after.value, "grad": grad, "value_fn": objective}
-        updates, base_state = last.update(grad, base_state, params, **told)
+            value: jax.Array = at(params)
+            return value
+
+        evaluation, after = run_step(estimator, key, loss, params, before)
+        grad = _tree.conjugate(evaluation.grad)
+
+        def value_fn_of_base(params: Params, **ignored: Any) -> jax.Array:
+            del ignored
+            value: jax.Array = objective(params)
+            return value
+
+        # optax's line searches raise on extra arguments that `value_fn` does not name
+        names = [name for name in extra_args if name not in ("value", "grad")]
+        parameter = inspect.Parameter
+        value_fn_of_base.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter("params", parameter.POSITIONAL_OR_KEYWORD)]
+            + [parameter(name, parameter.KEYWORD_ONLY, default=None) for name in names]
+        )
+        given = {"value": evaluation.value, "grad": grad, **extra_args}
+        given["value_fn"] = value_fn_of_base
+        updates, base_state = last.update(grad, base_state, params, **given)
         return updates, (after, base_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _loss_of(
+    params: Params | None, value_fn: Any, extra_args: dict[str, Any], axis_name: AxisName | None
+) -> tuple[Params, Loss]:
+    """The parameters as arrays, and the loss of this step with the arguments it asks for."""
+    if params is None:
+        msg = (
+            "`update(params=...)` is needed by `tsam_jax`'s optimizers, got None. Call"
+            " `optimizer.update(None, state, params, value_fn=value_fn)`."
+        )
+        raise ValueError(msg)
+    if not callable(value_fn):
+        msg = (
+            "`update(value_fn=...)` must be a function from parameters to the loss of this"
+            f" step's batch, got {value_fn!r}. Call `optimizer.update(None, state, params,"
+            " value_fn=lambda p: loss(p, batch))`."
+        )
+        raise TypeError(msg)
+    _checks.parameters(params)
+    loss = Loss(value_fn, *_named_in(value_fn, extra_args), axis_name=axis_name)
+    return jax.tree.map(jnp.asarray, params), loss
+
+
+def _named_in(
+    value_fn: Callable[..., Any], extra_args: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Those of the extra arguments that the signature of `value_fn` names, after the first."""
+    try:
+        parameters = list(inspect.signature(value_fn).parameters.values())
+    except (TypeError, ValueError):  # a builtin
+        return (), {}
+    rest, args, missing = dict(extra_args), [], []
+    kwargs: dict[str, Any] = {}
+    for p in parameters[1:]:
+        if p.kind is p.VAR_KEYWORD:
+            kwargs |= rest
+        elif p.kind is p.VAR_POSITIONAL:
+            continue
+        elif p.kind is p.POSITIONAL_ONLY and (p.name in rest or p.default is not p.empty):
+            args.append(rest.pop(p.name, p.default))
+        elif p.name in rest:
+            kwargs[p.name] = rest.pop(p.name)
+        elif p.default is p.empty:
+            missing.append(p.name)
+    if missing:
+        msg = (
+            f"`value_fn` needs `{missing[0]}`, and `update` was called without it. Pass it by name:"
+            f" `optimizer.update(None, state, params, value_fn=loss, {missing[0]}=...)`."
+        )
+        raise TypeError(msg)
+    return tuple(args), kwargs
+
+
+def _refuse_beside_line_search(extra_args: dict[str, Any], base_state: PyTree) -> None:
+    """Raises on a caller's `value` or `grad` beside a line search, which would trust them."""
+    theirs = sorted({"value", "grad"} & extra_args.keys())
+    if theirs and _has(_LINE_SEARCHES, base_state):
+        msg = (
+            f"`update({theirs[0]}=...)` cannot be passed where `base` has a line search, which"
+            " compares it with the estimator's objective. Leave it out: `sharpness_aware` passes"
+            " the right one."
+        )
+        raise ValueError(msg)
+
+
 def _refuse_masked(params: Params) -> None:
-    """Refuses a part of the parameters, as `optax.masked` passes it."""
-
-    def hidden(x: Any) -> bool:
-        return isinstance(x, optax.MaskedNode)
-
-    if any(map(hidden, jax.tree.leaves(params, is_leaf=hidden))):
+    """Raises on a part of the parameters, as `optax.masked` passes it."""
+    if _has(optax.MaskedNode, params):
         msg = (
             "`params` must be all parameters, which the loss needs, got a tree with"
             " `optax.MaskedNode`: the estimator is inside `optax.masked`, `optax.partition` or"
             " `optax.multi_transform`. Put these into the base, as in"
             " `sharpness_aware(optax.partition(...), estimator)`; the argument `mask` of a method"
-            " says which leaves are perturbed."
+            " chooses which leaves are perturbed."
         )
         raise ValueError(msg)
+
+
+def _has(kinds: Any, tree: PyTree) -> bool:
+    """Whether a tree has a node of these types."""
+    found = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kinds))
+    return any(isinstance(x, kinds) for x in found)
 
 
 def tsam(
@@ -257,36 +349,37 @@ def tsam(
     strategy: Strategy = "auto",
     axis_name: AxisName | None = None,
     sample_axis: str | None = None,
-    split_batch: bool = False,
+    split_batch: bool | BatchArgument = False,
     key: KeyLike = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Tilted SAM around any optax optimizer.
+    r"""Tilted SAM around any optax optimizer.
 
-    The same as `sharpness_aware(base, methods.tsam(t, rho, s, ...))`. Under
+    Minimises $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$. The same as
+    `sharpness_aware(base, methods.tsam(t, rho, s, ...), key=key)`. Under
     `optax.inject_hyperparams` name `s`, and functions like `noise`, in `static_args`.
 
     Args:
-      base: the optimizer that is given the tilted gradient.
-      t: tilt, >= 0: see `tsam_jax.methods.tsam`, as for all that follows.
+      base: the optimizer that gets the tilted gradient.
+      t: tilt in units of 1/loss, >= 0: see `tsam_jax.methods.tsam`, as for all that follows.
       rho: length of the ascent step, >= 0.
       s: number of samples, a positive integer.
       noise: law of the perturbations.
-      delta: part of the tilt that the sampling is taken to account for.
+      delta: fraction of the tilt that the sampling is taken to account for, 0 to 1.
       mask: which leaves are perturbed.
       strategy: how samples are evaluated.
       axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
       sample_axis: mesh axis over which the samples are spread.
-      split_batch: whether each sample sees a slice of the batch; `update` then needs a `batch`.
+      split_batch: which argument of `value_fn` is cut into one slice a sample; True for "batch".
       key: seed or PRNG key of the noise.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and `value_fn`:
-      see `sharpness_aware`.
+      see `sharpness_aware`. `state[0].last.metrics` has the metrics of `tsam_jax.methods.tsam`.
 
     Raises:
       ValueError: if a number is out of its range, or a name is none of the choices.
-      TypeError: if `s` is not an integer.
+      TypeError: if `base` is not an optax optimizer, `s` is not an integer or `key` is not one key.
 
     Cost: 2s gradient evaluations an update; 2 with `split_batch`.
 
@@ -296,7 +389,7 @@ def tsam(
       >>> params = jnp.array([1.0, -2.0])
       >>> state = optimizer.init(params)
       >>> loss = lambda p: jnp.sum(p**2)
-      >>> updates, state = optimizer.update(params, state, params, value_fn=loss)
+      >>> updates, state = optimizer.update(None, state, params, value_fn=loss)
       >>> params = optax.apply_updates(params, updates)
       >>> bool(loss(params) < 5.0)
       True
@@ -305,6 +398,5 @@ def tsam(
     and 3.
     """
     options: dict[str, Any] = {"noise": noise, "delta": delta, "mask": mask, "strategy": strategy}
-    options |= {"sample_axis": sample_axis, "split_batch": split_batch, "key": key}
-    estimator = methods.tsam(t, rho, s, **options)
-    return sharpness_aware(base, estimator, axis_name=axis_name)
+    options |= {"sample_axis": sample_axis, "split_batch": split_batch}
+    return sharpness_aware(base, methods.tsam(t, rho, s, **options), key=key, axis_name=axis_name)

@@ -159,40 +159,56 @@ def test_one_proposal_of_hamiltonian_monte_carlo_costs_more_than_it_gains():
 
 @pytest.mark.slow
 def test_many_proposals_take_the_bias_of_few_samples_away():
-    one, many = quality_of(hmc(3, delta=TILT)), quality_of(hmc(3, delta=TILT, proposals=20))
+    one, many = quality_of(hmc(3, delta=1.0)), quality_of(hmc(3, delta=1.0, proposals=20))
     assert many.squared_bias.value < 0.2 * one.squared_bias.value
     np.testing.assert_allclose(many.diagnostics.effective_sample_size, 3.0, rtol=1e-5)
 
 
 def test_diagnostics_of_a_run_have_its_steps():
-    estimator = methods.tsam_hmc(3.0, 4, radius=0.5, beta=0.1)
+    function = value_and_grad(quadratic, methods.tsam_hmc(3.0, 4, radius=0.5, beta=0.1))
 
     @jax.jit
     def run(x):
         def step(carry, _):
             x, state = carry
-            (_, grad), state = value_and_grad(quadratic, estimator)(x, state)
-            return (x - 0.1 * grad, state), state
+            (_, grad), state = function(x, state)
+            return (x - 0.1 * grad, state), state.last.metrics
 
-        return jax.lax.scan(step, (x, estimator.init(x)), length=5)[1]
+        return jax.lax.scan(step, (x, function.init(x)), length=5)[1]
 
-    states = run(THETA)
-    seen = sample_diagnostics(states)
+    metrics = run(THETA)
+    seen = sample_diagnostics(metrics)
     assert {field.shape for field in seen} == {(5,)}
-    w = np.asarray(states.weights)
+    w = np.asarray(metrics["weights"])
     np.testing.assert_allclose(seen.effective_sample_size, 1 / np.sum(w**2, axis=1), rtol=1e-5)
     np.testing.assert_allclose(seen.largest_weight, w.max(axis=1))
-    np.testing.assert_allclose(seen.loss_spread, np.ptp(states.losses, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(seen.acceptance, np.mean(states.acceptance, axis=1))
+    np.testing.assert_allclose(seen.loss_spread, np.ptp(metrics["losses"], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(seen.acceptance, np.mean(metrics["acceptance"], axis=1))
+    np.testing.assert_allclose(seen.effective_sample_size, metrics["effective_sample_size"], 1e-5)
 
 
 def test_a_sample_without_a_finite_loss_does_not_widen_the_spread():
-    state = methods.tilted_sampling(1.0, 3).init(jnp.ones(2))
-    state = state._replace(losses=jnp.array([1.0, jnp.nan, 3.5]))
-    assert sample_diagnostics(state).loss_spread == 2.5
-    assert np.isnan(sample_diagnostics(state).acceptance)
+    _, metrics = methods.tilted_sampling(1.0, 3).init(jnp.ones(2))
+    metrics |= {"losses": jnp.array([1.0, jnp.nan, 3.5])}
+    assert sample_diagnostics(metrics).loss_spread == 2.5
+    assert np.isnan(sample_diagnostics(metrics).acceptance)
 
 
-def test_a_state_without_samples_is_an_error():
-    with pytest.raises(TypeError, match=r"`sample_diagnostics\(state\)`.*StepState"):
-        sample_diagnostics(methods.sam(0.1).init(jnp.ones(2)))
+def test_metrics_without_samples_are_an_error():
+    function = value_and_grad(quadratic, methods.sam(0.1))
+    state = function.init(THETA)
+    with pytest.raises(TypeError, match=r"`sample_diagnostics\(metrics\)`.*those of \['loss'\]"):
+        sample_diagnostics(state.last.metrics)
+    with pytest.raises(
+        TypeError, match=r"`sample_diagnostics\(metrics\)`.*last.metrics.*Estimator"
+    ):
+        sample_diagnostics(state)
+
+
+def test_a_method_without_samples_and_of_unknown_cost_has_no_numbers_of_them():
+    estimator = methods.sam(0.1)._replace(cost=None)
+    quality = gradient_quality(
+        estimator, quadratic, THETA, jax.random.key(0), reference=SCALES * THETA, num_repeats=2
+    )
+    assert quality.diagnostics is None
+    assert np.isnan(quality.gradients)

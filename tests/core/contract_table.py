@@ -19,7 +19,7 @@ class Row(NamedTuple):
       masked: whether it takes `mask`.
       spelling: whether it is another spelling of a method of this table; it runs with the slow
         tests.
-      sampled: whether it samples, and so takes `s`, `aux`, `strategy` and `key`.
+      sampled: whether it samples, and so takes `s`, `aux` and `strategy`.
       period: number of steps after which what it calls repeats; its cost is the mean over them.
     """
 
@@ -53,7 +53,7 @@ TABLE = {
         {"t": 2.0, "s": 2, "noise": GAUSSIAN}, {"t": 30.0}, erm={"noise": noise.none}, sampled=True
     ),
     "tsam": Row(
-        {"t": 2.0, "rho": 0.1, "s": 2, "delta": 2.0, "noise": GAUSSIAN},
+        {"t": 2.0, "rho": 0.1, "s": 2, "delta": 0.5, "noise": GAUSSIAN},
         {"t": 30.0, "rho": 0.7, "delta": 0.0},
         erm={"rho": 0.0, "noise": noise.none},
         sampled=True,
@@ -66,7 +66,7 @@ TABLE = {
         sampled=True,
     ),
     "tsam_hmc": Row(
-        {"t": 1.2, "s": 2, "radius": 0.8, "beta": 0.03, "delta": 1.0, "sigma": 1.0},
+        {"t": 1.25, "s": 2, "radius": 0.8, "beta": 0.03, "delta": 0.8, "sigma": 1.0},
         {"t": 30.0, "radius": 0.4, "beta": 0.05, "delta": 0.2, "sigma": 0.8},
         erm={"radius": 0},
         sampled=True,

@@ -145,23 +145,26 @@ def replay(
     meta, loss = record.meta, loss_of(record, dtype)
     sgd = optax.sgd(meta["lr"] if learning_rate is None else learning_rate, meta["momentum"])
     optimizer = optax.chain(estimate_gradient(estimator), sgd)
+    evaluate = value_and_grad(loss, estimator)
 
     @jax.jit
     def step(params, inner, state):
-        (value, grad), inner = value_and_grad(loss, estimator)(params, inner)
-        updates, state = optimizer.update(params, state, params, value_fn=loss)
+        (value, grad), inner = evaluate(params, inner)
+        updates, state = optimizer.update(None, state, params, value_fn=loss)
         params = optax.apply_updates(params, updates)
         output = {"loss": value, "final_grad": grad, "params": params, "state": inner}
         return params, inner, state, output
 
     params, outputs = cast(record.init, dtype), []
-    states = (estimator.init(params), optimizer.init(params))
+    states = (evaluate.init(params), optimizer.init(params))
     for _ in range(STEPS):
         params, *states, output = step(params, *states)
-        np.testing.assert_array_equal(states[1][0].value, output["loss"])
+        jax.tree.map(np.testing.assert_array_equal, states[1][0], states[0])
+        np.testing.assert_array_equal(states[0].last.value, output["loss"])
         outputs.append(output)
     actual = jax.tree.map(lambda *x: np.stack(x), *outputs)
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype), np.dtype(np.int32)}
+    integers = {np.dtype(np.int32), np.dtype(np.uint32)}  # the step and the key
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {np.dtype(dtype)} | integers
     return actual
 
 

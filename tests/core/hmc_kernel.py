@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tsam_jax.methods import _chains
+from tsam_jax.methods import hmc
 
 G = jnp.array([2.0, -1.0, 0.5])
 
@@ -22,7 +22,7 @@ def curved(e):
 def make_look(loss):
     def look(e):
         value, grad = jax.value_and_grad(loss)(e)
-        return _chains.Point(e, value, grad, grad)
+        return hmc._Point(e, value, grad, grad)
 
     return look
 
@@ -32,8 +32,8 @@ def make_kernel(loss, integrator="leapfrog", accept="metropolis", **numbers):
     look = make_look(loss)
 
     def kernel(key, e):
-        options = {"integrate": _chains.INTEGRATORS[integrator], "accept": accept, **numbers}
-        there, accepted = _chains.propose(key, look(e), look, **options)
+        options = {"integrate": hmc._INTEGRATORS[integrator], "accept": accept, **numbers}
+        there, accepted = hmc._propose(key, look(e), look, **options)
         return there.e, accepted
 
     return kernel

@@ -1,4 +1,4 @@
-"""TSAM in NumPy, with loops, line by line as the paper prints it. Oracle of the tests; no JAX.
+"""TSAM in NumPy, with loops, line by line as the paper prints it, which the tests compare with.
 
 Parameters are dicts of float64 arrays; `loss` and `gradient` are functions of such a dict;
 `perturbations[j]` is what Algorithm 3, line 2, draws for sample j.
@@ -12,10 +12,12 @@ import numpy as np
 def tsam(loss, gradient, theta, perturbations, *, t, rho, delta=0.0, masked=None):
     """The tilted gradient, with the losses, weights and points that lead to it.
 
-    `masked` are the names of the leaves that are perturbed; default: all.
+    `masked` are the names of the leaves that are perturbed; default: all. `delta` is a fraction of
+    t: the paper's, over t.
     """
     masked = set(theta) if masked is None else masked
-    delta = t / 2 if delta == "half" else delta
+    delta = 0.5 if delta == "half" else delta
+    tilt = (1 - delta) * t if delta < 1 else 0.0
     points, losses, gradients = [], [], []
     for eps in perturbations:  # Algorithm 1, line 2: sample s perturbations by Algorithm 3
         point = {}
@@ -34,11 +36,11 @@ def tsam(loss, gradient, theta, perturbations, *, t, rho, delta=0.0, masked=None
         gradients.append(gradient(point))
     worst = max(losses)
     weights = []
-    for l in losses:  # Algorithm 1, line 3: w = softmax((t - delta) L)
-        if math.isinf(t):
+    for l in losses:  # Algorithm 1, line 3: w = softmax((1 - delta) t L)
+        if math.isinf(tilt):
             weights.append(float(l == worst))
         else:
-            weights.append(math.exp((t - delta) * (l - worst)))
+            weights.append(math.exp(tilt * (l - worst)))
     total = sum(weights)
     weights = [w / total for w in weights]
     tilted = {name: np.zeros_like(theta[name]) for name in theta}

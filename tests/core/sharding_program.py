@@ -20,8 +20,8 @@ def explicit(name):
 
         @jax.jit
         def gradient(params):
-            fun = value_and_grad(lambda p: jnp.mean((p - 0.3) ** 4), estimator)
-            return fun(params, estimator.init(params))[0][1]
+            step = value_and_grad(lambda p: jnp.mean((p - 0.3) ** 4), estimator)
+            return step(params, step.init(params))[0][1]
 
         assert gradient(params).sharding.is_equivalent_to(spec, 2), name
 
@@ -40,7 +40,7 @@ def main() -> None:
 
         @jax.jit
         def step(params, state, x, optimizer=optimizer):
-            updates, state = optimizer.update(params, state, params, value_fn=lambda p: loss(p, x))
+            updates, state = optimizer.update(None, state, params, value_fn=lambda p: loss(p, x))
             return updates, optax.apply_updates(params, updates), state
 
         params = {"w": place(start["w"], None, "model"), "b": place(start["b"], "model")}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsam_jax import Oracle, make_oracle, value_and_grad
+from tsam_jax import Loss, value_and_grad
 
 X = np.array([[0.3, -1.1], [0.7, 0.2]])  # NumPy, so that it is float64 where JAX is
 PARAMS = {"w": X, "b": np.array([0.1, -0.2])}
@@ -18,18 +18,20 @@ def parameters():
     return jax.tree.map(jnp.asarray, PARAMS)
 
 
-def evaluate(estimator, params=PARAMS, fun=loss, state=None):
+def evaluate(estimator, params=PARAMS, fun=loss, state=None, key=0):
     """One step: value, gradient, and the state after it."""
     params = jax.tree.map(jnp.asarray, params)
-    state = estimator.init(params) if state is None else state
-    (value, grad), state = jax.jit(value_and_grad(fun, estimator))(params, state)
+    step = value_and_grad(fun, estimator, key=key)
+    state = step.init(params) if state is None else state
+    (value, grad), state = jax.jit(step)(params, state)
     return value, grad, state
 
 
-def run(estimator, steps=3, fun=loss, params=PARAMS, xs=None):
+def run(estimator, steps=3, fun=loss, params=PARAMS, xs=None, key=0):
     """Some steps of gradient descent: losses, gradients, parameters, and the last state."""
     params = jax.tree.map(jnp.asarray, params)
-    step, state, outputs = jax.jit(value_and_grad(fun, estimator)), estimator.init(params), []
+    step = value_and_grad(fun, estimator, key=key)
+    state, step, outputs = step.init(params), jax.jit(step), []
     for k in range(steps):
         (value, grad), state = step(params, state, *([] if xs is None else [xs[k]]))
         outputs.append((value, grad, params))
@@ -37,25 +39,48 @@ def run(estimator, steps=3, fun=loss, params=PARAMS, xs=None):
     return outputs, state
 
 
+class Listening(Loss):
+    """A loss that appends its calls to a list: ("gradient" or "value", the point)."""
+
+    def __init__(self, loss, calls):
+        self.loss, self.calls = loss, calls
+
+    def __call__(self, params):
+        self.calls.append(("gradient", params))
+        return self.loss(params)
+
+    def value(self, params):
+        self.calls.append(("value", params))
+        return self.loss.value(params)
+
+    def on(self, *part):
+        return Listening(self.loss.on(*part), self.calls)
+
+    def examples(self, *batch):
+        return self.loss.examples(*batch)
+
+
+def listen(estimator, loss, params, steps=1, key=0):
+    """Estimates without `jit` at one point: the last evaluation, and all calls of the loss."""
+    (memory, _), calls = estimator.init(params), []
+    for k in range(steps):
+        step_key = jax.random.fold_in(jax.random.key(key), k)
+        evaluation, memory = estimator.estimate(
+            Listening(loss, calls), params, memory, step=jnp.int32(k), key=step_key
+        )
+    return evaluation, calls
+
+
 def points_of(estimator, params=PARAMS, fun=loss, steps=1):
-    """The points where gradients are taken, eagerly."""
-    params = jax.tree.map(jnp.asarray, params)
-    points, oracle, state = [], make_oracle(fun), estimator.init(params)
-
-    def evaluate_and_note(point):
-        points.append(point)
-        return oracle.evaluate(point)
-
-    with jax.disable_jit():
-        for _ in range(steps):
-            _, state = estimator.estimate(Oracle(evaluate_and_note, oracle.value), params, state)
-    return points
+    """The points where gradients are taken."""
+    _, calls = listen(estimator, Loss(fun), jax.tree.map(jnp.asarray, params), steps)
+    return [point for kind, point in calls if kind == "gradient"]
 
 
-def one_perturbation(estimator, law, params, step=0):
-    """The perturbation of the one sample of a step."""
-    key = jax.random.fold_in(estimator.init(params).key, step)
-    return law(jax.random.split(key, 1)[0], params)
+def one_perturbation(law, params, step=0, key=0):
+    """The perturbation of the one sample of a step; `key` is a seed or a key."""
+    typed = jax.random.key(key) if isinstance(key, int) else key
+    return law(jax.random.split(jax.random.fold_in(typed, step), 1)[0], params)
 
 
 def assert_close(a, b, rtol=1e-5, atol=1e-6):

@@ -54,13 +54,26 @@ def test_values_are_those_of_what_is_minimised(x64):
     a, fun, x = quadratic()
     here, there = fun(x), fun(x + 0.3 * unit(a @ x))
     for estimator, value in (
+        (methods.sam(0.3), there),
         (methods.pgn(0.3, 1.7), -0.7 * here + 1.7 * there),
         (methods.wsam(0.3, 0.3), here + 0.3 / 0.7 * (there - here)),
         (methods.gsam(0.3, 0.4), there),
         (methods.esam2((0.3,)), there),
         (methods.looksam(0.3), here),
     ):
-        np.testing.assert_allclose(evaluate(estimator, jnp.asarray(x), fun)[0], value, rtol=1e-12)
+        actual, _, state = evaluate(estimator, jnp.asarray(x), fun)
+        np.testing.assert_allclose(actual, value, rtol=1e-12)
+        assert actual == state.last.value
+        np.testing.assert_allclose(state.last.metrics["loss"], here, rtol=1e-12)
+
+
+def test_the_cosine_is_of_the_gradients_at_both_ends(x64):
+    a, fun, x = quadratic()
+    g = a @ x
+    at_sam = a @ (x + 0.3 * unit(g))
+    cosine = g @ at_sam / np.sqrt((g @ g) * (at_sam @ at_sam))
+    _, _, state = evaluate(methods.gsam(0.3, 0.4), jnp.asarray(x), fun)
+    np.testing.assert_allclose(state.last.metrics["cosine"], cosine, rtol=1e-12)
 
 
 def test_gsam_takes_away_what_is_orthogonal_to_sam(x64):
@@ -78,17 +91,17 @@ def test_esam2_of_a_quadratic_is_sam_with_the_largest_step(x64):
     sam_value, sam_grad, _ = evaluate(methods.sam(0.3), jnp.asarray(x), fun)
     np.testing.assert_allclose(grad, sam_grad, rtol=1e-12)
     np.testing.assert_allclose(value, sam_value, rtol=1e-12)
-    assert state.rho == 0.3
-    assert np.all(np.diff(state.losses) > 0)
+    assert state.last.metrics["rho"] == 0.3
+    assert np.all(np.diff(state.last.metrics["losses"]) > 0)
 
 
 def test_looksam_of_a_quadratic(x64):
     """Five steps of gradient descent with k = 3; rho and alpha follow the step counter."""
     a, fun, x = quadratic()
     rho, alpha = (lambda k: 0.3 + 0.1 * k), (lambda k: 0.5 + 0.1 * k)
-    estimator = methods.looksam(rho, every=3, alpha=alpha)
-    params, state = jnp.asarray(x), estimator.init(jnp.asarray(x))
-    step = jax.jit(value_and_grad(fun, estimator))
+    step = value_and_grad(fun, methods.looksam(rho, every=3, alpha=alpha))
+    params, state = jnp.asarray(x), step.init(jnp.asarray(x))
+    step = jax.jit(step)
     for k in range(5):
         g = a @ x
         if k % 3 == 0:
@@ -98,6 +111,6 @@ def test_looksam_of_a_quadratic(x64):
             desired = g + alpha(k) * np.sqrt(g @ g) * unit(gv)
         (_, grad), state = step(params, state)
         np.testing.assert_allclose(grad, desired, rtol=1e-9)
-        np.testing.assert_allclose(state.sharp, gv, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(state.memory, gv, rtol=1e-9, atol=1e-12)
         x, params = x - 0.1 * desired, params - 0.1 * grad
     assert state.step == 5

@@ -75,24 +75,26 @@ def loss(x):
 
 
 def run(estimator, fun=loss, x=X):
-    (value, grad), state = jax.jit(value_and_grad(fun, estimator))(x, estimator.init(x))
-    return value, grad, state
+    """One step: value, gradient, and its metrics."""
+    step = value_and_grad(fun, estimator)
+    (value, grad), state = jax.jit(step)(x, step.init(x))
+    return value, grad, state.last.metrics
 
 
 @pytest.mark.parametrize("strategy", ["auto", "unrolled", "vectorized"])
 @pytest.mark.parametrize("rho", [0.0, 0.1])
 def test_the_step_is_that_of_the_chosen_tilt(rho, strategy):
-    value, grad, state = run(methods.tsam(AutoTilt(0.5), rho, 4, noise=LAW, strategy=strategy))
-    np.testing.assert_allclose(effective_sample_size(state.weights), 2.0, rtol=1e-4)
-    assert isinstance(state, methods.AutoTiltedState)
-    assert state.tilt.shape == ()
-    desired_value, desired, desired_state = run(
-        methods.tsam(float(state.tilt), rho, 4, noise=LAW, strategy="unrolled")
+    value, grad, metrics = run(methods.tsam(AutoTilt(0.5), rho, 4, noise=LAW, strategy=strategy))
+    np.testing.assert_allclose(effective_sample_size(metrics["weights"]), 2.0, rtol=1e-4)
+    assert metrics["tilt"].shape == ()
+    desired_value, desired, desired_metrics = run(
+        methods.tsam(float(metrics["tilt"]), rho, 4, noise=LAW, strategy="unrolled")
     )
-    assert isinstance(desired_state, methods.SampledState)
     np.testing.assert_allclose(value, desired_value, rtol=1e-5)
     np.testing.assert_allclose(grad, desired, rtol=1e-4)
-    np.testing.assert_allclose(state.weights, desired_state.weights, rtol=1e-4)
+    assert metrics.keys() == desired_metrics.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], desired_metrics[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["unrolled", "vectorized"])
@@ -101,44 +103,50 @@ def test_a_sample_that_is_not_finite(strategy):
         return jnp.where(x[0] > X[0], jnp.nan, loss(x))
 
     estimator = methods.tilted_sampling(AutoTilt(0.6), 8, noise=LAW, strategy=strategy)
-    _, grad, state = run(estimator, broken)
-    present = np.isfinite(state.losses)
+    _, grad, metrics = run(estimator, broken)
+    present = np.isfinite(metrics["losses"])
     assert 1 < present.sum() < 8
-    ess = effective_sample_size(state.weights)
+    ess = effective_sample_size(metrics["weights"])
     np.testing.assert_allclose(ess, 0.6 * present.sum(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["effective_sample_size"], ess, rtol=1e-6)
     assert np.all(np.isfinite(grad))
     assert not np.isfinite(run(estimator, lambda x: jnp.nan * loss(x))[0])
 
 
 def test_the_fraction_may_be_a_schedule_or_traced():
     estimator = methods.tilted_sampling(AutoTilt(lambda step: 0.5 + 0.25 * step), 4, noise=LAW)
-    step, state = jax.jit(value_and_grad(loss, estimator)), estimator.init(X)
+    step = value_and_grad(loss, estimator)
+    state, step = step.init(X), jax.jit(step)
     for ess in 2.0, 3.0:
         _, state = step(X, state)
-        np.testing.assert_allclose(effective_sample_size(state.weights), ess, rtol=1e-4)
-    traced = jax.jit(lambda f: run(methods.tilted_sampling(AutoTilt(f), 4, noise=LAW))[2].weights)
-    np.testing.assert_allclose(effective_sample_size(traced(0.75)), 3.0, rtol=1e-4)
+        weights = state.last.metrics["weights"]
+        np.testing.assert_allclose(effective_sample_size(weights), ess, rtol=1e-4)
+    traced = jax.jit(lambda f: run(methods.tilted_sampling(AutoTilt(f), 4, noise=LAW))[2])
+    weights = traced(0.75)["weights"]
+    np.testing.assert_allclose(effective_sample_size(weights), 3.0, rtol=1e-4)
 
 
 def test_without_noise_and_ascent_it_is_the_plain_gradient():
     estimator = methods.tsam(AutoTilt(0.5), 0.0, 3, noise=noise.none)
     assert estimator.cost.gradients == 1
-    value, grad, state = run(estimator)
+    value, grad, metrics = run(estimator)
     np.testing.assert_allclose(grad, jax.grad(loss)(X), rtol=1e-6)
     assert value == loss(X)
-    np.testing.assert_allclose(state.weights, 1 / 3)
+    np.testing.assert_allclose(metrics["weights"], np.full(3, 1 / 3))
+    assert metrics["tilt"] == jnp.inf  # the losses are equal
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_dtypes_are_stable(dtype, x64):
     estimator = methods.tsam(AutoTilt(0.5), 0.1, 4, noise=LAW)
-    x = X.astype(dtype)
-    before = jax.eval_shape(estimator.init, x)
-    (value, grad), after = jax.eval_shape(value_and_grad(loss, estimator), x, before)
+    x, step = X.astype(dtype), value_and_grad(loss, estimator)
+    before = jax.eval_shape(step.init, x)
+    (value, grad), after = jax.eval_shape(step, x, before)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
-    assert value.dtype == after.tilt.dtype == jnp.result_type(dtype, jnp.float32)
+    tilt = after.last.metrics["tilt"]
+    assert value.dtype == tilt.dtype == jnp.result_type(dtype, jnp.float32)
     assert grad.dtype == dtype
 
 
@@ -156,5 +164,8 @@ def test_mistakes():
         AutoTilt("half")
     with pytest.raises(ValueError, match=r"`tsam\(delta=...\)` must be 0 for an `AutoTilt`"):
         methods.tsam(AutoTilt(0.5), 0.1, 3, delta="half")
-    with pytest.raises(ValueError, match=r"`tilted_sampling\(strategy=...\)` cannot be 'streamed'"):
-        methods.tilted_sampling(AutoTilt(0.5), 3, strategy="streamed")
+    for method in methods.tilted_sampling, methods.tsam:
+        arguments = {"s": 3} | ({"rho": 0.1} if method is methods.tsam else {})
+        message = rf"`{method.__name__}\(strategy=...\)` cannot be 'streamed'"
+        with pytest.raises(ValueError, match=message):
+            method(AutoTilt(0.5), **arguments, strategy="streamed")

@@ -31,10 +31,12 @@ def problem():
 CASES = [
     {"t": 20.0, "rho": 0.05, "delta": 0.0},
     {"t": 1.0, "rho": 0.5, "delta": 0.0},
-    {"t": 3.0, "rho": 0.1, "delta": 1.0},
+    {"t": 3.0, "rho": 0.1, "delta": 0.3},
     {"t": 0.0, "rho": 0.1, "delta": 0.0},
     {"t": np.inf, "rho": 0.1, "delta": 0.0},
-    {"t": 5.0, "rho": 0.1, "delta": 5.0},
+    {"t": np.inf, "rho": 0.1, "delta": 0.3},
+    {"t": np.inf, "rho": 0.1, "delta": 1.0},
+    {"t": 5.0, "rho": 0.1, "delta": 1.0},
 ]
 
 
@@ -43,24 +45,31 @@ def check_against_reference(make_estimator, law, mask, cases):
     loss, gradient, theta = problem()
     params = jax.tree.map(jnp.asarray, theta)
 
+    def evaluator(**numbers):
+        return value_and_grad(lambda p: loss(p, jnp), make_estimator(**numbers), key=3)
+
     @jax.jit
     def step(state, **numbers):
-        return value_and_grad(lambda p: loss(p, jnp), make_estimator(**numbers))(params, state)
+        return evaluator(**numbers)(params, state)
 
     seen = params if mask is None else {"u": params["u"], "v": None}
     draw = jax.jit(law)
     for case in cases:
-        state = make_estimator(**case).init(params)
+        state = evaluator(**case).init(params)
         for k in range(2):
-            keys = jax.random.split(jax.random.fold_in(state.key, k), S)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(3), k), S)
             eps = [draw(key, seen) for key in keys]
             desired, losses, weights, _ = reference.tsam(
                 loss, gradient, theta, eps, masked=None if mask is None else {"u"}, **case
             )
             traced = {name: x for name, x in case.items() if x != "half"}
             (_, grad), state = step(state, **traced)
-            np.testing.assert_allclose(state.losses, losses, rtol=1e-12)
-            np.testing.assert_allclose(state.weights, weights, rtol=1e-9, atol=1e-15)
+            metrics = state.last.metrics
+            np.testing.assert_allclose(metrics["losses"], losses, rtol=1e-12)
+            np.testing.assert_allclose(metrics["weights"], weights, rtol=1e-9, atol=1e-15)
+            np.testing.assert_allclose(
+                metrics["effective_sample_size"], 1 / np.sum(weights**2), rtol=1e-9
+            )
             for name in theta:
                 np.testing.assert_allclose(grad[name], desired[name], rtol=1e-9, atol=1e-12)
 
@@ -71,7 +80,7 @@ def test_tsam_is_the_naive_reference(mask, strategy, x64):
     law = noise.gaussian(rms=0.3)
 
     def make_estimator(**numbers):
-        return methods.tsam(s=S, noise=law, mask=mask, strategy=strategy, key=3, **numbers)
+        return methods.tsam(s=S, noise=law, mask=mask, strategy=strategy, **numbers)
 
     check_against_reference(make_estimator, law, mask, CASES)
 
@@ -80,7 +89,7 @@ def test_half_the_tilt_is_the_naive_reference(x64):
     law = noise.ball(rms=0.3)
 
     def make_estimator(t, rho, delta="half"):
-        return methods.tsam(t, rho, S, noise=law, delta=delta, key=3)
+        return methods.tsam(t, rho, S, noise=law, delta=delta)
 
     check_against_reference(make_estimator, law, None, [{"t": 3.0, "rho": 0.1, "delta": "half"}])
 
@@ -90,19 +99,19 @@ def test_schedules_follow_the_step_counter(x64):
     estimator = methods.tsam(
         t=lambda step: 1.0 + step,
         rho=lambda step: 0.1 * (1 + step),
-        delta=lambda step: 0.5 * step,
+        delta=lambda step: 0.4 * step,
         s=S,
         noise=noise.sphere(radius=lambda step: 0.2 + 0.1 * step),
-        key=3,
     )
     params = jax.tree.map(jnp.asarray, theta)
-    step = jax.jit(value_and_grad(lambda p: loss(p, jnp), estimator))
-    state = estimator.init(params)
-    for k in range(3):
-        keys = jax.random.split(jax.random.fold_in(state.key, k), S)
+    step = value_and_grad(lambda p: loss(p, jnp), estimator, key=3)
+    state, step = step.init(params), jax.jit(step)
+    for k in range(4):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(3), k), S)
         eps = [noise.sphere(radius=0.2 + 0.1 * k)(key, params) for key in keys]
+        delta = min(0.4 * k, 1.0)  # a schedule is clipped to [0, 1]
         desired, *_ = reference.tsam(
-            loss, gradient, theta, eps, t=1.0 + k, rho=0.1 * (1 + k), delta=0.5 * k
+            loss, gradient, theta, eps, t=1.0 + k, rho=0.1 * (1 + k), delta=delta
         )
         (_, grad), state = step(params, state)
         for name in theta:
@@ -121,10 +130,11 @@ def test_sam_of_a_quadratic(steps, x64):
     point = x
     for _ in range(steps):
         point += 0.3 / steps * (a @ point) / jnp.linalg.norm(a @ point)
-    sam = methods.sam(rho=0.3, steps=steps)
-    (value, grad), _ = value_and_grad(loss, sam)(x, sam.init(x))
+    step = value_and_grad(loss, methods.sam(rho=0.3, steps=steps))
+    (value, grad), state = step(x, step.init(x))
     np.testing.assert_allclose(grad, a @ point, rtol=1e-11)
     np.testing.assert_allclose(value, loss(point), rtol=1e-11)
+    np.testing.assert_allclose(state.last.metrics["loss"], loss(x), rtol=1e-11)
     theirs = reference.sam(lambda p: {"x": a @ p["x"]}, {"x": np.asarray(x)}, rho=0.3, steps=steps)
     np.testing.assert_allclose(grad, theirs["x"], rtol=1e-11)
 
@@ -144,8 +154,8 @@ def test_gaussian_tilt_of_a_quadratic(x64):
     @jax.jit
     @jax.vmap
     def estimates(key):
-        state = estimator.init(x)._replace(key=key)
-        return value_and_grad(loss, estimator)(x, state)[0]
+        step = value_and_grad(loss, estimator, key=key)
+        return step(x, step.init(x))[0]
 
     for seed in range(3):
         values, grads = estimates(jax.random.split(jax.random.key(seed), 20))

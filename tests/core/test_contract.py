@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_problem
 from contract_table import TABLE, batch, loss, make, parameters
 
-from tsam_jax import Oracle, estimate_gradient, make_oracle, methods, value_and_grad
+from tsam_jax import Cost, Loss, estimate_gradient, methods, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -33,14 +34,15 @@ with_numbers = pytest.mark.parametrize(
 )
 
 
-def make_optimizer(estimator, base=None):
-    return optax.chain(estimate_gradient(estimator), base or optax.sgd(0.01, momentum=0.9))
+def make_optimizer(estimator, base=None, key=0):
+    base = base or optax.sgd(0.01, momentum=0.9)
+    return optax.chain(estimate_gradient(estimator, key=key), base)
 
 
 def make_step(optimizer):
     def step(params, state, x):
         value_fn = lambda p: loss(p, x)  # noqa: E731 - as users write it
-        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        updates, state = optimizer.update(None, state, params, value_fn=value_fn)
         return optax.apply_updates(params, updates), state
 
     return step
@@ -74,29 +76,14 @@ def difference(a, b):
     return np.abs(flat(a) - flat(b)).max()
 
 
-def listening(oracle, calls):
-    """The oracle, with a list of the points where it is asked."""
-
-    def evaluate(point):
-        calls.append(("gradient", point))
-        return oracle.evaluate(point)
-
-    def value(point):
-        calls.append(("value", point))
-        return oracle.value(point)
-
-    return Oracle(evaluate, value)
+def described(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-def listen(estimator, fun=None, *, has_aux=False, steps=1):
-    """Eager estimates: the last evaluation and state, and all calls of the oracle."""
-    params, calls = parameters(), []
-    oracle = make_oracle(fun or (lambda p: loss(p, batch())), has_aux=has_aux)
-    state = estimator.init(params)
-    with jax.disable_jit():  # else `lax.cond` would call both branches, with tracers
-        for _ in range(steps):
-            evaluation, state = estimator.estimate(listening(oracle, calls), params, state)
-    return evaluation, state, calls
+def listen(estimator, fun=loss, *, has_aux=False, **options):
+    """Estimates without `jit`: the last evaluation, and all calls of the loss."""
+    of_batch = Loss(fun, (batch(),), has_aux=has_aux)
+    return small_problem.listen(estimator, of_batch, parameters(), **options)
 
 
 def test_the_table_has_every_method_and_every_argument():
@@ -122,7 +109,7 @@ def test_unknown_extra_arguments_reach_the_base(name):
     optimizer, params = make_optimizer(make(name), base), parameters()
     value_fn = lambda p: loss(p, batch())  # noqa: E731
     state = optimizer.init(params)
-    optimizer.update(params, state, params, value_fn=value_fn, value=1.0, surprise="yes")
+    optimizer.update(None, state, params, value_fn=value_fn, value=1.0, surprise="yes")
     assert heard == {"value_fn": value_fn, "value": 1.0, "surprise": "yes"}
 
 
@@ -131,9 +118,9 @@ def test_missing_params_or_value_fn_is_a_clear_error(name):
     optimizer, params = make_optimizer(make(name)), parameters()
     state = optimizer.init(params)
     with pytest.raises(ValueError, match=r"`update\(params=...\)` is needed.*got None"):
-        optimizer.update(params, state, value_fn=lambda p: loss(p, batch()))
+        optimizer.update(None, state, value_fn=lambda p: loss(p, batch()))
     with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got None"):
-        optimizer.update(params, state, params)
+        optimizer.update(None, state, params)
 
 
 @every_method
@@ -156,7 +143,7 @@ def test_one_trace(name):
 @every_method
 def test_buffers_can_be_donated(name):
     key = jax.random.key(5)
-    optimizer = make_optimizer(make(name, **({"key": key} if TABLE[name].sampled else {})))
+    optimizer = make_optimizer(make(name), key=key)
     step = jax.jit(make_step(optimizer), donate_argnums=(0, 1))
     first, second = parameters(), parameters()
     states = optimizer.init(first), optimizer.init(second)
@@ -185,19 +172,80 @@ def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
         return loss(p, batch()) + (p["wide"] ** 2).astype(dtype)
 
     def update(params, state):
-        return optimizer.update(params, state, params, value_fn=value_fn)
+        return optimizer.update(None, state, params, value_fn=value_fn)
 
     updates, after = jax.eval_shape(update, params, state)
-    described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     assert described(updates) == described(params)
     assert jax.tree.structure(state) == jax.tree.structure(after)
-    for before, x in zip(jax.tree.leaves(state[0]), jax.tree.leaves(after[0]), strict=True):
-        assert (before.shape, before.dtype, before.weak_type) == (x.shape, x.dtype, x.weak_type)
+    assert described(state[0]) == described(after[0])
     for x in jax.tree.leaves(after[0]):
         if jnp.issubdtype(x.dtype, jnp.floating):
             assert x.dtype == jnp.result_type(dtype, jnp.float32)
-    (value, _), _ = jax.eval_shape(value_and_grad(value_fn, estimator), params, after[0].inner)
+    (value, grad), same = jax.eval_shape(value_and_grad(value_fn, estimator), params, after[0])
     assert value.dtype == jnp.result_type(dtype, jnp.float32)
+    assert described(grad) == described(params)
+    assert described(same) == described(after[0])
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("wrapper", [None, "m_sam", "microbatched"])
+@pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
+def test_metrics_and_memory_are_those_that_init_declares(name, wrapper, dtype, x64):
+    estimator, params = make(name), parameters(dtype)
+    if wrapper:
+        estimator = methods.WRAPPERS[wrapper](estimator, 3, batch="x")
+    memory, metrics = jax.eval_shape(estimator.init, params)
+
+    def estimate(params, memory):
+        of_batch = Loss(loss, (batch(),))
+        return estimator.estimate(
+            of_batch, params, memory, step=jnp.int32(0), key=jax.random.key(0)
+        )
+
+    evaluation, after = jax.eval_shape(estimate, params, memory)
+    assert described(evaluation.metrics) == described(metrics)
+    assert described(after) == described(memory)
+    assert set(metrics) <= set(methods.METRICS)
+    assert {x.dtype for x in metrics.values()} == {jnp.result_type(dtype, jnp.float32)}
+
+
+@every_method
+def test_the_metric_loss_is_that_of_the_first_evaluation(name):
+    evaluation, calls = listen(make(name))
+    if "loss" in evaluation.metrics:
+        kind, point = calls[0]
+        assert kind == "gradient"
+        np.testing.assert_allclose(evaluation.metrics["loss"], loss(point, batch()), rtol=1e-6)
+    else:
+        assert TABLE[name].sampled
+
+
+@every_method
+def test_special_cases_do_not_change_the_type_of_the_state(name):
+    def types(**changes):
+        optimizer, params = make_optimizer(make(name, **changes)), parameters()
+        state = jax.eval_shape(optimizer.init, params)
+        step = make_step(optimizer)
+        return described((state, jax.eval_shape(step, params, state, batch())))
+
+    if "rho" in inspect.signature(methods.METHODS[name]).parameters:
+        assert types(rho=0) == types(rho=0.0) == types()
+    if TABLE[name].erm is not None:
+        assert types(**TABLE[name].erm) == types()
+
+
+@every_method
+def test_the_cost_is_known_also_of_wrapped_methods(name):
+    estimator = make(name)
+    assert isinstance(estimator.cost, Cost)
+    assert estimator.cost.gradients >= 1
+    for wrapped in (
+        methods.m_sam(estimator, 3),
+        methods.microbatched(estimator, 3),
+        methods.per_device(estimator, "data"),
+    ):
+        assert wrapped.cost == estimator.cost
 
 
 @every_method
@@ -258,7 +306,7 @@ def test_numbers_may_be_schedules_of_the_step_counter(name, number):
 
 @every_method
 def test_a_zero_gradient_is_finite(name):
-    evaluation, _, _ = listen(make(name), lambda p: 0.0 * loss(p, batch()))
+    evaluation, _ = listen(make(name), lambda p, x: 0.0 * loss(p, x))
     assert all(jnp.all(g == 0) for g in jax.tree.leaves(evaluation.grad))
     assert evaluation.value == 0
 
@@ -269,13 +317,14 @@ def test_samples_that_are_not_finite_are_left_out(name, strategy):
     def broken(p, bad):
         return jnp.where(p["b"][0] > parameters()["b"][0], bad, 1.0) * loss(p, batch())
 
-    estimator, params = make(name, s=4, strategy=strategy, key=2), parameters()
-    step = jax.jit(value_and_grad(broken, estimator))
+    step, params = value_and_grad(broken, make(name, s=4, strategy=strategy), key=2), parameters()
+    state, step = step.init(params), jax.jit(step)
     for bad in jnp.nan, jnp.inf:
-        (value, grad), state = step(params, estimator.init(params), bad)
-        present = np.isfinite(state.losses)
+        (value, grad), after = step(params, state, bad)
+        losses, weights = (np.asarray(after.last.metrics[x]) for x in ("losses", "weights"))
+        present = np.isfinite(losses)
         assert 0 < present.sum() < 4
-        weights = np.asarray(state.weights)
+        assert np.all(np.isnan(losses[~present]))
         assert np.all(weights[~present] == 0)
         np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
         assert np.all(weights[present] > 0)
@@ -289,11 +338,11 @@ def test_if_nothing_is_finite_apply_if_finite_acts(name):
     optimizer, params = make_optimizer(make(name), base), parameters()
     state = optimizer.init(params)
     updates, state = optimizer.update(
-        params, state, params, value_fn=lambda p: jnp.nan * loss(p, batch())
+        None, state, params, value_fn=lambda p: jnp.nan * loss(p, batch())
     )
     assert np.all(flat(updates) == 0)
     assert state[1].total_notfinite == 1
-    assert not np.isfinite(state[0].value)
+    assert not np.isfinite(state[0].last.value)
 
 
 @every_method
@@ -301,8 +350,8 @@ def test_without_noise_and_ascent_it_is_the_plain_gradient(name):
     if TABLE[name].erm is None:
         pytest.skip("it never is")
     estimator = make(name, **TABLE[name].erm)
-    evaluation, _, calls = listen(estimator)
-    desired, _, _ = listen(make("erm"))
+    evaluation, calls = listen(estimator)
+    desired, _ = listen(make("erm"))
     np.testing.assert_array_equal(flat(evaluation.grad), flat(desired.grad))
     assert evaluation.value == desired.value
     assert len(calls) == estimator.cost.gradients == 1
@@ -311,16 +360,16 @@ def test_without_noise_and_ascent_it_is_the_plain_gradient(name):
 @masked
 def test_masked_leaves_are_not_perturbed(name):
     for mask in {"w": True, "b": False}, (lambda p: {"w": True, "b": False}):
-        _, _, calls = listen(make(name, mask=mask))
+        _, calls = listen(make(name, mask=mask))
         assert all(jnp.all(point["b"] == parameters()["b"]) for _, point in calls)
         assert any(jnp.any(point["w"] != parameters()["w"]) for _, point in calls)
-    _, _, calls = listen(make(name))
+    _, calls = listen(make(name))
     assert any(jnp.any(point["b"] != parameters()["b"]) for _, point in calls)
 
 
 @every_method
 def test_aux_is_of_the_first_evaluation(name):
-    evaluation, _, calls = listen(make(name), lambda p: (loss(p, batch()), p), has_aux=True)
+    evaluation, calls = listen(make(name), lambda p, x: (loss(p, x), p), has_aux=True)
     np.testing.assert_array_equal(flat(evaluation.aux), flat(calls[0][1]))
 
 
@@ -330,7 +379,7 @@ def test_cost_is_what_is_called(name):
     for aux in policies:
         changes = {"aux": aux, "strategy": "unrolled", "s": 3} if aux else {}
         estimator, period = make(name, **changes), TABLE[name].period
-        _, _, calls = listen(estimator, steps=period)
+        _, calls = listen(estimator, steps=period)
         kinds = [kind for kind, _ in calls]
         assert kinds.count("gradient") == pytest.approx(period * estimator.cost.gradients)
         assert kinds.count("value") == pytest.approx(period * estimator.cost.values)

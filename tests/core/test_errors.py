@@ -27,7 +27,11 @@ CASES = {
     "tsam-s": (lambda: methods.tsam(1.0, 0.1, 0), r"`tsam\(s=...\)` must be a positive .*got 0"),
     "tsam-delta": (
         lambda: methods.tsam(1.0, 0.1, 3, delta=2.0),
-        r"`tsam\(delta=...\)` must be a number between 0 and t = 1.0, got 2.0",
+        rf"`tsam\(delta=...\)` {SHARE}, got 2.0",
+    ),
+    "tsam-delta-negative": (
+        lambda: methods.tsam(1.0, 0.1, 3, delta=-0.5),
+        rf"`tsam\(delta=...\)` {SHARE}, got -0.5",
     ),
     "tsam-aux": (
         lambda: methods.tsam(1.0, 0.1, 3, aux="last"),
@@ -220,8 +224,8 @@ def test_scalars_of_any_kind_pass(rho):
 
 def test_traced_scalars_pass_and_traced_vectors_do_not():
     def ascent(rho):
-        estimator = methods.sam(rho)
-        return tsam_jax.value_and_grad(lambda x: x**2, estimator)(1.0, estimator.init(1.0))[0][1]
+        step = tsam_jax.value_and_grad(lambda x: x**2, methods.sam(rho))
+        return step(1.0, step.init(1.0))[0][1]
 
     rhos = jnp.array([0.1, 0.2])
     np.testing.assert_allclose(jax.jit(jax.vmap(ascent))(rhos), [2.2, 2.4], rtol=1e-6)
@@ -241,10 +245,10 @@ def test_injected_s_says_what_to_do():
     with pytest.raises(TypeError, match="name it in `static_args`"):
         optax.inject_hyperparams(factory)(s=3).init(jnp.ones(2))
     static = optax.inject_hyperparams(factory, static_args=("s",))(s=3)
-    assert static.init(jnp.ones(2)).inner_state.inner.losses.shape == (3,)
+    assert static.init(jnp.ones(2)).inner_state.last.metrics["losses"].shape == (3,)
 
 
 def test_value_fn_that_is_no_function():
     optimizer, params = estimate_gradient(methods.sam(0.1)), jnp.ones(2)
     with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got 3.0"):
-        optimizer.update(params, optimizer.init(params), params, value_fn=3.0)
+        optimizer.update(None, optimizer.init(params), params, value_fn=3.0)

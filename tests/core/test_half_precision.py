@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 from contract_table import batch, loss, make, parameters
+from small_problem import points_of
 
-from tsam_jax import HalfPrecisionWarning, Oracle, make_oracle, methods, noise, value_and_grad
+from tsam_jax import HalfPrecisionWarning, methods, noise, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -22,7 +23,8 @@ def warnings_of(estimator, params):
     """The messages that Python shows by default while a step is traced twice."""
 
     def step(params, x):
-        return value_and_grad(loss, estimator)(params, estimator.init(params), x)
+        step = value_and_grad(loss, estimator)
+        return step(params, step.init(params), x)
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -55,16 +57,9 @@ def test_only_perturbed_leaves_in_half_precision_count():
 def surviving(dtype, rho):
     """What the addition leaves of a SAM step, as shares: its component along the step that was
     meant, and the weights that move at all."""
-    w, points = WEIGHTS.astype(dtype), []
-    oracle = make_oracle(lambda w: jnp.sum(SLOPES.astype(dtype) * w))
-
-    def evaluate(point):
-        points.append(point.astype(jnp.float32))
-        return oracle.evaluate(point)
-
-    sam = methods.sam(rho)
-    sam.estimate(Oracle(evaluate, oracle.value), w, sam.init(w))
-    before, after = points
+    slope = lambda w: jnp.sum(SLOPES.astype(dtype) * w)  # noqa: E731
+    points = points_of(methods.sam(rho), WEIGHTS.astype(dtype), slope)
+    before, after = (point.astype(jnp.float32) for point in points)
     along = jnp.vdot(after - before, SLOPES) / optax.tree.norm(SLOPES)
     return along / rho, jnp.mean(after != before)
 

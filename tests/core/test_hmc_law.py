@@ -15,14 +15,14 @@ from tsam_jax import methods, noise, value_and_grad
 RULE = {"integrator": "leapfrog", "accept": "metropolis"}
 
 
-LAW = {"radius": 1.0, "delta": 1.0, "beta": 0.25, "sigma": 0.9, "steps": 2}
+LAW = {"radius": 1.0, "tilt": 1.0, "beta": 0.25, "sigma": 0.9, "steps": 2}
 
 
 def exact_samples(loss, seed, n=25_000):
-    """Of exp(delta loss) on the ball, by rejection."""
+    """Of exp(tilt loss) on the ball, by rejection."""
     keys = jax.random.split(jax.random.key(seed), 200_000)
     e = jax.vmap(lambda k: noise.ball(radius=LAW["radius"])(k, jnp.zeros(3)))(keys)
-    log_density = LAW["delta"] * jax.vmap(loss)(e)
+    log_density = LAW["tilt"] * jax.vmap(loss)(e)
     u = jax.random.uniform(jax.random.key(seed + 1), (len(e),))
     e = e[jnp.log(u) < log_density - log_density.max()]
     assert len(e) >= n
@@ -69,9 +69,9 @@ def test_what_is_not_exact_is_seen(loss, change):
     assert drift_of_the_law(loss, 0, **change).max() > 5
 
 
-def exact_mean(delta=LAW["delta"]):
+def exact_mean(tilt=LAW["tilt"]):
     """E[u . e] / radius for a linear loss of slope u ||g|| in 3 dimensions."""
-    kappa = delta * LAW["radius"] * float(jnp.linalg.norm(G))
+    kappa = tilt * LAW["radius"] * float(jnp.linalg.norm(G))
     return scipy.special.ive(2.5, kappa) / scipy.special.ive(1.5, kappa)
 
 
@@ -112,7 +112,7 @@ def blackjax_chains():
         return z / length * jax.scipy.special.gammainc(1.5, length**2 / 2) ** (1 / 3)
 
     def log_density(z):
-        return LAW["delta"] * linear(to_ball(z)) - z @ z / 2
+        return LAW["tilt"] * linear(to_ball(z)) - z @ z / 2
 
     hmc = blackjax.hmc(log_density, 0.35, jnp.ones(3), num_integration_steps=5)
 
@@ -133,9 +133,9 @@ def test_the_law_is_that_of_blackjax_and_of_the_closed_form():
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_euler_with_small_steps_samples_more_than_delta(steps):
+def test_euler_with_small_steps_samples_more_than_the_tilt(steps):
     mean, error = our_chains(integrator="euler", beta=0.1, steps=steps)
-    assert abs(mean - exact_mean((1 + 1 / steps) * LAW["delta"])) < 4 * error
+    assert abs(mean - exact_mean((1 + 1 / steps) * LAW["tilt"])) < 4 * error
     assert abs(mean - exact_mean()) > 10 * error
 
 
@@ -167,8 +167,8 @@ def test_many_proposals_estimate_the_tilted_gradient_and_one_goes_part_of_the_wa
         @jax.jit
         @jax.vmap
         def run(key):
-            state = estimator.init(theta)._replace(key=key)
-            return value_and_grad(loss, estimator)(theta, state)[0][1]
+            step = value_and_grad(loss, estimator, key=key)
+            return step(theta, step.init(theta))[0][1]
 
         draws = np.asarray(run(jax.random.split(jax.random.key(1), 25)))
         return draws.mean(axis=0), draws.std(axis=0, ddof=1) / 5

@@ -15,11 +15,12 @@ from small_problem import (
     evaluate,
     loss,
     parameters,
+    points_of,
     run,
 )
 from test_m_sam import INNER
 
-from tsam_jax import Oracle, make_oracle, methods, noise, value_and_grad
+from tsam_jax import methods, noise, value_and_grad
 
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 
@@ -40,8 +41,11 @@ def test_without_noise_tsam_is_sam(s, t, strategy):
     assert tsam.cost == methods.sam(0.1).cost
     value, grad, state = evaluate(tsam)
     assert_bitwise((value, grad), sam())
-    np.testing.assert_allclose(state.weights, 1 / s)
-    assert state.losses.shape == (s,)
+    metrics = state.last.metrics
+    np.testing.assert_allclose(metrics["weights"], np.full(s, 1 / s))
+    np.testing.assert_allclose(metrics["losses"], np.full(s, value))
+    np.testing.assert_allclose(metrics["effective_sample_size"], s)
+    assert metrics["tilt"] == t
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -49,21 +53,21 @@ def test_noise_that_happens_to_be_zero_is_sam(strategy):
     law = noise.sphere(radius=lambda step: 0.0 * step)
     _, grad, state = evaluate(methods.tsam(3.0, 0.1, 3, noise=law, strategy=strategy))
     assert_close(grad, sam()[1], rtol=1e-6)
-    np.testing.assert_allclose(state.weights, 1 / 3, rtol=1e-5)
+    np.testing.assert_allclose(state.last.metrics["weights"], 1 / 3, rtol=1e-5)
 
 
 def test_without_ascent_and_delta_tsam_is_tilted_sampling():
     law = noise.gaussian(rms=0.3)
-    plain = methods.tilted_sampling(3.0, 4, noise=law, key=5)
-    tsam = methods.tsam(3.0, 0.0, 4, noise=law, key=5)
+    plain = methods.tilted_sampling(3.0, 4, noise=law)
+    tsam = methods.tsam(3.0, 0.0, 4, noise=law)
     assert plain.cost == tsam.cost
-    assert_bitwise(evaluate(tsam)[:2], evaluate(plain)[:2])
+    assert_bitwise(evaluate(tsam, key=5), evaluate(plain, key=5))
 
 
-def probes(state, law, rho):
-    """Losses and gradients of the samples of the step that starts at `state`, one by one."""
-    s, params = state.losses.size, parameters()
-    for key in jax.random.split(jax.random.fold_in(state.key, state.step), s):
+def probes(law, rho, s=3):
+    """Losses and gradients of the samples of a first step, one by one."""
+    params = parameters()
+    for key in jax.random.split(jax.random.fold_in(jax.random.key(0), 0), s):
         point = jax.tree.map(jnp.add, params, law(key, params))
         g = jax.grad(loss)(point)
         length = optax.tree.norm(g)
@@ -72,12 +76,13 @@ def probes(state, law, rho):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_t_less_delta_of_zero_is_the_uniform_mean(strategy):
+def test_a_fraction_of_one_is_the_uniform_mean(strategy):
     law = noise.gaussian(rms=0.3)
-    estimator = methods.tsam(4.0, 0.1, 3, delta=4.0, noise=law, strategy=strategy)
-    losses, grads = zip(*probes(estimator.init(parameters()), law, 0.1), strict=True)
+    estimator = methods.tsam(4.0, 0.1, 3, delta=1.0, noise=law, strategy=strategy)
+    losses, grads = zip(*probes(law, 0.1), strict=True)
     value, grad, state = evaluate(estimator)
-    np.testing.assert_allclose(state.weights, 1 / 3, rtol=1e-6)
+    assert state.last.metrics["tilt"] == 0
+    np.testing.assert_allclose(state.last.metrics["weights"], 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(value, sum(losses) / 3, rtol=1e-6)
     assert_close(grad, jax.tree.map(lambda *g: sum(g) / 3, *grads))
 
@@ -87,41 +92,38 @@ def test_t_less_delta_of_zero_is_the_uniform_mean(strategy):
 def test_infinite_tilt_is_the_worst_sample(delta, strategy):
     law = noise.gaussian(rms=0.3)
     estimator = methods.tsam(jnp.inf, 0.1, 3, delta=delta, noise=law, strategy=strategy)
-    worst, grad_of_worst = max(probes(estimator.init(parameters()), law, 0.1), key=lambda x: x[0])
+    worst, grad_of_worst = max(probes(law, 0.1), key=lambda x: x[0])
     value, grad, state = evaluate(estimator)
     np.testing.assert_allclose(value, worst, rtol=1e-6)
     assert_close(grad, grad_of_worst)
-    assert sorted(state.weights.tolist()) == [0.0, 0.0, 1.0]
+    assert sorted(state.last.metrics["weights"].tolist()) == [0.0, 0.0, 1.0]
 
 
 def test_adding_to_the_loss_does_not_matter_and_scaling_it_does():
+    def weighed(estimator, fun=loss):
+        value, grad, state = evaluate(estimator, fun=fun)
+        return value, grad, state.last.metrics["weights"]
+
     estimator = methods.tsam(3.0, 0.1, 4, noise=noise.gaussian(rms=0.5))
-    value, grad, state = evaluate(estimator)
-    shifted_value, shifted, shifted_state = evaluate(estimator, fun=lambda p: loss(p) + 8.0)
+    value, grad, weights = weighed(estimator)
+    shifted_value, shifted, shifted_weights = weighed(estimator, lambda p: loss(p) + 8.0)
     np.testing.assert_allclose(shifted_value, value + 8.0, rtol=1e-6)
-    np.testing.assert_allclose(shifted_state.weights, state.weights, rtol=1e-4)
+    np.testing.assert_allclose(shifted_weights, weights, rtol=1e-4)
     assert_close(shifted, grad, rtol=1e-4)
     rescaled = methods.tsam(3.0 / 8, 0.1, 4, noise=noise.gaussian(rms=0.5))
-    _, eightfold, same = evaluate(rescaled, fun=lambda p: 8 * loss(p))
-    np.testing.assert_allclose(same.weights, state.weights, rtol=1e-4)
+    _, eightfold, same = weighed(rescaled, lambda p: 8 * loss(p))
+    np.testing.assert_allclose(same, weights, rtol=1e-4)
     assert_close(eightfold, jax.tree.map(lambda g: 8 * g, grad), rtol=1e-4)
-    assert (
-        jnp.abs(evaluate(estimator, fun=lambda p: 8 * loss(p))[2].weights - same.weights).max()
-        > 0.1
-    )
+    assert jnp.abs(weighed(estimator, lambda p: 8 * loss(p))[2] - same).max() > 0.1
 
 
 def test_from_paper_splits_the_ball_into_noise_and_ascent():
-    paper = methods.from_paper(20.0, 3, rho=2.0, alpha=0.9, key=1)
-    ours = methods.tsam(20.0, 0.2, 3, noise=noise.sphere(radius=1.8), delta="half", key=1)
-    assert_close(evaluate(paper)[:2], evaluate(ours)[:2], rtol=1e-6)
-    lengths, oracle, params = [], make_oracle(loss), parameters()
-
-    def evaluate_and_measure(point):
-        lengths.append(optax.tree.norm(jax.tree.map(jnp.subtract, point, params)))
-        return oracle.evaluate(point)
-
-    paper.estimate(Oracle(evaluate_and_measure, oracle.value), params, paper.init(params))
+    paper = methods.from_paper(20.0, 3, rho=2.0, alpha=0.9)
+    ours = methods.tsam(20.0, 0.2, 3, noise=noise.sphere(radius=1.8), delta="half")
+    assert_close(evaluate(paper, key=1), evaluate(ours, key=1), rtol=1e-6)
+    offsets = [jax.tree.map(jnp.subtract, point, parameters()) for point in points_of(paper)]
+    lengths = [optax.tree.norm(offset) for offset in offsets]
+    assert len(lengths) == 6
     np.testing.assert_allclose(lengths[::2], 1.8, rtol=1e-6)  # the noise points
     assert max(lengths) <= 2.0 * (1 + 1e-6)
     assert methods.from_paper(20.0, 3, alpha=1.0).cost.gradients == 3
@@ -129,7 +131,7 @@ def test_from_paper_splits_the_ball_into_noise_and_ascent():
 
 def test_the_share_and_size_of_from_paper_may_be_traced_or_scheduled():
     def estimate(alpha, rho):
-        return evaluate(methods.from_paper(2.0, 2, rho=rho, alpha=alpha, key=1))[:2]
+        return evaluate(methods.from_paper(2.0, 2, rho=rho, alpha=alpha), key=1)
 
     desired = estimate(0.9, 2.0)
     assert_close(jax.jit(estimate)(0.9, 2.0), desired, rtol=1e-5)
@@ -147,20 +149,21 @@ LAWS = {
 @pytest.mark.parametrize("scaling", LAWS)
 @pytest.mark.parametrize("t", [0.0, 5.0])
 def test_rsam_is_tsam_with_one_sample(scaling, t):
-    rsam = methods.rsam(0.3, gamma=0.2, scaling=scaling, key=4)
-    tsam = methods.tsam(t, 0.3, 1, noise=LAWS[scaling], key=4)
-    outputs, state = run(rsam)
-    desired, tsam_state = run(tsam)
+    rsam = methods.rsam(0.3, gamma=0.2, scaling=scaling)
+    tsam = methods.tsam(t, 0.3, 1, noise=LAWS[scaling])
+    outputs, state = run(rsam, key=4)
+    desired, tsam_state = run(tsam, key=4)
     assert_close(outputs, desired, rtol=1e-6)
-    assert state.key == tsam_state.key
+    np.testing.assert_allclose(state.last.value, tsam_state.last.value, rtol=1e-6)
+    assert_bitwise(state._replace(last=None), tsam_state._replace(last=None))
     assert state.step == 3
     assert rsam.cost == tsam.cost
 
 
 def test_rsam_without_ascent_is_the_gradient_at_the_noise():
-    rsam = methods.rsam(0.0, gamma=0.2, key=4)
-    sampling = methods.tilted_sampling(0.0, 1, noise=noise.filter_scaled(0.2), key=4)
-    assert_close(run(rsam)[0], run(sampling)[0], rtol=1e-6)
+    rsam = methods.rsam(0.0, gamma=0.2)
+    sampling = methods.tilted_sampling(0.0, 1, noise=noise.filter_scaled(0.2))
+    assert_close(run(rsam, key=4)[0], run(sampling, key=4)[0], rtol=1e-6)
     assert rsam.cost.gradients == 1
 
 
@@ -239,8 +242,9 @@ def test_a_traced_alpha_of_0_is_the_plain_gradient():
 @pytest.mark.parametrize("name", INNER)
 def test_m_sam_of_the_whole_batch_is_the_inner_estimator_bitwise(name):
     inner, params, x = INNER[name], contract_table.parameters(), contract_table.batch()
-    estimator = methods.m_sam(inner, len(x))
-    step, plain = (jax.jit(value_and_grad(contract_table.loss, e)) for e in (estimator, inner))
-    results = step(params, estimator.init(params), x), plain(params, inner.init(params), x)
+    estimator, results = methods.m_sam(inner, len(x), batch="x"), []
+    for e in estimator, inner:
+        step = value_and_grad(contract_table.loss, e)
+        results.append(jax.jit(step)(params, step.init(params), x))
     assert_bitwise(*results)
     assert estimator.cost == inner.cost

@@ -39,7 +39,7 @@ def test_vasso_on_a_quadratic(double):
         np.testing.assert_allclose(grad, a @ end, rtol=1e-10)
         np.testing.assert_allclose(value, end @ a @ end / 2, rtol=1e-10)
         x = x - 0.1 * a @ end
-    np.testing.assert_allclose(state.average, m, rtol=1e-12)
+    np.testing.assert_allclose(state.memory, m, rtol=1e-12)
 
 
 def test_fsam_on_a_quadratic(double):
@@ -53,17 +53,17 @@ def test_fsam_on_a_quadratic(double):
         end = x + 0.3 * d / jnp.linalg.norm(d) - shift
         np.testing.assert_allclose(grad, a @ end, rtol=1e-10)
         x = x - 0.1 * a @ end
-    np.testing.assert_allclose(state.average, m, rtol=1e-12)
+    np.testing.assert_allclose(state.memory, m, rtol=1e-12)
 
 
 @pytest.mark.parametrize("lam", [None, 2.0])
 def test_rsam_on_a_quadratic(lam, double):
     start, a, _ = double
-    estimator = methods.rsam(0.3, gamma=0.2, scaling="none", lam=lam, key=7)
-    outputs, _ = run(estimator, 2, quadratic, params=start)
+    estimator = methods.rsam(0.3, gamma=0.2, scaling="none", lam=lam)
+    outputs, _ = run(estimator, 2, quadratic, params=start, key=7)
     x = start
     for step, (value, grad, _) in enumerate(outputs):
-        d = one_perturbation(estimator, noise.gaussian(rms=0.2), start, step)
+        d = one_perturbation(noise.gaussian(rms=0.2), start, step, key=7)
         g = a @ (x + d)
         if lam is None:
             end = x + d + 0.3 * g / jnp.linalg.norm(g)
@@ -84,12 +84,14 @@ def norm(tree):
 
 def test_rsam_with_no_weight_of_the_noise_ascends_from_the_parameters():
     """lam = 0: SAM, but for the gradient that it follows, which is that at theta + D."""
-    rsam = methods.rsam(0.3, gamma=0.2, lam=0.0, key=4)
-    d = one_perturbation(rsam, noise.filter_scaled(0.2), parameters())
+    rsam = methods.rsam(0.3, gamma=0.2, lam=0.0)
+    d = one_perturbation(noise.filter_scaled(0.2), parameters(), key=4)
     g = jax.grad(loss)(add(parameters(), d))
     desired = jax.grad(loss)(add(parameters(), g, 0.3 / norm(g)))
-    (_, grad, _), *_ = run(rsam, 1)[0]
+    ((_, grad, _),), state = run(rsam, 1, key=4)
     assert_close(grad, desired)
+    smoothed = loss(add(parameters(), d))
+    np.testing.assert_allclose(state.last.metrics["loss"], smoothed, rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -108,8 +110,10 @@ def test_xsam_on_a_quadratic(steps, double):
     for alpha in (0.0, 0.5, 1.7, 2.0):
         angle = from_angle + alpha * (to_angle - from_angle)
         losses.append(quadratic(start + 0.8 * jnp.array([jnp.cos(angle), jnp.sin(angle)])))
-        if alpha == state.alpha:
+        if alpha == state.memory:
             desired = jnp.linalg.norm(last) * jnp.array([jnp.cos(angle), jnp.sin(angle)])
-    np.testing.assert_allclose(state.losses, jnp.stack(losses), rtol=1e-9)
-    assert jnp.max(state.losses) == state.losses[(0.0, 0.5, 1.7, 2.0).index(float(state.alpha))]
+    metrics = state.last.metrics
+    np.testing.assert_allclose(metrics["losses"], jnp.stack(losses), rtol=1e-9)
+    assert metrics["alpha"] == state.memory
+    assert jnp.argmax(metrics["losses"]) == (0.0, 0.5, 1.7, 2.0).index(float(state.memory))
     np.testing.assert_allclose(grad, desired, rtol=1e-8)

@@ -9,7 +9,6 @@ import scipy.stats
 from small_problem import parameters
 
 from tsam_jax import methods, noise, value_and_grad
-from tsam_jax.noise import _normals
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -88,7 +87,7 @@ def test_radius_and_rms_are_one_size_in_two_units(name, key):
 
 @pytest.mark.parametrize("filter_axis", [-1, 0])
 def test_filter_scaled_follows_the_norms_of_filters(filter_axis, key, monkeypatch):
-    monkeypatch.setattr(_normals, "_draw_float32", lambda key, shape, start=0: jnp.ones(shape))
+    monkeypatch.setattr(noise, "normal", lambda key, params: jax.tree.map(jnp.ones_like, params))
     params = {"kernel": jax.random.uniform(key, (2, 3, 4)), "bias": jnp.array([3.0, 4.0])}
     eps = noise.filter_scaled(0.1, filter_axis=filter_axis)(key, params)
     np.testing.assert_allclose(eps["bias"], [0.5, 0.5], rtol=1e-6)  # one filter, norm 5
@@ -139,10 +138,10 @@ def test_a_schedule_follows_the_step_counter_of_the_method():
     # at step k the noise has norm k, and the loss is its square
     law = noise.sphere(radius=lambda step: 1.0 * step)
     estimator = methods.tilted_sampling(t=1.0, s=2, noise=law)
-    x = jnp.zeros(5)
-    state = estimator.init(x)
+    step, x = value_and_grad(lambda x: jnp.sum(x**2), estimator), jnp.zeros(5)
+    state = step.init(x)
     for k in range(3):
-        (value, _), state = value_and_grad(lambda x: jnp.sum(x**2), estimator)(x, state)
+        (value, _), state = step(x, state)
         np.testing.assert_allclose(value, k**2, rtol=1e-6)
 
 

@@ -11,17 +11,29 @@ import optax
 import pytest
 import scipy.special
 
-from tsam_jax import noise
-from tsam_jax.noise import _normals
+from tsam_jax import _threefry, noise
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture
+def patch(monkeypatch):
+    """Replaces a part of `_threefry`, and forgets what was compiled with another one."""
+
+    def replace(name, value):
+        monkeypatch.setattr(_threefry, name, value)
+        _threefry._normals.clear_cache()
+
+    yield replace
+    _threefry._normals.clear_cache()
+
 
 PARAMS = {"w": jnp.zeros((5, 3, 7)), "b": [jnp.zeros(300), jnp.zeros((0, 2)), jnp.zeros(())]}
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4, 5), (2, 0), (1, 70_000)])
 def test_bits_are_those_of_jax(shape, key):
-    actual = jax.jit(_normals._bits, static_argnums=1)(key, shape)
+    actual = jax.jit(_threefry._bits, static_argnums=1)(key, shape)
     np.testing.assert_array_equal(actual, jax.random.bits(key, shape))
 
 
@@ -29,33 +41,33 @@ def test_bits_are_those_of_jax(shape, key):
 def test_normals_are_those_of_jax(half, key):
     params = jax.tree.map(lambda x: x.astype(half or x.dtype), PARAMS)
     desired = optax.tree.random_like(key, PARAMS, sampler=jax.random.normal)
-    actual = _normals.normal(key, params)
+    actual = _threefry.normal(key, params)
     jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, atol=3e-5), actual, desired)
 
 
 def test_what_is_not_drawn_here_is_drawn_by_jax(key, x64):
     other = jax.random.key(3, impl="rbg")
     for k, dtype in (key, jnp.float64), (key, jnp.complex64), (other, jnp.float32):
-        actual = _normals._draw(k, (50,), jnp.dtype(dtype))
+        actual = _threefry._draw(k, (50,), jnp.dtype(dtype))
         unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # of a real coordinate
         np.testing.assert_allclose(actual, unit * jax.random.normal(k, (50,), dtype), rtol=1e-6)
 
 
-def test_short_leaves_are_drawn_in_a_loop_on_a_cpu_and_are_the_same_normals(key, monkeypatch):
+def test_short_leaves_are_drawn_in_a_loop_on_a_cpu_and_are_the_same_normals(key, patch):
     params = [jnp.zeros((2, 3)), jnp.zeros(5000), jnp.zeros(7), jnp.zeros(())]
-    together = _normals.normal(key, params)
-    assert "scan" in str(jax.make_jaxpr(lambda k: _normals.normal(k, params))(key))
-    monkeypatch.setattr(_normals, "_SHORT", -1)
-    assert "scan" not in str(jax.make_jaxpr(lambda k: _normals.normal(k, params))(key))
-    for actual, desired in zip(together, _normals.normal(key, params), strict=True):
+    together = _threefry.normal(key, params)
+    assert "scan" in str(jax.make_jaxpr(lambda k: _threefry.normal(k, params))(key))
+    patch("_SHORT", -1)
+    assert "scan" not in str(jax.make_jaxpr(lambda k: _threefry.normal(k, params))(key))
+    for actual, desired in zip(together, _threefry.normal(key, params), strict=True):
         np.testing.assert_allclose(actual, desired, atol=1e-6)
 
 
 def test_all_possible_normals_are_normal():
     """There are 2^23, all equally probable, so that nothing here is random."""
     bits = np.arange(2**23, dtype=np.uint32) << 9
-    u = np.asarray(jax.jit(_normals._uniform)(bits), np.float64)
-    z = np.asarray(jax.jit(lambda b: _normals._quantile(_normals._uniform(b)))(bits), np.float64)
+    u = np.asarray(jax.jit(_threefry._uniform)(bits), np.float64)
+    z = np.asarray(jax.jit(lambda b: _threefry._quantile(_threefry._uniform(b)))(bits), np.float64)
     np.testing.assert_allclose(z, scipy.special.ndtri((1 + u) / 2), atol=2e-5)
     assert np.all(np.diff(z) > -1e-6)
     for power, desired in (1, 0), (2, 1), (4, 3), (6, 15):
@@ -80,25 +92,25 @@ def test_leaves_samples_and_steps_are_independent(key):
 
 
 def test_the_length_of_normals_is_their_norm(key):
-    z, norm = _normals.normal_and_norm(key, PARAMS)
+    z, norm = _threefry.normal_and_norm(key, PARAMS)
     desired = np.linalg.norm(np.concatenate([np.ravel(x) for x in jax.tree.leaves(z)]))
     np.testing.assert_allclose(norm, desired, rtol=1e-6)
-    assert _normals.normal_and_norm(key, {"w": jnp.zeros(0)})[1] == 0
-    assert _normals.normal_and_norm(key, {})[1] == 0
+    assert _threefry.normal_and_norm(key, {"w": jnp.zeros(0)})[1] == 0
+    assert _threefry.normal_and_norm(key, {})[1] == 0
 
 
-def test_many_long_leaves_are_drawn_in_pieces_with_the_same_bits(key, monkeypatch):
+def test_many_long_leaves_are_drawn_in_pieces_with_the_same_bits(key, patch):
     sizes = [5000, 4096, 9001, 8192, 7, 4097, 1]
     params = [jnp.zeros(n) for n in sizes] + [jnp.zeros((90, 50)), jnp.zeros(0)]
-    alone = _normals.normal_and_norm(key, params)
-    monkeypatch.setattr(_normals, "_FEW", 2)
-    monkeypatch.setattr(_normals, "_PIECE", 4096)
-    pieces = _normals.normal_and_norm(key, params)
+    alone = _threefry.normal_and_norm(key, params)
+    patch("_FEW", 2)
+    patch("_PIECE", 4096)
+    pieces = _threefry.normal_and_norm(key, params)
     for x, y in zip(alone[0], pieces[0], strict=True):
         np.testing.assert_array_equal(x, y)
     np.testing.assert_allclose(alone[1], pieces[1], rtol=1e-6)
-    monkeypatch.setattr(_normals, "_draw", None)  # not called
-    _normals.normal(key, params[:-1])
+    patch("_draw", None)  # not called
+    _threefry.normal(key, params[:-1])
 
 
 def test_the_layout_on_devices_changes_no_bit_and_needs_no_communication():

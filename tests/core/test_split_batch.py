@@ -33,15 +33,16 @@ CASES = {
 def outputs(estimator, x, fun=loss, **options):
     """((value, aux), grad), or (value, grad); and the losses and weights of the samples."""
     params = parameters(jnp.result_type(float))
-    step = jax.jit(value_and_grad(fun, estimator, **options))
-    out, state = step(params, estimator.init(params), x)
-    return (out, state.losses, state.weights) if hasattr(state, "losses") else (out,)
+    step = value_and_grad(fun, estimator, **options)
+    out, state = jax.jit(step)(params, step.init(params), x)
+    metrics = state.last.metrics
+    return (out, metrics["losses"], metrics["weights"]) if "weights" in metrics else (out,)
 
 
 @pytest.mark.parametrize("name", ["tsam", "pairs"])
 def test_slices_that_are_copies_give_the_estimate_of_the_whole(name, x64):
     x = jnp.tile(batch()[:2], (3, 1))
-    whole, split = CASES[name](strategy="unrolled"), CASES[name](split_batch=True)
+    whole, split = CASES[name](strategy="unrolled"), CASES[name](split_batch="x")
     assert_close(outputs(split, x), outputs(whole, x), rtol=1e-12, atol=1e-13)
 
 
@@ -89,7 +90,7 @@ def by_hand(name, x):
     [*(("tsam", strategy) for strategy in STRATEGIES), *((name, "auto") for name in CASES)],
 )
 def test_a_loop_over_slices(name, strategy, x64):
-    estimator, x = CASES[name](split_batch=True, strategy=strategy), batch()
+    estimator, x = CASES[name](split_batch="x", strategy=strategy), batch()
     actual = outputs(estimator, x)
     assert_close(actual, by_hand(name, x), rtol=1e-9)
     assert len({float(this) for this in actual[1]}) == 3
@@ -97,8 +98,9 @@ def test_a_loop_over_slices(name, strategy, x64):
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_at_tilt_0_without_noise_it_is_m_sam(m, x64):
-    split = methods.tsam(0.0, 0.3, 6 // m, noise=noise.none, split_batch=True)
-    actual, desired = (outputs(x, batch())[0] for x in (split, methods.m_sam(methods.sam(0.3), m)))
+    split = methods.tsam(0.0, 0.3, 6 // m, noise=noise.none, split_batch="x")
+    m_sam = methods.m_sam(methods.sam(0.3), m, batch="x")
+    actual, desired = (outputs(estimator, batch())[0] for estimator in (split, m_sam))
     assert_close(actual, desired, rtol=1e-12, atol=1e-13)
 
 
@@ -114,11 +116,12 @@ def test_cost_is_counted_in_shares_of_the_batch(s, rho, gradients, aux):
 
     for law in GAUSSIAN, noise.none:
         seen.clear()
-        options = {"noise": law, "split_batch": True, "aux": aux, "strategy": "unrolled"}
+        options = {"noise": law, "split_batch": "part", "aux": aux, "strategy": "unrolled"}
         estimator = methods.tsam(1.0, rho, s, **options)
         step = value_and_grad(counted, estimator, has_aux=True)
-        jax.eval_shape(step, params, estimator.init(params), x)
-        assert estimator.cost == (gradients, float(aux == "clean"))
+        jax.eval_shape(step, params, step.init(params), x)
+        is_erm = s == 1 and rho == 0 and law is noise.none  # whose aux is the clean one
+        assert estimator.cost == (gradients, float(aux == "clean" and not is_erm))
         np.testing.assert_allclose(sum(seen), sum(estimator.cost))
 
 
@@ -127,7 +130,7 @@ def test_aux_is_that_of_a_slice():
         return loss(p, x), {"mean": jnp.mean(x), "rows": jnp.int32(len(x)), "row": x[0]}
 
     def aux(policy):
-        estimator = CASES["tsam"](split_batch=True, aux=policy)
+        estimator = CASES["tsam"](split_batch="x", aux=policy)
         return outputs(estimator, batch(), fun, has_aux=True)[0][0][1]
 
     x = batch()
@@ -139,58 +142,65 @@ def test_aux_is_that_of_a_slice():
 
 def test_a_slice_that_is_not_finite_is_left_out():
     x = batch().at[3, 0].set(jnp.nan)
-    estimator = methods.tsam(0.0, 0.3, 3, noise=GAUSSIAN, split_batch=True)
-    (value, grad), _, weights = outputs(estimator, x)
+    estimator = methods.tsam(0.0, 0.3, 3, noise=GAUSSIAN, split_batch="x")
+    (value, grad), losses, weights = outputs(estimator, x)
+    np.testing.assert_array_equal(np.isnan(losses), [False, True, False])
     np.testing.assert_allclose(weights, [0.5, 0.0, 0.5])
     assert np.isfinite(value)
     assert np.all(np.isfinite(flat(grad)))
 
 
 def test_slices_may_be_evaluated_in_parts_and_be_those_of_a_micro_batch(x64):
-    split, x = CASES["tsam"](split_batch=True), batch()
-    in_parts = outputs(methods.microbatched(split, 1), x)
+    split, x = CASES["tsam"](split_batch="x"), batch()
+    in_parts = outputs(methods.microbatched(split, 1, batch="x"), x)
     assert_close(in_parts, outputs(split, x), rtol=1e-10)
     halves = [outputs(split, half)[:2] for half in (x[:3], x[3:])]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    assert_close(outputs(methods.m_sam(split, 3), x)[:2], mean, rtol=1e-10)
+    assert_close(outputs(methods.m_sam(split, 3, batch="x"), x)[:2], mean, rtol=1e-10)
 
 
 def test_the_optax_adapter_needs_a_batch():
-    options = {"noise": GAUSSIAN, "split_batch": True, "key": 3}
-    optimizer = tsam_jax.tsam(optax.sgd(1.0), 2.0, 0.3, 3, **options)
-    params, estimator = parameters(), methods.tsam(2.0, 0.3, 3, **options)
-    state = optimizer.init(params)
-    updates, _ = optimizer.update(params, state, params, value_fn=loss, batch=batch())
-    (_, grad), _ = value_and_grad(loss, estimator)(params, estimator.init(params), batch())
-    assert_bitwise(updates, jax.tree.map(jnp.negative, grad))
-    with pytest.raises(TypeError, match=r"`tsam` splits the batch.*value_fn=loss, batch=batch"):
-        optimizer.update(params, state, params, value_fn=lambda p: loss(p, batch()))
+    options = {"noise": GAUSSIAN, "split_batch": True}
+    optimizer = tsam_jax.tsam(optax.sgd(1.0), 2.0, 0.3, 3, **options, key=3)
+    params, state = parameters(), optimizer.init(parameters())
+    of_batch = lambda p, batch: loss(p, batch)  # noqa: E731 - True means this name
+    updates, _ = optimizer.update(None, state, params, value_fn=of_batch, batch=batch())
+    for split in {}, {"split_batch": "x"}, {"split_batch": 1}, {"split_batch": ("x",)}:
+        fun = loss if split else of_batch
+        step = value_and_grad(fun, methods.tsam(2.0, 0.3, 3, **{**options, **split}), key=3)
+        (_, grad), _ = step(params, step.init(params), batch())
+        assert_bitwise(updates, jax.tree.map(jnp.negative, grad))
+    message = r"`batch='batch'` .*`split_batch` of `tsam`.* must name an argument .*batch=batch"
+    with pytest.raises(TypeError, match=message):
+        optimizer.update(None, state, params, value_fn=lambda p: loss(p, batch()))
 
 
 @pytest.mark.parametrize(
     ("s", "x", "message"),
     [
-        (4, jnp.ones((6, 4)), r"tsam\(s=...\)` must divide the size of the batch, 6, with `split"),
-        (8, jnp.ones((6, 4)), r"must divide the size of the batch, 6, .*got 8"),
-        (2, jnp.ones((0, 4)), r"must divide the size of the batch, 0, .*got 2"),
-        (2, (jnp.ones(6), jnp.ones(4)), "leaves have one leading axis"),
-        (2, 1.0, "leaves have one leading axis"),
+        (4, jnp.ones((6, 4)), "batch has 6 examples, which cannot be cut into 4 equal parts"),
+        (8, jnp.ones((6, 4)), "batch has 6 examples, which cannot be cut into 8 equal parts"),
+        (2, jnp.ones((0, 4)), "batch has 0 examples, which cannot be cut into 2 equal parts"),
+        (2, (jnp.ones(6), jnp.ones(4)), r"arrays with the same number of .*axes of \[4, 6\]"),
+        (2, 1.0, r"leading axis counts examples, got float32 of shape \(\)"),
     ],
 )
 def test_batches_that_cannot_be_split(s, x, message):
-    estimator, w = methods.tsam(1.0, 0.1, s, split_batch=True), jnp.ones(2)
+    estimator, w = methods.tsam(1.0, 0.1, s, split_batch="x"), jnp.ones(2)
+    step = value_and_grad(lambda w, x: jnp.sum(w), estimator)
     with pytest.raises(ValueError, match=message):
-        value_and_grad(lambda w, x: jnp.sum(w), estimator)(w, estimator.init(w), x)
+        step(w, step.init(w), x)
 
 
 @pytest.mark.parametrize("make", [methods.tsam, methods.tilted_sampling, methods.from_paper])
-def test_the_batch_must_be_known_and_the_flag_a_boolean(make):
+@pytest.mark.parametrize("split", [True, "images", 2, 0, ("x", "y"), 1.5])
+def test_the_batch_must_be_an_argument_of_the_loss(make, split):
+    """Of the loss as it is called, so that only a step can tell."""
     arguments = {"t": 1.0, "s": 2} | ({"rho": 0.1} if make is methods.tsam else {})
-    estimator, w = make(**arguments, split_batch=True), jnp.ones(2)
-    with pytest.raises(TypeError, match="splits the batch, so the loss must get it"):
-        value_and_grad(jnp.sum, estimator)(w, estimator.init(w))
-    with pytest.raises(TypeError, match=r"split_batch=...\)` must be True or False.*, got 2"):
-        make(**arguments, split_batch=2)
+    estimator, w = make(**arguments, split_batch=split), jnp.ones(2)
+    step = value_and_grad(lambda w, x: jnp.sum(w * x), estimator)
+    with pytest.raises(TypeError, match=r"must name an argument of the loss.*called with `x`"):
+        step(w, step.init(w), jnp.ones((4, 2)))
 
 
 RULES = (
@@ -207,13 +217,13 @@ def test_the_contract_holds(rule, monkeypatch):
 
     def make_step(optimizer):
         def step(params, state, x):
-            updates, state = optimizer.update(params, state, params, value_fn=loss, batch=x)
+            updates, state = optimizer.update(None, state, params, value_fn=loss, x=x)
             return optax.apply_updates(params, updates), state
 
         return step
 
     row = contract_table.TABLE["tsam"]
-    split = row._replace(arguments={**row.arguments, "split_batch": True})
+    split = row._replace(arguments={**row.arguments, "split_batch": "x"})
     monkeypatch.setattr(test_contract, "make_step", make_step)
     monkeypatch.setitem(contract_table.TABLE, "tsam", split)
     rule("tsam")

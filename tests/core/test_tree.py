@@ -99,3 +99,23 @@ def test_products_leave_out_what_is_masked():
     product = _tree.multiply({"a": jnp.ones(2), "b": None}, {"a": 3.0, "b": jnp.ones(5)})
     np.testing.assert_array_equal(product["a"], 3.0)
     assert product["b"] is None
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_cosines_are_those_of_angles_whatever_the_sizes(size):
+    a = {"a": jnp.array([3.0, 0.0]) * size, "b": jnp.array([[4.0]]) * size}
+    b = {"a": jnp.array([0.0, 0.0]), "b": jnp.array([[-2.0]]) / size}
+    zero = jax.tree.map(jnp.zeros_like, a)
+    for other, desired in (b, -0.8), (a, 1.0), (zero, 0.0):
+        rest, cosine = _tree.reject_and_cosine(a, other)
+        np.testing.assert_allclose(cosine, desired, rtol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, rest, _tree.reject(a, other))
+    assert _tree.reject_and_cosine(zero, a)[1] == 0
+    assert _tree.reject_and_cosine(*2 * [jnp.ones(3, jnp.bfloat16)])[1].dtype == jnp.float32
+
+
+def test_replaced_are_the_leaves_that_are_given_in_the_dtypes_that_were():
+    tree = {"a": jnp.ones(2, jnp.bfloat16), "b": {"c": jnp.ones(3)}}
+    replaced = _tree.replace(tree, {"a": jnp.full(2, 1 / 3), "b": {"c": None}})
+    assert replaced["b"]["c"] is tree["b"]["c"]
+    np.testing.assert_array_equal(replaced["a"], jnp.full(2, 1 / 3, jnp.bfloat16))

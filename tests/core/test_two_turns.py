@@ -5,19 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsam_jax import Evaluation, methods, noise, value_and_grad
-from tsam_jax.methods._two_turns import in_a_loop, one_after_the_other
+from tsam_jax import Evaluation, _fold, methods, noise, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-FORMS = pytest.mark.parametrize("form", [one_after_the_other, in_a_loop])
+FORMS = pytest.mark.parametrize("form", ["one after the other", "in a loop"])
 START = np.array([1.0, -2.0])
 
 
 def evaluate(x):
     """sum x^4 / 4; its value is infinite around 3.5 alone, its gradient NaN below -3."""
     value = jnp.sum(x**4) / 4 + jnp.where(jnp.abs(jnp.max(x) - 3.5) < 0.1, jnp.inf, 0)
-    return Evaluation(value, {"at": x}, jnp.where(jnp.min(x) < -3, jnp.nan, x**3))
+    return Evaluation(value, jnp.where(jnp.min(x) < -3, jnp.nan, x**3), {"at": x})
 
 
 def climb(point, grad):
@@ -26,7 +25,17 @@ def climb(point, grad):
 
 
 def found_by(form, start):
-    return jax.jit(lambda x: form(evaluate, climb, x))(jnp.asarray(start, jnp.float32))
+    """Loss and gradient of the end, and aux of the start; without the other samples of a step."""
+
+    @jax.jit
+    def found(x):
+        if form == "in a loop":
+            return _fold._evaluate_in_two_turns(evaluate, climb, x)
+        options = {"climb": climb, "strategy": "unrolled", "aux": "first"}
+        one = _fold.tilted(lambda j: (evaluate, x), 1, 0.0, **options)
+        return one._replace(metrics={})
+
+    return found(jnp.asarray(start, jnp.float32))
 
 
 @FORMS
@@ -50,10 +59,9 @@ def test_streamed_samples_have_the_loss_once_in_their_program(monkeypatch):
 
     def evaluations(strategy):
         estimator = methods.tsam(2.0, 0.1, 3, noise=noise.sphere(radius=0.1), strategy=strategy)
-        x = jnp.array([1.5, 2.5])
-        step = jax.jit(value_and_grad(smooth, estimator))
-        (value, grad), _ = step(x, estimator.init(x))
-        program = str(jax.make_jaxpr(value_and_grad(smooth, estimator))(x, estimator.init(x)))
+        step, x = value_and_grad(smooth, estimator), jnp.array([1.5, 2.5])
+        (value, grad), _ = jax.jit(step)(x, step.init(x))
+        program = str(jax.make_jaxpr(step)(x, step.init(x)))
         return program.count("= lgamma"), value, grad
 
     once, value, grad = evaluations("streamed")

@@ -44,7 +44,7 @@ SPREAD = {
     "worst": lambda **kw: methods.tsam(np.inf, 0.2, 4, noise=NOISE, **kw),
     "sampling": lambda **kw: methods.tilted_sampling(2.0, 4, noise=NOISE, **kw),
     "pairs": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=noise.antithetic(NOISE), **kw),
-    "split": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=NOISE, split_batch=True, **kw),
+    "split": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=NOISE, split_batch="x", **kw),
     "chosen": lambda **kw: methods.tsam(tilting.AutoTilt(0.5), 0.2, 4, noise=NOISE, **kw),
     "hmc": lambda **kw: methods.tsam_hmc(2.0, 4, radius=0.5, beta=0.05, **kw),
     "masked": lambda **kw: methods.tsam(
@@ -78,7 +78,7 @@ def place(mesh, x, *spec):
 def assert_close(actual, desired, name):
     assert jax.tree.structure(actual) == jax.tree.structure(desired), name
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):  # in an aux
             assert jnp.all(a == b), name
         else:
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6, err_msg=name)
@@ -89,11 +89,12 @@ def samples_under_jit() -> None:
     params, x = parameters(), batch()
     for name in ("tsam", "chosen", "hmc", "masked"):
         make = SPREAD[name]
-        alone = make()
-        desired = jax.jit(value_and_grad(loss, alone, has_aux=True))(params, alone.init(params), x)
+        alone = value_and_grad(loss, make(), has_aux=True)
+        desired = jax.jit(alone)(params, alone.init(params), x)
         for strategy in ("unrolled", "streamed") if name == "tsam" else ("auto",):
-            spread = make(sample_axis="sample", strategy=strategy)
-            step = over_samples(value_and_grad(loss, spread, has_aux=True))
+            estimator = make(sample_axis="sample", strategy=strategy)
+            spread = value_and_grad(loss, estimator, has_aux=True)
+            step = over_samples(spread)
             for batch_over, w_over in LAYOUTS[0 if strategy == "unrolled" else -1 :]:
                 placed = {
                     "w": place(data_and_sample(), params["w"], *w_over),
@@ -109,15 +110,16 @@ def samples_in_shard_map() -> None:
     params, x = parameters(), batch()
     for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "chosen"):
         make = SPREAD[name]
-        alone, spread, rows = make(), make(sample_axis="sample"), 4
-        whole = x
+        whole, rows = x, 4
         if name == "split":  # each device cuts its own share: rows 0, 4, 8 and 12 come first
             whole, rows = x.reshape(4, 4, 8).swapaxes(0, 1).reshape(16, 8), 1
-        function = jax.jit(value_and_grad(loss, alone, has_aux=True))
-        ((value, aux), grad), state = function(params, alone.init(params), whole)
+        alone = value_and_grad(loss, make(), has_aux=True)
+        ((value, aux), grad), state = jax.jit(alone)(params, alone.init(params), whole)
         desired = ((value, aux | {"rows": jnp.int32(rows)}), grad), state  # integers have no mean
+        estimator = make(sample_axis="sample")
+        spread = value_and_grad(loss, estimator, has_aux=True, axis_name="data")
         step = jax.shard_map(
-            value_and_grad(loss, spread, has_aux=True, axis_name="data"),
+            spread,
             mesh=data_and_sample(),
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
@@ -135,19 +137,18 @@ def batch_in_shard_map() -> None:
         "esam2": methods.esam2((0.1, 0.3)),
         "vasso": methods.vasso(0.3),
         "xsam": methods.xsam(rho=0.3, rho_max=0.5),
-        "m_sam": methods.m_sam(methods.sam(0.3), 4),
+        "m_sam": methods.m_sam(methods.sam(0.3), 4, batch="x"),
     }
     for name, estimator in cases.items():
         optimizer = optax.chain(estimate_gradient(estimator, axis_name="data"), optax.sgd(0.1))
 
         def step(params, state, x, optimizer=optimizer):
-            batch = {"value_fn": plain_loss, "batch": x}
-            updates, state = optimizer.update(params, state, params, **batch)
+            updates, state = optimizer.update(None, state, params, value_fn=plain_loss, x=x)
             return optax.apply_updates(params, updates), state
 
         whole = optax.chain(estimate_gradient(estimator), optax.sgd(0.1))
         if name == "m_sam":  # each device cuts its own share: rows 0, 1, 4, 5, ... come first
-            on_device = methods.m_sam(methods.sam(0.3), 1)
+            on_device = methods.m_sam(methods.sam(0.3), 1, batch="x")
             optimizer = optax.chain(estimate_gradient(on_device, axis_name="data"), optax.sgd(0.1))
             rows = x.reshape(4, 4, 8).swapaxes(0, 1).reshape(16, 8)
         else:
@@ -175,9 +176,7 @@ def parameters_stay_sharded() -> None:
     optimizer = tsam_jax.tsam(optax.adam(0.1), 2.0, 0.2, 4, sample_axis="sample", **options)
 
     def step(params, state, x):
-        updates, state = optimizer.update(
-            params, state, params, value_fn=lambda p: plain_loss(p, x)
-        )
+        updates, state = optimizer.update(None, state, params, value_fn=plain_loss, x=x)
         return optax.apply_updates(params, updates), updates, state
 
     alone = tsam_jax.tsam(optax.adam(0.1), 2.0, 0.2, 4, **options)
@@ -199,7 +198,7 @@ def parameters_stay_sharded() -> None:
         desired, alone_state = params, alone.init(params)
         for _ in range(2):
             updates, alone_state = alone.update(
-                desired, alone_state, desired, value_fn=lambda p: plain_loss(p, x)
+                None, alone_state, desired, value_fn=plain_loss, x=x
             )
             desired = optax.apply_updates(desired, updates)
         assert_close(placed, desired, str(over))
@@ -219,9 +218,9 @@ def one_reduction() -> None:
     params, x = parameters(), batch()
     mesh = jax.make_mesh((8,), ("sample",), axis_types=(AxisType.Auto,))
     estimator = methods.tsam(2.0, 0.2, 16, noise=NOISE, strategy="streamed", sample_axis="sample")
-    step = over_samples(value_and_grad(plain_loss, estimator), mesh)
-    args = place(mesh, params), place(mesh, estimator.init(params)), place(mesh, x)
-    assert GRADIENT <= exchanged(step, *args) <= GRADIENT + 16 + 4
+    step = value_and_grad(plain_loss, estimator)
+    args = place(mesh, params), place(mesh, step.init(params)), place(mesh, x)
+    assert GRADIENT <= exchanged(over_samples(step, mesh), *args) <= GRADIENT + 16 + 4
     print("reduction")  # noqa: T201 - read by the test
 
 
@@ -231,19 +230,20 @@ def every_gradient_is_exchanged() -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     two = methods.tsam(2.0, 0.2, 2, noise=NOISE, strategy="unrolled")
     for estimator, gradients in (methods.sam(0.2), 2), (two, 4):
-        args = place(mesh, params), place(mesh, estimator.init(params)), place(mesh, x, "data")
-        numbers = exchanged(value_and_grad(plain_loss, estimator), *args)
+        step = value_and_grad(plain_loss, estimator)
+        args = place(mesh, params), place(mesh, step.init(params)), place(mesh, x, "data")
+        numbers = exchanged(step, *args)
         assert gradients * GRADIENT <= numbers <= gradients * GRADIENT + 8
     print("gradients")  # noqa: T201 - read by the test
 
 
 def refusals() -> None:
     params, x = parameters(), batch()
-    estimator = SPREAD["tsam"](sample_axis="sample")
+    step = value_and_grad(plain_loss, SPREAD["tsam"](sample_axis="sample"))
 
     def message(wrap):
         try:
-            wrap(value_and_grad(plain_loss, estimator))(params, estimator.init(params), x)
+            wrap(step)(params, step.init(params), x)
         except ValueError as error:
             return str(error)
         return "accepted"

@@ -33,7 +33,7 @@ def main(port: str, count: int, index: int, out: str) -> None:
     optimizer = tsam(optax.adam(0.05), t=5.0, rho=0.1, s=4, noise=law, sample_axis="sample", key=3)
 
     def step(params, state, batch):
-        updates, state = optimizer.update(params, state, params, value_fn=loss, batch=batch)
+        updates, state = optimizer.update(None, state, params, value_fn=loss, batch=batch)
         return optax.apply_updates(params, updates), state
 
     spread = jax.shard_map(step, mesh=mesh, in_specs=P(), out_specs=P(), axis_names={"sample"})
@@ -51,7 +51,7 @@ def main(port: str, count: int, index: int, out: str) -> None:
             for x in whole
         ]
         params, state = spread(params, state, tuple(batch))
-    np.savez(out, **jax.device_get(params), losses=np.asarray(state[0].inner.losses))
+    np.savez(out, **jax.device_get(params), losses=np.asarray(state[0].last.metrics["losses"]))
 
 
 if __name__ == "__main__":

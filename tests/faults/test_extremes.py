@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from contract_table import TABLE, batch, loss, make, parameters
 
-from tsam_jax import Evaluation, _tree, make_oracle, noise, tilting
-from tsam_jax.execution import combine_samples
+from tsam_jax import Evaluation, Loss, _fold, _tree, noise, tilting
 
 every_method = pytest.mark.parametrize("name", [n for n, row in TABLE.items() if not row.spelling])
 LARGEST = np.finfo(np.float32).max
@@ -19,9 +18,10 @@ def flat(tree):
 
 def estimates(estimator, fun, steps):
     params, grads = parameters(), []
-    state = estimator.init(params)
-    for _ in range(steps):
-        evaluation, state = estimator.estimate(make_oracle(fun), params, state)
+    memory, _ = estimator.init(params)
+    for k in range(steps):
+        of_step = {"step": jnp.int32(k), "key": jax.random.fold_in(jax.random.key(0), k)}
+        evaluation, memory = estimator.estimate(Loss(fun), params, memory, **of_step)
         grads.append(flat(evaluation.grad))
     return np.stack(grads)
 
@@ -30,7 +30,7 @@ def estimates(estimator, fun, steps):
 def test_a_factor_on_the_loss_is_one_on_the_gradient_whatever_its_size(name):
     row, found = TABLE[name], {}
     for factor in 1.0, 1e25, 1e-25:
-        tilts = {x: row.arguments[x] / factor for x in ("t", "delta") if x in row.arguments}
+        tilts = {"t": row.arguments["t"] / factor} if "t" in row.arguments else {}
         fun = lambda p, factor=factor: factor * loss(p, batch())  # noqa: E731
         found[factor] = estimates(make(name, **tilts), fun, row.period) / factor
     for factor in 1e25, 1e-25:
@@ -104,16 +104,22 @@ def test_strategies_agree_at_any_tilt_and_number_of_samples(s):
     losses, grads = np.float32(rng.normal(size=s)), np.float32(rng.normal(size=(s, 3)))
 
     def sample(j):
-        return Evaluation(jnp.asarray(losses)[j], None, jnp.asarray(grads)[j])
+        return Evaluation(jnp.asarray(losses)[j], jnp.asarray(grads)[j])
 
     tilts = np.float32([0.0, 1e-12, 1e-3, 1.0, 30.0, 1e12, np.inf])
     for strategy in "vectorized", "unrolled", "streamed":
 
         def combined(t, strategy=strategy):
-            found = combine_samples(sample, jnp.arange(s), t, strategy=strategy, aux="first")
-            return found.evaluation.value, found.evaluation.grad, found.weights
+            options = {"strategy": strategy, "aux": "first"}
+            found = _fold.tilted(lambda j: (sample, j), s, t, **options)
+            return found.value, found.grad, found.metrics
 
-        values, means, weights = jax.vmap(combined)(tilts)
+        values, means, metrics = jax.jit(jax.vmap(combined))(tilts)
+        weights = metrics["weights"]
+        np.testing.assert_array_equal(metrics["losses"], np.tile(losses, (len(tilts), 1)))
+        np.testing.assert_array_equal(metrics["tilt"], tilts)
+        sizes = 1 / np.square(np.float64(weights)).sum(1)
+        np.testing.assert_allclose(metrics["effective_sample_size"], sizes, rtol=1e-5)
         for i, t in enumerate(np.float64(tilts)):
             gaps = np.where(losses == losses.max(), 0, np.float64(losses) - losses.max())
             with np.errstate(invalid="ignore"):

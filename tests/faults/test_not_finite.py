@@ -34,14 +34,13 @@ def all_finite(tree):
 
 
 def later(state):
-    return state._replace(step=state.step + 1) if state else state
+    return state._replace(step=state.step + 1)
 
 
 @every_method
-def test_a_bad_step_is_seen_and_leaves_only_its_diagnostics(name, fast_compile):
-    estimator, params = make(name), parameters()
-    step = jax.jit(value_and_grad(broken, estimator))
-    state = estimator.init(params)
+def test_a_bad_step_is_seen_and_leaves_only_its_metrics(name, fast_compile):
+    step, params = value_and_grad(broken, make(name)), parameters()
+    state, step = step.init(params), jax.jit(step)
     for k in range(3):  # a first step, and one of each kind that methods of period 2 have
         for factors in (jnp.nan, 1.0), (jnp.inf, 1.0), (1.0, jnp.nan), (1.0, jnp.inf):
             (value, grad), after = step(params, state, batch(k), *factors)
@@ -56,12 +55,12 @@ def test_a_bad_step_is_seen_and_leaves_only_its_diagnostics(name, fast_compile):
 
 @pytest.mark.parametrize("name", ["vasso", "fsam"])
 def test_an_average_starts_with_the_first_good_gradient(name):
-    estimator, params = make(name), parameters()
-    step, start = value_and_grad(broken, estimator), estimator.init(parameters())
+    step, params = value_and_grad(broken, make(name)), parameters()
+    start = step.init(params)
     _, desired = step(params, start, batch(), 1.0, 1.0)
     _, state = step(params, start, batch(), jnp.nan, 1.0)
     _, state = step(params, state, batch(), 1.0, 1.0)
-    jax.tree.map(np.testing.assert_array_equal, state.average, desired.average)
+    jax.tree.map(np.testing.assert_array_equal, state.memory, desired.memory)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -70,11 +69,13 @@ def test_a_gradient_that_is_not_finite_takes_its_sample_away(strategy):
         factor = jnp.where(p["b"][0] > parameters()["b"][0], jnp.nan, 1.0)
         return broken(p, batch(), 1.0, factor)
 
-    estimator, params = make("tilted_sampling", s=6, strategy=strategy), parameters()
-    (value, grad), state = value_and_grad(fun, estimator)(params, estimator.init(params))
-    present = np.isfinite(state.losses)
+    step = value_and_grad(fun, make("tilted_sampling", s=6, strategy=strategy))
+    (value, grad), state = jax.jit(step)(parameters(), step.init(parameters()))
+    losses, weights = (np.asarray(state.last.metrics[x]) for x in ("losses", "weights"))
+    present = np.isfinite(losses)
     assert 0 < present.sum() < 6
-    assert np.all(np.asarray(state.weights)[~present] == 0)
+    assert np.all(np.isnan(losses[~present]))
+    assert np.all(weights[~present] == 0)
     assert all_finite((value, grad))
 
 
@@ -96,9 +97,9 @@ def test_a_sample_is_absent_if_its_first_evaluation_is_bad(kind, strategy):
     estimator = methods.tsam(0.0, 0.5, 2, noise=sides, strategy=strategy)
     x = jnp.float32(0.0)
     step = value_and_grad(fun, estimator, has_aux=True)
-    ((value, aux), grad), state = step(x, estimator.init(x))
-    np.testing.assert_array_equal(state.losses, [jnp.nan, 6.25])
-    np.testing.assert_array_equal(state.weights, [0, 1])
+    ((value, aux), grad), state = jax.jit(step)(x, step.init(x))
+    np.testing.assert_array_equal(state.last.metrics["losses"], [jnp.nan, 6.25])
+    np.testing.assert_array_equal(state.last.metrics["weights"], [0, 1])
     assert (value, aux, grad) == (6.25, 2.0, 5.0)
 
 
@@ -118,8 +119,9 @@ def test_a_first_gradient_that_is_not_finite_takes_its_sample_away_whatever_the_
     fun.defvjp(lambda p: (p["a"] ** 2, p), backward)
     params = {"a": jnp.ones(()), "b": jnp.ones(())}
     estimator = methods.tsam(t=1.0, rho=0.1, s=2, noise=alternating, mask=mask, strategy="unrolled")
-    (value, grad), state = value_and_grad(fun, estimator)(params, estimator.init(params))
-    assert sorted(np.isfinite(state.losses)) == [False, True]
+    step = value_and_grad(fun, estimator)
+    (value, grad), state = step(params, step.init(params))
+    assert sorted(np.isfinite(state.last.metrics["losses"])) == [False, True]
     assert all_finite((value, grad))
 
 

@@ -34,17 +34,20 @@ def test_leaves_without_gradient_are_refused_by_name(kind):
     )
     fun = lambda p: jnp.sum(p["w"] ** 2)  # noqa: E731
     for estimator in methods.sam(0.1, mask={"w": True, "sub": False}), methods.erm():
+        step = value_and_grad(fun, estimator)
         with pytest.raises(TypeError, match=message):
-            value_and_grad(fun, estimator)(params, estimator.init(params))
+            step.init(params)
+        with pytest.raises(TypeError, match=message):
+            step(params, step.init({"w": jnp.ones(2)}))
         optimizer = estimate_gradient(estimator)
         with pytest.raises(TypeError, match=message):
             optimizer.init(params)
         state = optimizer.init({"w": jnp.ones(2)})
         with pytest.raises(TypeError, match=message):
-            optimizer.update(params, state, params, value_fn=fun)
+            optimizer.update(None, state, params, value_fn=fun)
     for name in "tsam", "tsam_hmc", "esam2", "xsam", "vasso", "looksam":
         with pytest.raises(TypeError, match=message):
-            make(name).init(params)
+            value_and_grad(fun, make(name)).init(params)
 
 
 def test_a_single_leaf_has_no_name():
@@ -64,15 +67,15 @@ def test_odd_leaves_are_supported(name):
     }
     fun = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)).astype(jnp.float32)  # noqa: E731
     optimizer = estimate_gradient(make(name))
-    grad, state = optimizer.update(params, optimizer.init(params), params, value_fn=fun)
+    grad, state = optimizer.update(None, optimizer.init(params), params, value_fn=fun)
     assert jax.tree.structure(grad) == jax.tree.structure(params)
-    assert jnp.isfinite(state.value)
+    assert jnp.isfinite(state.last.value)
     for x, y in zip(jax.tree.leaves(grad), jax.tree.leaves(params), strict=True):
         assert (x.shape, x.dtype) == (jnp.shape(y), jnp.result_type(y))
         assert np.all(np.isfinite(x))
         assert np.all(x != 0)
     nothing = value_and_grad(lambda p: jnp.float32(7.0), make(name))
-    assert nothing({}, make(name).init({}))[0] == (7.0, {})
+    assert nothing({}, nothing.init({}))[0] == (7.0, {})
 
 
 # Complex leaves are pairs of real ones: the laws and the directions are those of the pairs.
@@ -102,16 +105,17 @@ def test_a_complex_parameter_is_a_pair_of_real_ones(name):
     if name == "tsam":
         changes = {"noise": lambda key, p: _tree.scale(p, 0.1)}
     estimator = make(name, **changes)
-    states = estimator.init(z), estimator.init(pairs)
+    steps = value_and_grad(of_complex, estimator), value_and_grad(of_pairs, estimator)
+    states = steps[0].init(z), steps[1].init(pairs)
     for _ in range(TABLE[name].period):
-        (value, grad), state = value_and_grad(of_complex, estimator)(z, states[0])
-        (desired_value, desired), real = value_and_grad(of_pairs, estimator)(pairs, states[1])
+        (value, grad), state = steps[0](z, states[0])
+        (desired_value, desired), real = steps[1](pairs, states[1])
         states = state, real
         np.testing.assert_allclose(value, desired_value, rtol=1e-5)
         np.testing.assert_allclose(grad, conjugated(desired), rtol=1e-4, atol=1e-5)
     optimizer = estimate_gradient(estimator)
-    updates, _ = optimizer.update(z, optimizer.init(z), z, value_fn=of_complex)
-    (_, first), _ = value_and_grad(of_complex, estimator)(z, estimator.init(z))
+    updates, _ = optimizer.update(None, optimizer.init(z), z, value_fn=of_complex)
+    (_, first), _ = steps[0](z, steps[0].init(z))
     np.testing.assert_array_equal(updates, first)
 
 
@@ -138,7 +142,7 @@ OUTPUTS = {
     "integer": (lambda x: jnp.int32(1), False, SCALAR + "int32 of shape ()"),
     "python-integer": (lambda x: 1, False, SCALAR + "int"),
     "none": (lambda x: None, False, SCALAR + "NoneType"),
-    "pair": (lambda x: (jnp.sum(x), x), False, SCALAR + "tuple. Reduce losses of examples by"),
+    "pair": (lambda x: (jnp.sum(x), x), False, SCALAR + "tuple. Reduce per-example losses with"),
     "no-pair": (jnp.sum, True, PAIR + "float32 of shape ()"),
     "vector-of-two": (lambda x: x, True, PAIR + "float32 of shape (2,)"),
     "triple": (lambda x: (jnp.sum(x), 1, 2), True, PAIR + "tuple"),
@@ -150,17 +154,19 @@ OUTPUTS = {
 def test_a_loss_that_is_no_real_scalar_is_refused(kind):
     fun, has_aux, message = OUTPUTS[kind]
     for estimator in methods.sam(0.1), methods.tsam(1.0, 0.1, 2, strategy="streamed"):
+        step = value_and_grad(fun, estimator, has_aux=has_aux)
         with pytest.raises(TypeError, match=re.escape(message)):
-            value_and_grad(fun, estimator, has_aux=has_aux)(X, estimator.init(X))
+            step(X, step.init(X))
         if not has_aux:
             optimizer = estimate_gradient(estimator)
             with pytest.raises(TypeError, match=re.escape(message)):
-                optimizer.update(X, optimizer.init(X), X, value_fn=fun)
+                optimizer.update(None, optimizer.init(X), X, value_fn=fun)
 
 
 def test_a_loss_may_be_a_python_number_and_a_pair_a_list():
     sam = methods.sam(0.1)
-    (value, grad), _ = value_and_grad(lambda x: 3.0, sam)(X, sam.init(X))
+    constant = value_and_grad(lambda x: 3.0, sam)
+    (value, grad), _ = constant(X, constant.init(X))
     assert (value, grad.tolist()) == (3.0, [0.0, 0.0])
     pair = value_and_grad(lambda x: [jnp.sum(x), 5], sam, has_aux=True)
-    assert pair(X, sam.init(X))[0][0][1] == 5
+    assert pair(X, pair.init(X))[0][0][1] == 5

@@ -196,18 +196,16 @@ def test_a_tsam_step_is_pure_and_moves_statistics_and_keys_once(name):
         value = cross_entropy(model(*arguments(name)), LABELS)
         return value, nnx.as_pure(split(model)[2])
 
-    traces = []
+    function, traces = value_and_grad(loss, estimator, has_aux=True), []
 
     @jax.jit
     def step(params, rest, state, optimizer):
         traces.append(None)
-        ((value, rest), grads), state = value_and_grad(loss, estimator, has_aux=True)(
-            params, state, rest
-        )
+        ((value, rest), grads), state = function(params, state, rest)
         updates, optimizer = rates.update(grads, optimizer, params)
         return optax.apply_updates(params, updates), rest, state, optimizer, value
 
-    states = [params, rest, estimator.init(params), rates.init(params)]
+    states = [params, rest, function.init(params), rates.init(params)]
     before = jax.tree.map(lambda x: (x.shape, x.dtype), states)
     values = []
     for _ in range(3):

@@ -199,7 +199,7 @@ def test_a_recipe_stands_first_and_options_replace_its_values(tmp_path, capsys, 
     assert used["task"]["width"] == 8
     assert used["optimizer"]["base"] == "adamw"
     metrics = json.loads((out / "result.json").read_text())["metrics"]
-    assert 1 <= metrics["effective_samples"] <= 2
+    assert 1 <= metrics["step_effective_sample_size"] <= 2
 
     code, shown, _ = run(capsys, "evaluate", str(out))
     assert code == 0
@@ -318,7 +318,7 @@ def methods_row(name):
 def test_methods_lists_every_wrapper():
     text, cost = methods_row("m_sam")
     assert text.startswith("1/n sum_i ghat(B_i), the batch cut into")
-    assert "estimator, m Foret et al." in text
+    assert "estimator, m, batch='batch' Foret et al." in text
     assert cost == "as the estimator inside"
     assert "estimator, axis_name Foret et al. 2021" in methods_row("per_device")[0]
 

@@ -85,7 +85,7 @@ def test_seeds_differ_in_labels_weights_and_noise(network, data):
     assert (data.train.labels[0] != data.train.labels[1]).any()
     kernel = jax.tree.leaves(state.params)[1]
     assert not np.allclose(kernel[0], kernel[1])
-    keys = jax.random.key_data(state.estimator.key)
+    keys = state.estimator.key
     assert (keys[0] != keys[1]).any()
 
 
@@ -186,16 +186,26 @@ def test_streamed_data_are_the_data_on_the_device(network, data, monkeypatch):
     for stream in (None, stream_of(data)):
         *_, last = loop.train(program, program.init([0]), one, epochs=3, every=2, stream=stream)
         assert last.epoch == 3
-        ends.append(last.state._replace(key=0, estimator=last.state.estimator._replace(key=0)))
+        ends.append(last.state._replace(key=jax.random.key_data(last.state.key)))
     assert_close(*ends)
 
 
-def test_effective_samples_are_those_of_the_weights(network, data):
-    _, rounds = trained(network, data, "tsam(t=50, rho=0.1, s=3)", [1], epochs=1)
-    weights = rounds[0].state.estimator.weights[0]
-    assert rounds[0].metrics["effective_samples"][0] == pytest.approx(float(1 / (weights**2).sum()))
+def test_the_metrics_of_the_last_step_are_logged(network, data):
+    """Under names of their own, and as means over the samples."""
+    _, rounds = trained(network, data, "tsam(t=50, rho=0.1, s=3)", SEEDS, epochs=1)
+    last, metrics = rounds[0].state.estimator.last.metrics, rounds[0].metrics
+    assert last["losses"].shape == (2, 3)
+    for seed in range(2):
+        size = float(1 / (last["weights"][seed] ** 2).sum())
+        assert metrics["step_effective_sample_size"][seed] == pytest.approx(size)
+        mean = float(last["losses"][seed].mean())
+        assert metrics["step_losses"][seed] == pytest.approx(mean)
+        assert metrics["step_tilt"][seed] == 50.0
+        assert metrics["step_weights"][seed] == pytest.approx(1 / 3)
     _, rounds = trained(network, data, "erm()", [0], epochs=1)
-    assert "effective_samples" not in rounds[0].metrics
+    of_step = {name for name in rounds[0].metrics if name.startswith("step_")}
+    assert of_step == {"step_loss"}
+    assert rounds[0].metrics["step_loss"][0] == rounds[0].state.estimator.last.value[0]
 
 
 def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):

@@ -64,7 +64,7 @@ def test_all_probes_of_a_step_see_the_same_mask(network, start):
     params, rest = start
     estimator = methods.sam(rho=1e-12)
     estimate = value_and_grad(network.loss, estimator, has_aux=True)
-    (_, sam), _ = estimate(params, estimator.init(params), BATCH, rest)
+    (_, sam), _ = estimate(params, estimate.init(params), BATCH, rest)
     plain = jax.grad(network.loss, has_aux=True)(params, BATCH, rest)[0]
     jax.tree.map(np.testing.assert_array_equal, sam, plain)
 

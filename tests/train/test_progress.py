@@ -8,7 +8,7 @@ from rich.console import Console
 from tsam_jax.train.progress import Progress
 
 SETTING = "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03)"
-METRICS = {"train_loss": 1.234, "validation_accuracy": 0.876, "effective_samples": 2.9}
+METRICS = {"train_loss": 1.234, "validation_accuracy": 0.876, "step_effective_sample_size": 2.9}
 
 
 def console(width, *, terminal=True):

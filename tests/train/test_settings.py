@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tsam_jax import methods, noise, value_and_grad
-from tsam_jax.methods._formulas import FORMULAS
+from tsam_jax.methods import FORMULAS
 from tsam_jax.recipes import noisy_digits
 from tsam_jax.train.settings import SettingError, parse
 
@@ -18,14 +18,17 @@ def loss(x):
 
 def gradient(estimator):
     x = jnp.array([1.0, -2.0, 0.5])
-    return value_and_grad(loss, estimator)(x, estimator.init(x))[0][1].tolist()
+    step = value_and_grad(loss, estimator)
+    return step(x, step.init(x))[0][1].tolist()
 
 
 def test_a_setting_builds_what_its_text_says():
-    [setting] = parse("tsam(t=5, rho=0.3, s=2, noise=sphere(rms=0.2), delta='half')")
-    by_hand = methods.tsam(t=5, rho=0.3, s=2, noise=noise.sphere(rms=0.2), delta="half", key=7)
-    assert gradient(setting.build(7)) == gradient(by_hand)
-    assert gradient(setting.build(8)) != gradient(by_hand)
+    [setting] = parse("tsam(t=0.05, rho=0.3, s=2, noise=sphere(rms=0.2), delta='half')")
+    by_hand = methods.tsam(t=0.05, rho=0.3, s=2, noise=noise.sphere(rms=0.2), delta=0.5)
+    assert gradient(setting.build()) == gradient(by_hand)
+    for other in ({"delta": 0.25}, {"t": 0.06}, {"noise": noise.sphere(rms=0.1)}):
+        arguments = {"t": 0.05, "rho": 0.3, "s": 2, "noise": noise.sphere(rms=0.2), "delta": 0.5}
+        assert gradient(methods.tsam(**arguments | other)) != gradient(by_hand)
 
 
 def test_schedules_and_infinity_can_be_written():
@@ -120,6 +123,7 @@ def test_a_key_may_be_traced():
 
     @jax.vmap
     def keys(seed):
-        return jax.random.key_data(setting.build(jax.random.key(seed)).init(jnp.zeros(2)).key)
+        step = value_and_grad(loss, setting.build(), key=jax.random.key(seed))
+        return step.init(jnp.zeros(2)).key
 
     assert keys(jnp.arange(2)).tolist() != keys(jnp.zeros(2, int)).tolist()

@@ -77,7 +77,7 @@ def test_text_trains_on_numbers_with_the_loss_as_the_measure():
     task = config.Task(model="bert-tiny", loss="mse", **PLAIN)
     loaded, rounds = trained(task, SIMILARITY)
     assert loaded.metric is None
-    assert set(rounds[0].metrics) == {"train_loss", "validation_loss", "test_loss"}
+    assert set(rounds[0].metrics) == {"train_loss", "validation_loss", "test_loss", "step_loss"}
     assert np.isfinite(rounds[-1].metrics["train_loss"][0])
 
 

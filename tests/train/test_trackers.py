@@ -54,7 +54,7 @@ def test_tensorboard_has_what_the_log_has_also_after_a_resumed_run(tmp_path, cap
     for tag, name in {
         "loss/train": "train_loss",
         "accuracy/validation": "validation_accuracy",
-        "effective_samples": "effective_samples",
+        "step_effective_sample_size": "step_effective_sample_size",
     }.items():
         assert found[tag] == pytest.approx({line["epoch"]: line[name] for line in log})
     for line in log:

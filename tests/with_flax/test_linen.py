@@ -39,6 +39,9 @@ def loss_fn(params, batch, batch_stats, key):
     return loss, changed["batch_stats"]
 
 
+STEP = value_and_grad(loss_fn, SAM, has_aux=True)
+
+
 def test_a_train_state_takes_the_steps_of_sam():
     variables = Net().init(jax.random.key(0), batch()[0], train=False)
     state = EstimatorTrainState.create(
@@ -46,14 +49,13 @@ def test_a_train_state_takes_the_steps_of_sam():
         params=variables["params"],
         tx=optax.sgd(0.1, momentum=0.9),
         batch_stats=variables["batch_stats"],
-        estimator_state=SAM.init(variables["params"]),
+        estimator_state=STEP.init(variables["params"]),
     )
 
     @jax.jit
     def train_step(state, batch, key):
         key = jax.random.fold_in(key, state.step)
-        function = value_and_grad(loss_fn, SAM, has_aux=True)
-        ((loss, batch_stats), grads), estimator_state = function(
+        ((loss, batch_stats), grads), estimator_state = STEP(
             state.params, state.estimator_state, batch, state.batch_stats, key
         )
         new = {"batch_stats": batch_stats, "estimator_state": estimator_state}

@@ -11,7 +11,7 @@ from flax import nnx
 from flax_models import Net, batch, loss_fn
 
 import tsam_jax.nnx
-from tsam_jax import HalfPrecisionWarning, Oracle, make_oracle, methods, noise
+from tsam_jax import HalfPrecisionWarning, Loss, methods, noise
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -56,13 +56,16 @@ def test_the_ascent_of_such_a_model_has_its_length():
 
     @jax.jit
     def points(params):
-        seen, oracle = [], make_oracle(loss)
+        seen = []
 
-        def evaluate(point):
-            seen.append(point)
-            return oracle.evaluate(point)
+        class Listening(Loss):
+            def __call__(self, params):
+                seen.append(params)
+                return super().__call__(params)
 
-        sam.estimate(Oracle(evaluate, oracle.value), params, sam.init(params))
+        memory, _ = sam.init(params)
+        step = {"step": jnp.int32(0), "key": jax.random.key(0)}
+        sam.estimate(Listening(loss), params, memory, **step)
         return seen
 
     before, after = points(params)

@@ -80,14 +80,15 @@ def test_the_trajectory_is_that_of_the_pure_form():
         model = nnx.merge(graphdef, params, rest)
         return loss_fn(model, batch), nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
 
+    function = value_and_grad(pure_loss, TSAM, has_aux=True)
+
     @jax.jit
     def pure_step(params, rest, state, base_state, batch):
-        function = value_and_grad(pure_loss, TSAM, has_aux=True)
         ((loss, rest), grads), state = function(params, state, batch, rest)
         updates, base_state = BASE.update(grads, base_state, params)
         return optax.apply_updates(params, updates), rest, state, base_state, loss
 
-    state, base_state = TSAM.init(params), BASE.init(params)
+    state, base_state = function.init(params), BASE.init(params)
     for k in range(3):
         params, rest, state, base_state, desired = pure_step(
             params, rest, state, base_state, batch(k)
@@ -98,6 +99,31 @@ def test_the_trajectory_is_that_of_the_pure_form():
     nnx.update(twin, rest)
     close(arrays(model), arrays(twin))
     assert counter(model) == 3
+
+
+@pytest.mark.parametrize("impl", [None, "threefry2x32", "rbg"])
+def test_the_noise_is_that_of_the_pure_form_with_the_same_key(impl):
+    key = 7 if impl is None else jax.random.key(7, impl=impl)
+    model = nnx.Linear(4, 3, use_bias=False, rngs=nnx.Rngs(0))
+    estimator = tsam_jax.nnx.Estimator(model, RANDOM, key=key)
+    step = value_and_grad(lambda kernel, x: jnp.mean(jnp.tanh(x @ kernel)), RANDOM, key=key)
+    state, x, kernel = step.init(model.kernel[...]), batch()[0], model.kernel[...]
+    leaves = jax.tree.leaves(estimator.state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    assert {type(x) for x in leaves} == {tsam_jax.nnx.EstimatorVariable}
+    for _ in range(2):
+        (desired, desired_grad), state = step(kernel, state, x)
+        value, grads = estimator.value_and_grad(lambda model, x: jnp.mean(jnp.tanh(model(x))))(
+            model, x
+        )
+        np.testing.assert_allclose(value, desired, rtol=1e-6)
+        np.testing.assert_allclose(grads["kernel"][...], desired_grad, rtol=1e-5)
+    close(arrays(estimator.state), arrays(state))
+
+
+@pytest.mark.parametrize("key", [None, 0.5, "a", jax.random.split(jax.random.key(0), 2)])
+def test_what_is_no_key(key):
+    with pytest.raises(TypeError, match="`key` must be an integer seed or a single PRNG key, got"):
+        tsam_jax.nnx.Estimator(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), SAM, key=key)
 
 
 def test_m_sam_averages_gradients_and_statistics_of_its_micro_batches():
@@ -133,7 +159,7 @@ def test_probes_share_a_dropout_mask_and_steps_do_not():
     numbers = []
     for _ in range(3):
         numbers.append(draw(model, estimator).item())
-        np.testing.assert_array_equal(estimator.state.losses[...], numbers[-1])
+        np.testing.assert_array_equal(estimator.state.last.metrics["losses"][...], numbers[-1])
     assert len(set(numbers)) == 3
 
 
@@ -188,7 +214,7 @@ def test_tied_weights_count_once():
     model, x = Tied(), batch()[0][:, :3]
     w = model.a.kernel[...]
     by_hand = value_and_grad(lambda w, x: jnp.mean((jnp.tanh(x @ w) @ w) ** 2), SAM)
-    (desired, grad), _ = by_hand(w, SAM.init(w), x)
+    (desired, grad), _ = by_hand(w, by_hand.init(w), x)
     value, grads = tsam_jax.nnx.Estimator(model, SAM).value_and_grad(square)(model, x)
     np.testing.assert_allclose(value, desired, rtol=1e-5)
     (leaf,) = jax.tree.leaves(grads)
@@ -272,9 +298,9 @@ def test_the_optax_adapter_does_for_models_without_such_state():
 
     @nnx.jit
     def adapter_step(model, optimizer, batch):
-        graphdef, params = nnx.split(model)
+        graphdef = nnx.graphdef(model)
         value_fn = lambda params: square(nnx.merge(graphdef, params), batch)  # noqa: E731
-        optimizer.update(model, params, value_fn=value_fn)
+        optimizer.update(model, None, value_fn=value_fn)
 
     @nnx.jit
     def estimator_step(model, optimizer, estimator, batch):
@@ -317,6 +343,6 @@ def test_variables_that_the_loss_leaves_behind_are_a_clear_error():
 
 
 def test_an_optimizer_is_no_estimator():
-    message = r"`Estimator\(estimator=...\)` must be a `GradientEstimator`, such as .*, got Grad"
+    message = r"`Estimator\(estimator=...\)` must be a `GradientEstimator`, such as .*, got a Grad"
     with pytest.raises(TypeError, match=message):
         tsam_jax.nnx.Estimator(Net(nnx.Rngs(0)), tsam(optax.sgd(0.1), 1.0, 0.1, 2))

@@ -47,7 +47,7 @@ def make_step(optimizer, fun=loss):
     @jax.jit
     def step(params, state, batch):
         updates, state = optimizer.update(
-            params, state, params, value_fn=lambda p: fun(p, jnp.asarray(batch, jnp.float32))
+            None, state, params, value_fn=lambda p: fun(p, jnp.asarray(batch, jnp.float32))
         )
         return optax.apply_updates(params, updates), state
 
@@ -60,22 +60,15 @@ def one_update(optimizer, batch=BATCH, fun=loss, *, compiled=True, **extra_args)
 
     def update(params, state):
         value_fn = lambda p: fun(p, jnp.asarray(batch, jnp.float32))  # noqa: E731 - as users do
-        return optimizer.update(params, state, params, value_fn=value_fn, **extra_args)
+        return optimizer.update(None, state, params, value_fn=value_fn, **extra_args)
 
     return (jax.jit(update) if compiled else update)(params, optimizer.init(params))
 
 
-def bits(tree):
-    """The leaves as NumPy arrays, typed keys as their data."""
-    typed = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return [
-        np.asarray(jax.random.key_data(x) if typed(x) else x)
-        for x in map(jnp.asarray, jax.tree.leaves(tree))
-    ]
-
-
 def assert_same_bits(actual, desired):
+    """Plain arrays throughout: the states have no typed keys."""
     assert jax.tree.structure(actual) == jax.tree.structure(desired)
-    for x, y in zip(bits(actual), bits(desired), strict=True):
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True)
+    for x, y in ((np.asarray(x), np.asarray(y)) for x, y in pairs):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)

@@ -9,14 +9,14 @@ import optax
 import pytest
 from bowl import BATCH, START, assert_same_bits, flat, loss, make_step, parameters, sam_gradient
 
-from tsam_jax import make_oracle, methods, noise, sharpness_aware, value_and_grad
+from tsam_jax import Loss, methods, noise, sharpness_aware, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
 RHO = 0.3
 TO_AND_FRO = noise.antithetic(lambda key, params: jax.tree.map(lambda x: 0.1 + 0 * x, params))
 PARTS = BATCH[:2], BATCH[2:]
-strategies = pytest.mark.parametrize("strategy", ["unrolled", "streamed"])
+strategies = pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
 
 
 def feed(optimizer):
@@ -30,14 +30,22 @@ def feed(optimizer):
 
 
 def test_multi_steps_around_takes_the_last_micro_batch_alone():
-    """It hands on the mean of gradients that nobody reads. Nothing in its calls gives it away."""
+    """It passes on the mean of gradients that nobody reads, and fails where there are none."""
     around = optax.MultiSteps(sharpness_aware(optax.sgd(1.0), methods.sam(RHO)), 2)
-    first, second = feed(around)
+    params = parameters()
+    state, moved = around.init(params), []
+    for part in PARTS:
+        updates, state = around.update(params, state, params, value_fn=loss, batch=part)
+        params = optax.apply_updates(params, updates)
+        moved.append(flat(params) - START)
+    first, second = moved
     np.testing.assert_array_equal(first, 0)
     of_parts = [sam_gradient(START, part, RHO) for part in PARTS]
     np.testing.assert_allclose(second, -of_parts[1], rtol=1e-5)
     assert np.abs(np.mean(of_parts, axis=0) - of_parts[1]).max() > 0.5
     assert np.abs(sam_gradient(START, BATCH, RHO) - of_parts[1]).max() > 0.5
+    with pytest.raises(ValueError, match="pytree structure error"):
+        around.update(None, state, params, value_fn=loss, batch=BATCH)
 
 
 def test_multi_steps_inside_is_m_sam_over_steps():
@@ -46,8 +54,8 @@ def test_multi_steps_inside_is_m_sam_over_steps():
     of_parts = [sam_gradient(START, part, RHO) for part in PARTS]
     np.testing.assert_allclose(second, -np.mean(of_parts, axis=0), rtol=1e-5)
     at_once = methods.m_sam(methods.sam(RHO), 2)
-    params = parameters()
-    (_, grad), _ = value_and_grad(loss, at_once)(params, at_once.init(params), jnp.asarray(BATCH))
+    params, step = parameters(), value_and_grad(loss, at_once)
+    (_, grad), _ = step(params, step.init(params), jnp.asarray(BATCH))
     np.testing.assert_allclose(second, -flat(grad), rtol=1e-5)
 
 
@@ -78,11 +86,11 @@ INNER = {
 
 
 def run(estimator, steps=2):
-    step = jax.jit(value_and_grad(net, estimator, has_aux=True))
-    params = net_parameters()
-    state, results = estimator.init(params), []
+    step = value_and_grad(net, estimator, has_aux=True)
+    params, compiled = net_parameters(), jax.jit(step)
+    state, results = step.init(params), []
     for k in range(steps):
-        ((value, aux), grad), state = step(params, state, net_batch(k))
+        ((value, aux), grad), state = compiled(params, state, net_batch(k))
         results.append((value, aux["mean"], grad))
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grad)
     return results, state
@@ -132,20 +140,20 @@ def test_one_micro_batch_is_the_inner_estimator_bitwise(strategy):
 
 @strategies
 def test_micro_batches_are_in_order_and_what_has_no_mean_is_that_of_the_first(strategy):
-    estimator = methods.microbatched(methods.erm(), 2, strategy=strategy)
-    x = jnp.arange(6.0)
+    estimator = methods.microbatched(methods.erm(), 2, batch="x", strategy=strategy)
+    w, x = jnp.float32(2.0), jnp.arange(6.0)
     fun = lambda w, x: (w * jnp.mean(x), (jnp.max(x), jnp.int32(x[0])))  # noqa: E731
-    call = jax.jit(value_and_grad(fun, estimator, has_aux=True))
-    ((value, aux), grad), _ = call(jnp.float32(2.0), estimator.init(jnp.float32(2.0)), x)
+    step = value_and_grad(fun, estimator, has_aux=True)
+    ((value, aux), grad), _ = jax.jit(step)(w, step.init(w), x)
     assert (value, grad, *aux) == (5.0, 2.5, 3.0, 0)  # maxima 1, 3 and 5
     assert aux[1].dtype == jnp.int32
 
 
 def test_bfloat16_is_summed_in_float32():
-    estimator = methods.microbatched(methods.erm(), 1, strategy="streamed")
+    estimator = methods.microbatched(methods.erm(), 1, batch=1, strategy="streamed")
     w, x = jnp.bfloat16(1.0), jnp.array([1.0] + [2.0**-9] * 511, jnp.bfloat16)
-    fun = lambda w, x: jnp.sum(w * x)  # noqa: E731
-    (value, grad), _ = jax.jit(value_and_grad(fun, estimator))(w, estimator.init(w), x)
+    step = value_and_grad(lambda w, x: jnp.sum(w * x), estimator)
+    (value, grad), _ = jax.jit(step)(w, step.init(w), x)
     assert (value.dtype, grad.dtype) == (jnp.float32, jnp.bfloat16)
     np.testing.assert_allclose(512 * float(value), 1 + 511 / 512, rtol=1e-6)
     np.testing.assert_allclose(512 * float(grad), 1 + 511 / 512, rtol=2**-8)  # 1 in bfloat16
@@ -156,9 +164,9 @@ def test_the_memory_is_that_of_one_micro_batch():
     batch = jnp.zeros((512, 3))
 
     def temporary(estimator):
-        call = jax.jit(value_and_grad(lambda p, x: net(p, x)[0], estimator))
-        memory = call.lower(wide, estimator.init(wide), batch).compile().memory_analysis()
-        return memory.temp_size_in_bytes
+        step = value_and_grad(lambda p, batch: net(p, batch)[0], estimator)
+        compiled = jax.jit(step).lower(wide, step.init(wide), batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
     sam = methods.sam(RHO)
     whole, parts = temporary(sam), temporary(methods.microbatched(sam, 8, strategy="streamed"))
@@ -168,15 +176,17 @@ def test_the_memory_is_that_of_one_micro_batch():
 
 def test_what_cannot_be_split_is_a_clear_error():
     estimator, w = methods.microbatched(methods.sam(RHO), 4), jnp.ones(2)
-    with pytest.raises(TypeError, match=r"`microbatched` splits the batch.*value_fn=loss, batch"):
-        estimator.estimate(make_oracle(jnp.sum), w, estimator.init(w))
-    oracle = make_oracle(lambda w, x: jnp.sum(w), batch=jnp.ones(6))
-    with pytest.raises(ValueError, match=r"`microbatched\(m=...\)` must divide the size of.*6"):
-        estimator.estimate(oracle, w, estimator.init(w))
+    step = {"step": jnp.int32(0), "key": jax.random.key(0)}
+    message = r"`batch='batch'` \(of `m_sam` and `microbatched`.*the parameters only.*value_fn=loss"
+    with pytest.raises(TypeError, match=message):
+        estimator.estimate(Loss(jnp.sum), w, (), **step)
+    loss = Loss(lambda w, batch: jnp.sum(w), (jnp.ones(6),))
+    with pytest.raises(ValueError, match=r"`microbatched\(m=...\)` must divide the size of.*6.*4"):
+        estimator.estimate(loss, w, (), **step)
     with pytest.raises(ValueError, match=r"`microbatched\(m=...\)` must be a positive integer"):
         methods.microbatched(methods.sam(RHO), 0)
     with pytest.raises(ValueError, match=r"`microbatched\(strategy=...\)` must be one of 'auto'"):
-        methods.microbatched(methods.sam(RHO), 2, strategy="vectorized")
+        methods.microbatched(methods.sam(RHO), 2, strategy="scan")
 
 
 def test_a_micro_batch_of_m_sam_inside_is_evaluated_in_parts():
@@ -188,6 +198,6 @@ def test_a_micro_batch_of_m_sam_inside_is_evaluated_in_parts():
         return net(params, batch)[0]
 
     estimator = methods.microbatched(methods.m_sam(methods.sam(RHO), 6), 2)
-    call, params = value_and_grad(recorded, estimator), net_parameters()
-    jax.eval_shape(call, params, estimator.init(params), net_batch(0))
+    step, params = value_and_grad(recorded, estimator), net_parameters()
+    jax.eval_shape(step, params, step.init(params), net_batch(0))
     assert set(sizes) == {2}

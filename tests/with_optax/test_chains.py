@@ -19,7 +19,7 @@ from bowl import (
     value,
 )
 
-from tsam_jax import estimate_gradient, methods, noise, sharpness_aware, tsam
+from tsam_jax import Loss, estimate_gradient, methods, noise, sharpness_aware, tsam
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -35,9 +35,17 @@ def close(tree, desired):
 
 
 def test_what_stands_before_the_estimator_is_discarded():
-    updates, _ = one_update(optax.chain(optax.clip_by_global_norm(1.0), estimate_gradient(SAM)))
-    close(updates, FIRST)
-    assert optax.tree.norm(updates) > 10
+    """Whatever it gets: None, or the gradients of a loop that computes them for nothing."""
+    optimizer, params = (
+        optax.chain(optax.clip_by_global_norm(1.0), estimate_gradient(SAM)),
+        parameters(),
+    )
+    for incoming in (None, params):
+        updates, _ = optimizer.update(
+            incoming, optimizer.init(params), params, value_fn=loss, batch=BATCH
+        )
+        close(updates, FIRST)
+        assert optax.tree.norm(updates) > 10
 
 
 def test_clipping_after_the_estimator_clips_the_descent():
@@ -57,7 +65,7 @@ def test_named_chain():
     updates, state = one_update(optimizer)
     close(updates, -0.1 * FIRST)
     desired = value(climbed(START, BATCH, RHO), BATCH)
-    np.testing.assert_allclose(state["sharpness"].value, desired, rtol=1e-6)
+    np.testing.assert_allclose(state["sharpness"].last.value, desired, rtol=1e-6)
     close(state["descent"][0].trace, FIRST)
 
 
@@ -108,14 +116,19 @@ def test_apply_if_finite_in_the_base_skips_the_step():
         velocity = 0.9 * velocity + sam_gradient(x, BATCH, RHO)
         x = x - 0.1 * velocity
     close(params, x)
-    assert (state[1].total_notfinite, state[0].inner.step) == (1, 3)
+    assert (state[1].total_notfinite, state[0].step) == (1, 3)
 
 
 def test_apply_if_finite_around_sees_only_the_gradient_that_is_discarded():
     around = optax.apply_if_finite(sharpness_aware(optax.sgd(0.1), SAM), max_consecutive_errors=5)
-    updates, state = one_update(around, np.nan * BATCH)
+    params = parameters()
+    state = around.init(params)
+    arguments = {"value_fn": loss, "batch": jnp.asarray(np.nan * BATCH, jnp.float32)}
+    updates, after = around.update(params, state, params, **arguments)
     assert np.all(np.isnan(flat(updates)))
-    assert state.total_notfinite == 0
+    assert after.total_notfinite == 0
+    with pytest.raises(TypeError, match="same pytree structure"):  # zeros like None
+        around.update(None, state, params, **arguments)
 
 
 def test_lookahead_in_the_base():
@@ -142,7 +155,7 @@ def test_lookahead_around_is_an_error_since_it_takes_no_value_fn():
     params = optax.LookaheadParams.init_synced(parameters())
     state = optimizer.init(params)
     with pytest.raises(TypeError, match="value_fn"):
-        optimizer.update(params.fast, state, params, value_fn=lambda p: loss(p, BATCH))
+        optimizer.update(None, state, params, value_fn=lambda p: loss(p, BATCH))
 
 
 def test_one_call_is_one_step_and_no_step_is_undone():
@@ -152,13 +165,13 @@ def test_one_call_is_one_step_and_no_step_is_undone():
     plain = sharpness_aware(optax.sgd(0.1), methods.sam(0.01))
     y, plain_state, points = x, plain.init(x), []
     for _ in range(3):
-        _, state = optimizer.update(x, state, x, value_fn=jnp.square)
-        updates, plain_state = plain.update(y, plain_state, y, value_fn=jnp.square)
+        _, state = optimizer.update(None, state, x, value_fn=jnp.square)
+        updates, plain_state = plain.update(None, plain_state, y, value_fn=jnp.square)
         y = optax.apply_updates(y, updates)
         points.append(float(y))
     # 0.8 x - 0.002 each
     np.testing.assert_allclose(points, [0.798, 0.6364, 0.50712], rtol=1e-5)
-    assert (state[0].inner.step, state[1][0].count) == (3, 3)
+    assert (state[0].step, state[1][0].count) == (3, 3)
 
 
 def test_a_zero_gradient_is_a_zero_update():
@@ -179,7 +192,7 @@ def test_the_scale_of_the_loss_does_not_change_the_ascent(dtype):
     @jax.jit
     def updates(params, factor):
         value_fn = lambda p: factor.astype(dtype) * loss(p, jnp.asarray(BATCH, dtype))  # noqa: E731
-        return optimizer.update(params, optimizer.init(params), params, value_fn=value_fn)[0]
+        return optimizer.update(None, optimizer.init(params), params, value_fn=value_fn)[0]
 
     scaled, plain = updates(params, jnp.float32(scale)), updates(params, jnp.float32(1.0))
     assert scaled["w"].dtype == dtype
@@ -200,28 +213,30 @@ def test_tree_map_params_finds_the_moments():
 
 
 def test_clipping_of_every_probe():
-    """The recipe of the guide: an oracle whose gradients are clipped, between method and loss."""
+    """The recipe of the guide: a loss whose gradients are clipped, between method and loss."""
     clip = optax.clip_by_global_norm(5.0)
 
-    def clipped(estimator):
-        def estimate(oracle, params, state):
-            def evaluate(point):
-                evaluation = oracle.evaluate(point)
-                grad, _ = clip.update(evaluation.grad, clip.init(point))
-                return evaluation._replace(grad=grad)
+    class Clipped(Loss):
+        def __call__(self, params):
+            evaluation = super().__call__(params)
+            grad, _ = clip.update(evaluation.grad, clip.init(params))
+            return evaluation._replace(grad=grad)
 
-            return estimator.estimate(oracle._replace(evaluate=evaluate), params, state)
+    def clipped(estimator):
+        def estimate(loss, params, memory, *, step, key):
+            loss = Clipped(loss.fun, loss.args, loss.kwargs)
+            return estimator.estimate(loss, params, memory, step=step, key=key)
 
         return estimator._replace(estimate=estimate)
 
-    sampled = methods.tilted_sampling(0.0, 2, noise=noise.gaussian(rms=1.0), key=1)
+    sampled = methods.tilted_sampling(0.0, 2, noise=noise.gaussian(rms=1.0))
     params = parameters()
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 2)
     law, grads = noise.gaussian(rms=1.0), []
     for key in keys:
         grad = gradient(START + flat(law(key, params)), BATCH)
         grads.append(grad * min(1.0, 5.0 / np.linalg.norm(grad)))
-    updates, _ = one_update(estimate_gradient(clipped(sampled)))
+    updates, _ = one_update(estimate_gradient(clipped(sampled), key=1))
     close(updates, np.mean(grads, axis=0))
     updates, _ = one_update(estimate_gradient(clipped(SAM)))
     close(updates, FIRST * 5.0 / np.linalg.norm(FIRST))

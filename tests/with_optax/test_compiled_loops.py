@@ -18,8 +18,8 @@ LAW = noise.gaussian(rms=0.3)
 
 
 def make_optimizer(t=2.0, rho=0.3, key=0):
-    estimator = methods.tsam(t, rho, 2, noise=LAW, strategy="unrolled", key=key)
-    return sharpness_aware(optax.adamw(0.1), estimator)
+    estimator = methods.tsam(t, rho, 2, noise=LAW, strategy="unrolled")
+    return sharpness_aware(optax.adamw(0.1), estimator, key=key)
 
 
 OPTIMIZER = make_optimizer()
@@ -29,8 +29,8 @@ STEP = make_step(OPTIMIZER)
 def train(optimizer, params):
     def step(carry, batch):
         params, state = carry
-        updates, state = optimizer.update(params, state, params, value_fn=lambda p: loss(p, batch))
-        return (optax.apply_updates(params, updates), state), state[0].value
+        updates, state = optimizer.update(None, state, params, value_fn=loss, batch=batch)
+        return (optax.apply_updates(params, updates), state), state[0].last.value
 
     (params, state), values = jax.lax.scan(step, (params, optimizer.init(params)), BATCHES)
     return params, state, values
@@ -42,10 +42,10 @@ def test_a_scan_is_the_loop():
     state, by_hand = OPTIMIZER.init(params), []
     for batch in BATCHES:
         params, state = STEP(params, state, batch)
-        by_hand.append(float(state[0].value))
+        by_hand.append(float(state[0].last.value))
     np.testing.assert_allclose(values, by_hand, rtol=1e-5)
     np.testing.assert_allclose(flat(scanned), flat(params), rtol=1e-5)
-    assert scanned_state[0].inner.step == STEPS
+    assert scanned_state[0].step == STEPS
     assert len(set(by_hand)) == STEPS
 
 
@@ -73,7 +73,7 @@ def test_many_runs_in_one_compilation_are_the_runs_one_by_one():
 
 def test_compiled_ahead_of_time_with_donated_buffers():
     def step(params, state, batch):
-        updates, state = OPTIMIZER.update(params, state, params, value_fn=lambda p: loss(p, batch))
+        updates, state = OPTIMIZER.update(None, state, params, value_fn=loss, batch=batch)
         return optax.apply_updates(params, updates), state
 
     shapes = jax.eval_shape(lambda: (parameters(), OPTIMIZER.init(parameters()), BATCHES[0]))
@@ -86,11 +86,11 @@ def test_compiled_ahead_of_time_with_donated_buffers():
         desired, desired_state = STEP(desired, desired_state, batch)
     assert start["w"].is_deleted()
     np.testing.assert_allclose(flat(params), flat(desired), rtol=1e-6)
-    assert_same_bits(state[0].inner.key, desired_state[0].inner.key)
+    assert_same_bits(state[0].key, desired_state[0].key)
 
 
 def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
-    """Through orbax and back, typed keys included, into the shapes of a fresh optimizer."""
+    """Through orbax and back, the key included, into the shapes of a fresh optimizer."""
     params, state = parameters(), OPTIMIZER.init(parameters())
     for batch in BATCHES[:2]:
         params, state = STEP(params, state, batch)

@@ -54,6 +54,30 @@ def test_backtracking_takes_the_first_step_that_lowers_the_objective(store_grad)
         np.testing.assert_allclose(found, sam_gradient(end, BATCH, RHO), rtol=1e-4)
 
 
+SEARCHES = {
+    "backtracking": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    "zoom": optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(5)),
+    "lbfgs": optax.lbfgs(),
+    "wrapped": optax.apply_if_finite(optax.named_chain(("inner", optax.lbfgs())), 5),
+}
+
+
+@pytest.mark.parametrize("given", ["value", "grad"])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_value_of_the_caller_is_refused_beside_a_search(name, given):
+    """The search would compare it with the objective, and take any step, or none."""
+    optimizer, params = sharpness_aware(SEARCHES[name], SAM), parameters()
+    theirs = {"value": jnp.float32(0.0), "grad": parameters()}[given]
+    update = lambda state, **extra_args: optimizer.update(  # noqa: E731
+        None, state, params, value_fn=loss, batch=BATCH, **extra_args
+    )
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=rf"`update\({given}=...\)` cannot.*line search.*Leave it"):
+        jax.eval_shape(update, state, **{given: theirs})
+    updates, _ = jax.eval_shape(update, state)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
 def test_on_the_plain_loss_the_search_would_stop_at_its_minimum():
     """L = 2 x^2 left of 0 and x^2 / 2 right of it, with noise of -1/2 and 1/2.
 
@@ -67,7 +91,7 @@ def test_on_the_plain_loss_the_search_would_stop_at_its_minimum():
     x = jnp.float32(0.0)
 
     def update(optimizer, **extra_args):
-        call = lambda x, state: optimizer.update(x, state, x, value_fn=value_fn, **extra_args)  # noqa: E731
+        call = lambda x, state: optimizer.update(None, state, x, value_fn=value_fn, **extra_args)  # noqa: E731
         return jax.jit(call)(x, optimizer.init(x))[0]
 
     told_by_hand = {"value": value_fn(x), "grad": jnp.float32(0.0)}
@@ -95,9 +119,7 @@ def test_lbfgs_finds_the_minimum_that_sgd_is_far_from():
 
         def step(carry, _):
             params, state = carry
-            updates, state = optimizer.update(
-                params, state, params, value_fn=lambda p: loss(p, BATCH)
-            )
+            updates, state = optimizer.update(None, state, params, value_fn=loss, batch=BATCH)
             return (optax.apply_updates(params, updates), state), None
 
         run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=12))
@@ -110,17 +132,17 @@ def test_lbfgs_finds_the_minimum_that_sgd_is_far_from():
 
 def test_a_search_under_noise_compares_points_under_the_same_noise():
     """Its accepted step lowers the sampled objective, computed anew from the state before it."""
-    estimator = methods.tsam(2.0, RHO, 1, noise=noise.gaussian(rms=0.5), key=4)
+    estimator = methods.tsam(2.0, RHO, 1, noise=noise.gaussian(rms=0.5))
     search = optax.scale_by_backtracking_linesearch(20, slope_rtol=0.3)
-    optimizer = sharpness_aware(optax.chain(optax.sgd(1.0), search), estimator)
+    optimizer = sharpness_aware(optax.chain(optax.sgd(1.0), search), estimator, key=4)
     step, params = make_step(optimizer), parameters()
     anew = jax.jit(value_and_grad(lambda p: loss(p, BATCH), estimator))
     state, values = optimizer.init(params), []
     for _ in range(2):
         after, new_state = step(params, state, BATCH)
-        (value_before, grad), _ = anew(params, state[0].inner)
-        (value_after, _), _ = anew(after, state[0].inner)
-        (other_noise, _), _ = anew(after, new_state[0].inner)
+        (value_before, grad), _ = anew(params, state[0])
+        (value_after, _), _ = anew(after, state[0])
+        (other_noise, _), _ = anew(after, new_state[0])
         squares = float(optax.tree.norm(grad, squared=True))
         length = float(new_state[1][1].learning_rate)
         assert value_after <= value_before - 0.3 * length * squares + 1e-5

@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bowl import BATCH, climbed, flat, make_step, one_update, parameters, sam_gradient, value
+from bowl import (
+    BATCH,
+    climbed,
+    flat,
+    loss,
+    make_step,
+    one_update,
+    parameters,
+    sam_gradient,
+    value,
+)
 
 from tsam_jax import methods, sharpness_aware
 
@@ -55,14 +65,38 @@ def test_the_plateau_is_that_of_the_objective():
     assert scales == [1.0, 0.5, 0.25]
 
 
-def test_a_plateau_of_another_value_stands_outside():
-    """A validation loss, say: inside, `value` is the estimator's, whatever the caller gives."""
-    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
-    inside = sharpness_aware(optax.chain(optax.sgd(0.1), plateau), methods.sam(RHO))
-    outside = optax.chain(sharpness_aware(optax.sgd(0.1), methods.sam(RHO)), plateau)
-    validation = 7.0
-    _, state = one_update(outside, value=validation)
-    assert state[1].best_value == validation
-    _, state = one_update(inside, value=validation)
+PLATEAU = optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
+WITH_PLATEAU = {
+    "inside": sharpness_aware(optax.chain(optax.sgd(0.1), PLATEAU), methods.sam(RHO)),
+    "outside": optax.chain(sharpness_aware(optax.sgd(0.1), methods.sam(RHO)), PLATEAU),
+}
+
+
+def plateau_of(state):
+    return optax.tree.get(state, "best_value"), optax.tree.get(state, "scale")
+
+
+@pytest.mark.parametrize("place", WITH_PLATEAU)
+def test_a_plateau_of_the_value_of_the_caller(place):
+    """A validation loss, say: while it stays, the scale is halved, though the objective falls."""
+    optimizer, params = WITH_PLATEAU[place], parameters()
+
+    @jax.jit
+    def step(params, state, validation):
+        updates, state = optimizer.update(
+            None, state, params, value_fn=loss, batch=BATCH, value=validation
+        )
+        return optax.apply_updates(params, updates), state
+
+    state, seen = optimizer.init(params), []
+    for validation in (7.0, 7.0, 7.0, 6.0):
+        params, state = step(params, state, jnp.float32(validation))
+        seen.append(tuple(map(float, plateau_of(state))))
+    assert seen == [(7.0, 1.0), (7.0, 0.5), (7.0, 0.25), (6.0, 0.25)]
+
+
+def test_a_plateau_inside_gets_the_objective_unless_there_is_another_value():
+    best, _ = plateau_of(one_update(WITH_PLATEAU["inside"])[1])
     desired = value(climbed(flat(parameters()), BATCH, RHO), BATCH)
-    np.testing.assert_allclose(state[1][1].best_value, desired, rtol=1e-6)
+    np.testing.assert_allclose(best, desired, rtol=1e-6)
+    assert abs(desired - value(flat(parameters()), BATCH)) > 0.1

@@ -25,11 +25,11 @@ from tsam_jax import estimate_gradient, methods, noise, sharpness_aware, tsam
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
 GAUSSIAN = noise.gaussian(rms=0.3)
-SAMPLED = methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled", key=3)
+SAMPLED = methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled")
 
 
 def listener():
-    """A base that does nothing, and what it was told."""
+    """A base that does nothing, and the arguments that it got."""
     heard = {}
 
     def update(updates, state, params=None, **extra_args):
@@ -43,8 +43,8 @@ def test_it_is_the_chain_and_their_states_are_interchangeable():
     """For a base that asks for nothing, it is the same program, of the same states."""
     base = optax.adamw(0.1)
     forms = {
-        "around": sharpness_aware(base, SAMPLED),
-        "chained": optax.chain(estimate_gradient(SAMPLED), base),
+        "around": sharpness_aware(base, SAMPLED, key=3),
+        "chained": optax.chain(estimate_gradient(SAMPLED, key=3), base),
         "sugar": tsam(base, 2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled", key=3),
     }
     params = parameters()
@@ -62,7 +62,28 @@ def test_it_is_the_chain_and_their_states_are_interchangeable():
     assert str(jax.make_jaxpr(other)(params, states["chained"], BATCH)) != programs["chained"]
 
 
-def test_the_base_is_told_the_objective_of_the_estimator():
+@pytest.mark.parametrize("form", ["alone", "chained", "around"])
+def test_incoming_updates_are_discarded(form):
+    base = optax.adamw(0.1)
+    optimizer = {
+        "alone": estimate_gradient(SAMPLED),
+        "chained": optax.chain(estimate_gradient(SAMPLED), base),
+        "around": sharpness_aware(base, SAMPLED),
+    }[form]
+    params = parameters()
+    state = optimizer.init(params)
+    update = jax.jit(
+        lambda updates: optimizer.update(
+            updates, state, params, value_fn=loss, batch=jnp.asarray(BATCH, jnp.float32)
+        )
+    )
+    desired = update(None)
+    assert jax.tree.structure(desired[0]) == jax.tree.structure(params)
+    for incoming in (params, jax.tree.map(lambda x: jnp.nan * x, params), ()):
+        assert_same_bits(update(incoming), desired)
+
+
+def test_the_base_gets_the_objective_of_the_estimator():
     base, heard = listener()
     updates, state = one_update(
         sharpness_aware(base, methods.sam(0.3)), compiled=False, surprise="yes"
@@ -71,11 +92,11 @@ def test_the_base_is_told_the_objective_of_the_estimator():
     end = climbed(START, BATCH, 0.3)
     np.testing.assert_allclose(heard["value"], value(end, BATCH), rtol=1e-6)
     np.testing.assert_allclose(flat(heard["grad"]), gradient(end, BATCH), rtol=1e-5)
-    assert_same_bits((heard["grad"], heard["value"]), (updates, state[0].value))
+    assert_same_bits((heard["grad"], heard["value"]), (updates, state[0].last.value))
     point = np.array([1.0, 0.7, -1.0])
     end = climbed(point, BATCH, 0.3)
-    told = jax.jit(heard["value_fn"])(parameters(point=point))
-    np.testing.assert_allclose(told, value(end, BATCH), rtol=1e-6)
+    there = jax.jit(heard["value_fn"])(parameters(point=point))
+    np.testing.assert_allclose(there, value(end, BATCH), rtol=1e-6)
     assert value(end, BATCH) > value(point, BATCH) + 0.1  # it is not the plain loss
 
 
@@ -97,29 +118,29 @@ def test_the_objective_keeps_the_noise_of_the_step():
     base, heard = listener()
     estimator = methods.tsam(2.0, 0.3, 1, noise=GAUSSIAN)
     optimizer = sharpness_aware(base, estimator)
-    params, value_fn = parameters(), lambda p: loss(p, BATCH)
+    params = parameters()
     state, values = optimizer.init(params), []
     for _ in range(2):
-        _, state = optimizer.update(params, state, params, value_fn=value_fn)
+        _, state = optimizer.update(None, state, params, value_fn=loss, batch=BATCH)
         again, grad = jax.jit(jax.value_and_grad(heard["value_fn"]))(params)
-        np.testing.assert_allclose((again, state[0].value), heard["value"], rtol=1e-6)
+        np.testing.assert_allclose((again, state[0].last.value), heard["value"], rtol=1e-6)
         np.testing.assert_allclose(flat(grad), flat(heard["grad"]), rtol=1e-5)
         values.append(float(again))
     assert abs(values[0] - values[1]) > 1e-3  # the next step draws other noise
 
 
-def test_the_objective_has_the_batch_bound():
+def test_the_objective_has_the_extra_arguments_bound():
     base, heard = listener()
     estimator = methods.m_sam(methods.sam(0.3), 2)
     params, batch = parameters(), jnp.asarray(BATCH, jnp.float32)
     optimizer = sharpness_aware(base, estimator)
-    optimizer.update(params, optimizer.init(params), params, value_fn=loss, batch=batch)
-    assert "batch" not in heard
+    optimizer.update(None, optimizer.init(params), params, value_fn=loss, batch=batch)
+    assert heard["batch"] is batch  # the base gets all extra arguments
     ends = [value(climbed(START, part, 0.3), part) for part in (BATCH[:2], BATCH[2:])]
     np.testing.assert_allclose(heard["value_fn"](params), np.mean(ends), rtol=1e-6)
 
 
-def test_what_the_base_is_told_costs_nothing_unless_it_is_used():
+def test_the_objective_costs_nothing_unless_it_is_used():
     calls = []
 
     def counted(params, batch):
@@ -147,7 +168,7 @@ def test_a_complex_parameter():
     z, centre = jnp.array([1.0 + 2.0j]), jnp.array([0.0 + 1.0j])
     value_fn = lambda z: jnp.sum(jnp.abs(z - centre) ** 2) / 2  # noqa: E731
     optimizer = sharpness_aware(base, methods.erm())
-    grad, _ = optimizer.update(z, optimizer.init(z), z, value_fn=value_fn)
+    grad, _ = optimizer.update(None, optimizer.init(z), z, value_fn=value_fn)
     np.testing.assert_allclose(grad, [1.0 - 1.0j], rtol=1e-6)
     np.testing.assert_allclose(jax.grad(heard["value_fn"])(z), [1.0 - 1.0j], rtol=1e-6)
 
@@ -156,6 +177,6 @@ def test_the_arguments_are_checked_as_in_the_chain():
     optimizer, params = sharpness_aware(optax.sgd(0.1), SAMPLED), parameters()
     state = optimizer.init(params)
     with pytest.raises(ValueError, match=r"`update\(params=...\)` is needed.*got None"):
-        optimizer.update(params, state, value_fn=lambda p: loss(p, BATCH))
+        optimizer.update(None, state, value_fn=lambda p: loss(p, BATCH))
     with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got None"):
-        optimizer.update(params, state, params)
+        optimizer.update(None, state, params)

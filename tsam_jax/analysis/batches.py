@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsam_jax import _tree
-from tsam_jax._types import Params, PyTree
+from tsam_jax._checks import Params, PyTree
 
 
 def mean_over_batches(

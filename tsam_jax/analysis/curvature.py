@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from matfree import decomp
 
 from tsam_jax import _tree
-from tsam_jax._types import Params
+from tsam_jax._checks import Params
 from tsam_jax.analysis.products import flat_hessian_of
 
 _DEFAULT_NUM_MATVECS = 40

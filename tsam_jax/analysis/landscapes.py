@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _tree
-from tsam_jax._types import Params
+from tsam_jax._checks import Params
 from tsam_jax.noise import gaussian
 
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
-from tsam_jax._checks import check_positive_int
-from tsam_jax._types import NoiseLaw, Params
+from tsam_jax import _checks, _tree
+from tsam_jax._checks import NoiseLaw, Params
 
 
 class NeighbourhoodLoss(NamedTuple):
@@ -217,6 +216,6 @@ def neighbourhood_curve(
 
 
 def _check_counts(owner: str, num_samples: int, batch_size: int | None) -> None:
-    check_positive_int(owner, num_samples=num_samples)
+    _checks.positive_int(owner, num_samples=num_samples)
     if batch_size is not None:
-        check_positive_int(owner, batch_size=batch_size)
+        _checks.positive_int(owner, batch_size=batch_size)

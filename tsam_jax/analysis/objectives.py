@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import jax
 
-from tsam_jax import _tree
-from tsam_jax._checks import check_nonnegative, check_positive_int
-from tsam_jax._types import NoiseLaw, Params, PyTree, Scalar
+from tsam_jax import _checks, _tree
+from tsam_jax._checks import NoiseLaw, Params, PyTree, Scalar
 from tsam_jax.analysis.batches import mean_over_batches
 from tsam_jax.analysis.sharpness import Estimate, mean_estimate
-from tsam_jax.methods._common import ascend
+from tsam_jax.methods.ascent import ascend
 from tsam_jax.tilting import tilted_loss
 
 
@@ -92,9 +91,9 @@ def objectives(
     Source: Li et al. 2025, Table 3; the official code's `eval.py` for the batches.
     """
     owner = "objectives"
-    check_nonnegative(owner, sam_rho=sam_rho, tsam_rho=tsam_rho)
-    check_nonnegative(owner, finite=False, t=t)
-    check_positive_int(owner, num_samples=num_samples)
+    _checks.nonnegative(owner, sam_rho=sam_rho, tsam_rho=tsam_rho)
+    _checks.nonnegative(owner, finite=False, t=t)
+    _checks.positive_int(owner, num_samples=num_samples)
 
     def point_of_sam(batch: PyTree) -> Params:
         return ascend(params, jax.grad(loss_fn)(params, batch), sam_rho, None)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from tsam_jax import _tree
-from tsam_jax._types import Params, PyTree
+from tsam_jax._checks import Params, PyTree
 
 
 def hvp(

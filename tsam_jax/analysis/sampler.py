@@ -4,15 +4,15 @@ Glossary: s, the samples of a step; w, their tilt weights; g_t, the gradient of 
 g, an estimate of it.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
-from tsam_jax._checks import check_nonnegative, check_positive_int
-from tsam_jax._types import NoiseLaw, Params, Scalar
+from tsam_jax import _checks, _tree
+from tsam_jax._checks import NoiseLaw, Params, Scalar
 from tsam_jax.analysis.sharpness import Estimate, mean_estimate
 from tsam_jax.estimator import GradientEstimator, value_and_grad
 from tsam_jax.tilting import TiltedMean, effective_sample_size, merge, tilted_mean
@@ -75,40 +75,41 @@ class GradientQuality(NamedTuple):
     gradients: float
 
 
-def sample_diagnostics(state: Any, /) -> SampleDiagnostics:
+def sample_diagnostics(metrics: Mapping[str, Any], /) -> SampleDiagnostics:
     """Effective sample size, largest weight, spread of the losses, and acceptance.
 
     Args:
-      state: state of `tsam_jax.methods.tsam`, `tilted_sampling` or `tsam_hmc` after a step; or
-        many of them stacked, as `jax.lax.scan` over a run returns them.
+      metrics: `state.last.metrics` of `tsam_jax.methods.tsam`, `tilted_sampling` or `tsam_hmc`
+        after a step; or those of many steps stacked, as `jax.lax.scan` over a run returns them.
 
     Returns:
-      A `SampleDiagnostics` whose fields have the leading axes of the states.
+      A `SampleDiagnostics` whose fields have the leading axes of the metrics.
 
     Raises:
-      TypeError: if the state has no `losses` and `weights`.
+      TypeError: if `metrics` has no `losses` and `weights`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from tsam_jax import methods, value_and_grad
       >>> from tsam_jax.analysis import sample_diagnostics
-      >>> estimator = methods.tilted_sampling(t=0.0, s=4)
-      >>> _, state = value_and_grad(jnp.sum, estimator)(jnp.ones(2), estimator.init(jnp.ones(2)))
-      >>> float(sample_diagnostics(state).effective_sample_size)
+      >>> step = value_and_grad(jnp.sum, methods.tilted_sampling(t=0.0, s=4))
+      >>> _, state = step(jnp.ones(2), step.init(jnp.ones(2)))
+      >>> float(sample_diagnostics(state.last.metrics).effective_sample_size)
       4.0
     """
-    if not (hasattr(state, "losses") and hasattr(state, "weights")):
+    if not (isinstance(metrics, Mapping) and {"losses", "weights"} <= metrics.keys()):
+        given = f"those of {sorted(metrics)}" if isinstance(metrics, Mapping) else repr(metrics)
         msg = (
-            "`sample_diagnostics(state)` must be the state of a method that samples (`losses` and"
-            f" `weights`), got {type(state).__name__}."
+            "`sample_diagnostics(metrics)` must be the metrics of a method that samples, with"
+            f" `losses` and `weights` (`state.last.metrics`), got {given}."
         )
         raise TypeError(msg)
-    weights, losses = jnp.asarray(state.weights), jnp.asarray(state.losses)
+    weights, losses = jnp.asarray(metrics["weights"]), jnp.asarray(metrics["losses"])
     finite = jnp.isfinite(losses)
     high = jnp.max(losses, axis=-1, where=finite, initial=-jnp.inf)
     low = jnp.min(losses, axis=-1, where=finite, initial=jnp.inf)
     unknown = jnp.full(weights.shape[:-1], jnp.nan, weights.dtype)
-    acceptance = getattr(state, "acceptance", None)
+    acceptance = metrics.get("acceptance")
     return SampleDiagnostics(
         effective_sample_size=jnp.vectorize(effective_sample_size, signature="(s)->()")(weights),
         largest_weight=jnp.max(weights, axis=-1),
@@ -165,8 +166,8 @@ def reference_gradient(
     Source: Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Lemma 3.2 and
     Eq. 70 (with the t that its denominator lacks).
     """
-    check_nonnegative("reference_gradient", finite=False, t=t)
-    check_positive_int("reference_gradient", num_samples=num_samples, num_groups=num_groups)
+    _checks.nonnegative("reference_gradient", finite=False, t=t)
+    _checks.positive_int("reference_gradient", num_samples=num_samples, num_groups=num_groups)
     evaluate = jax.value_and_grad(loss_fn)
 
     def one(sample_key: jax.Array) -> TiltedMean:
@@ -248,13 +249,13 @@ def gradient_quality(
         msg = f"`gradient_quality(num_repeats=...)` must be at least 2, got {num_repeats}."
         raise ValueError(msg)
     step = value_and_grad(loss_fn, estimator)
-    start = estimator.init(params)
-    sampled = hasattr(start, "losses") and hasattr(start, "weights")
+    start = step.init(params)
+    sampled = "weights" in start.last.metrics
 
     def one(repeat_key: jax.Array) -> tuple[Params, SampleDiagnostics | None]:
-        state = start._replace(key=repeat_key) if hasattr(start, "key") else start
+        state = start._replace(key=jax.random.key_data(repeat_key))
         (_, grad), state = step(params, state)
-        return grad, sample_diagnostics(state) if sampled else None
+        return grad, sample_diagnostics(state.last.metrics) if sampled else None
 
     grads, diagnostics = jax.lax.map(one, jax.random.split(key, num_repeats))
     squares = _tree.inner(reference, reference)
@@ -277,5 +278,5 @@ def gradient_quality(
         variance=variance,
         cosine=mean_estimate(jax.vmap(cosine)(grads)),
         diagnostics=diagnostics,
-        gradients=estimator.cost.gradients,
+        gradients=estimator.cost.gradients if estimator.cost else math.nan,
     )

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree, noise
-from tsam_jax._checks import check_nonnegative, check_positive_int
-from tsam_jax._types import Mask, NoiseLaw, Params, PyTree, Scalar
+from tsam_jax import _checks, _tree, noise
+from tsam_jax._checks import Mask, NoiseLaw, Params, PyTree, Scalar
 from tsam_jax.analysis.neighbourhood import neighbourhood_loss
-from tsam_jax.methods._common import sizes_of, widened
+from tsam_jax.methods.ascent import sizes_of
 
 
 class Estimate(NamedTuple):
@@ -150,10 +149,10 @@ def worst_case_sharpness(
     last.
     """
     owner = "worst_case_sharpness"
-    check_nonnegative(owner, rho=rho, step_size=step_size, eta=eta)
-    check_positive_int(owner, steps=steps, restarts=restarts)
+    _checks.nonnegative(owner, rho=rho, step_size=step_size, eta=eta)
+    _checks.positive_int(owner, steps=steps, restarts=restarts)
     sizes = sizes_of(params, False if adapt is None else adapt, eta)
-    wide = widened(params)
+    wide = _tree.widened(params)
 
     def at(u: Params) -> Params:
         return _tree.add(params, _tree.multiply(u, sizes))
@@ -166,7 +165,7 @@ def worst_case_sharpness(
             u, best, best_u = carry
             loss, grad = jax.value_and_grad(loss_fn)(at(u))
             best, best_u = _better(value(loss), u, best, best_u)
-            direction = _tree.unit(_tree.multiply(widened(grad), sizes))
+            direction = _tree.unit(_tree.multiply(_tree.widened(grad), sizes))
             return (_into_ball(_tree.add(u, direction, step_size * rho), rho), best, best_u), None
 
         start = noise.ball(radius=1.0)(start_key, wide)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
-from tsam_jax._checks import check_positive_int
-from tsam_jax._types import Params, Scalar
+from tsam_jax import _checks, _tree
+from tsam_jax._checks import Params, Scalar
 from tsam_jax.analysis.curvature import lanczos, lanczos_depth
 from tsam_jax.analysis.products import flat_hessian_of
 from tsam_jax.analysis.sharpness import Estimate, mean_estimate
@@ -87,7 +86,7 @@ def hessian_trace(
       Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian
       smoothing splines", Communications in Statistics 18(3), 1989.
     """
-    check_positive_int("hessian_trace", num_probes=num_probes)
+    _checks.positive_int("hessian_trace", num_probes=num_probes)
     matvec, flat, _ = flat_hessian_of(loss_fn, params)
 
     # a loop, where matfree's estimator is a vmap: one product's memory, not that of all probes
@@ -143,7 +142,7 @@ def spectral_density(
       Eigenvalue Density", ICML 2019, Algorithm 1. Lin, Saad, Yang, "Approximating spectral
       densities of large matrices", SIAM Review 58(1), 2016.
     """
-    check_positive_int("spectral_density", num_probes=num_probes)
+    _checks.positive_int("spectral_density", num_probes=num_probes)
     depth = lanczos_depth("spectral_density", num_matvecs, _tree.size(params))
     matvec, flat, _ = flat_hessian_of(loss_fn, params)
 

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsam_jax import noise
-from tsam_jax._checks import check_nonnegative, check_positive_int
-from tsam_jax._types import Params
+from tsam_jax import _checks, noise
+from tsam_jax._checks import Params
 from tsam_jax.analysis.curvature import top_eigenvalues
 from tsam_jax.analysis.neighbourhood import neighbourhood_loss, perturbed_losses
 from tsam_jax.analysis.sharpness import worst_case_sharpness
@@ -70,9 +69,9 @@ def report(
     Source: Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Section 5.2 and
     Figure 2, and the other measures of this package.
     """
-    check_nonnegative("report", finite=False, t=t)
-    check_nonnegative("report", rho=rho)
-    check_positive_int("report", num_samples=num_samples, num_probes=num_probes)
+    _checks.nonnegative("report", finite=False, t=t)
+    _checks.nonnegative("report", rho=rho)
+    _checks.positive_int("report", num_samples=num_samples, num_probes=num_probes)
 
     def measure(loss_fn: Callable[[Params], jax.Array], params: Params) -> dict[str, Any]:
         keys = jax.random.split(key, 4)

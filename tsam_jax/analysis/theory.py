@@ -10,9 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tsam_jax import _tree
-from tsam_jax._checks import check_nonnegative, check_positive_int
-from tsam_jax._types import Params, Scalar
+from tsam_jax import _checks, _tree
+from tsam_jax._checks import Params, Scalar
 from tsam_jax.analysis.products import hvp
 from tsam_jax.tilting import tilt_weights, tilted_loss
 
@@ -63,7 +62,7 @@ def small_tilt_expansion(losses: jax.Array, t: Scalar, /) -> jax.Array:
     Source: Li, Zhou, Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Section 3.2 and
     Eq. 56.
     """
-    check_nonnegative("small_tilt_expansion", t=t)
+    _checks.nonnegative("small_tilt_expansion", t=t)
     losses = losses.astype(_tree.accumulator_dtype(losses))
     return jnp.mean(losses) + t / 2 * jnp.var(losses)
 
@@ -98,7 +97,7 @@ def tilt_derivative(losses: jax.Array, t: Scalar, /) -> jax.Array:
     Source: Li et al. 2025, Theorem 3.6 and Appendix B.4, whose step from t to the whole range of
     tilts is not valid; the integral is ours.
     """
-    check_nonnegative("tilt_derivative", t=t)
+    _checks.nonnegative("tilt_derivative", t=t)
     losses = losses.astype(_tree.accumulator_dtype(losses))
     losses = losses - jnp.mean(losses)  # what is left does not depend on the level
     t = jnp.asarray(t, losses.dtype)
@@ -151,7 +150,7 @@ def tilted_hessian_product(
 
     Source: Li et al. 2025, Lemma 3.2, Eq. 4.
     """
-    check_nonnegative("tilted_hessian_product", t=t)
+    _checks.nonnegative("tilted_hessian_product", t=t)
     dtype = _tree.accumulator_dtype(params)
     losses = jax.lax.map(lambda e: loss_fn(_tree.add(params, e)).astype(dtype), perturbations)
     weights = tilt_weights(losses, t)
@@ -222,8 +221,8 @@ def generalisation_bound(
     that of the two-sided inequality of Hoeffding, which the proof cites.
     """
     owner = "generalisation_bound"
-    check_nonnegative(owner, t=t, upper=upper)
-    check_positive_int(owner, num_examples=num_examples)
+    _checks.nonnegative(owner, t=t, upper=upper)
+    _checks.positive_int(owner, num_examples=num_examples)
     if not 0 < delta < 1:
         msg = f"`{owner}(delta=...)` must be a number between 0 and 1, got {delta!r}."
         raise ValueError(msg)

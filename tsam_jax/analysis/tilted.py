@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tsam_jax._types import NoiseLaw, Params, Scalar
+from tsam_jax._checks import NoiseLaw, Params, Scalar
 from tsam_jax.analysis.neighbourhood import perturbed_losses
 from tsam_jax.tilting import effective_sample_size, tilt_weights, tilted_loss
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsam_jax._types import Scalar
+from tsam_jax._checks import Scalar
 from tsam_jax.tilting import tilt_weights, tilted_loss
 
 _DRAWS = 2000  # the paper: "thousands"

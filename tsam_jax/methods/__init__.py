@@ -1,90 +1,85 @@
 """The methods: one function each, which returns a `GradientEstimator`.
 
-A new method is one function and its name in `METHODS`; the contract test, the command line
-and the benchmark pick it up from there. What is made of an estimator stands in `WRAPPERS`.
+A new method is one function and its lines in the tables here; the contract test, the command line,
+the documentation and the benchmark pick it up from there.
 """
 
 from collections.abc import Callable
 
 from tsam_jax.estimator import GradientEstimator
-from tsam_jax.methods._asam import asam
-from tsam_jax.methods._averages import AverageState
-from tsam_jax.methods._common import HalfPrecisionWarning, StepState
-from tsam_jax.methods._erm import erm
-from tsam_jax.methods._esam2 import RayState, esam2
-from tsam_jax.methods._from_paper import from_paper
-from tsam_jax.methods._fsam import fsam
-from tsam_jax.methods._gsam import gsam, rho_from_lr
-from tsam_jax.methods._hmc import ChainState, tsam_hmc
-from tsam_jax.methods._looksam import LookState, looksam
-from tsam_jax.methods._m_sam import m_sam, per_device
-from tsam_jax.methods._microbatched import microbatched
-from tsam_jax.methods._pgn import pgn, wsam
-from tsam_jax.methods._rsam import RandomState, rsam
-from tsam_jax.methods._sam import sam
-from tsam_jax.methods._sampled import AutoTiltedState, SampledState
-from tsam_jax.methods._tsam import tilted_sampling, tsam
-from tsam_jax.methods._vasso import vasso
-from tsam_jax.methods._xsam import InterpolationState, xsam
-
-__all__ = [
-    "METHODS",
-    "WRAPPERS",
-    "AutoTiltedState",
-    "AverageState",
-    "ChainState",
-    "HalfPrecisionWarning",
-    "InterpolationState",
-    "LookState",
-    "RandomState",
-    "RayState",
-    "SampledState",
-    "StepState",
-    "asam",
-    "erm",
-    "esam2",
-    "from_paper",
-    "fsam",
-    "gsam",
-    "looksam",
-    "m_sam",
-    "microbatched",
-    "per_device",
-    "pgn",
-    "rho_from_lr",
-    "rsam",
-    "sam",
-    "tilted_sampling",
-    "tsam",
-    "tsam_hmc",
-    "vasso",
-    "wsam",
-    "xsam",
-]
+from tsam_jax.methods.ascent import (
+    HalfPrecisionWarning,
+    asam,
+    erm,
+    esam2,
+    gsam,
+    matrices,
+    pgn,
+    rho_from_lr,
+    rsam,
+    sam,
+    wsam,
+)
+from tsam_jax.methods.batches import m_sam, microbatched, per_device
+from tsam_jax.methods.hmc import tsam_hmc
+from tsam_jax.methods.memory import fsam, looksam, vasso, xsam
+from tsam_jax.methods.tilted import from_paper, tilted_sampling, tsam
 
 METHODS: dict[str, Callable[..., GradientEstimator]] = {
-    "erm": erm,
-    "sam": sam,
-    "asam": asam,
-    "esam2": esam2,
-    "pgn": pgn,
-    "wsam": wsam,
-    "gsam": gsam,
-    "looksam": looksam,
-    "tilted_sampling": tilted_sampling,
-    "tsam": tsam,
-    "from_paper": from_paper,
-    "tsam_hmc": tsam_hmc,
-    "vasso": vasso,
-    "fsam": fsam,
-    "xsam": xsam,
-    "rsam": rsam,
+    f.__name__: f
+    for f in (
+        *(erm, sam, asam, esam2, pgn, wsam, gsam, looksam, tilted_sampling, tsam, from_paper),
+        *(tsam_hmc, vasso, fsam, xsam, rsam),
+    )
 }
 """Name -> function that makes the `GradientEstimator`."""
 
 WRAPPERS: dict[str, Callable[..., GradientEstimator]] = {
-    "m_sam": m_sam,
-    "microbatched": microbatched,
-    "per_device": per_device,
+    f.__name__: f for f in (m_sam, microbatched, per_device)
 }
 """Name -> function that makes a `GradientEstimator` of another one, its first argument."""
+
+__all__ = [*METHODS, *WRAPPERS, "HalfPrecisionWarning", "matrices", "rho_from_lr"]
+__all__ += ["FORMULAS", "METHODS", "METRICS", "WRAPPERS"]
+
+METRICS = {
+    "loss": "loss at the parameters (rsam: at the randomly smoothed ones)",
+    "cosine": "cosine of the angle between the gradients at both ends of the ascent",
+    "losses": "loss of each sample, of each step size (esam2) or of each alpha (xsam); NaN for a "
+    "non-finite sample, and in steps without a search",
+    "weights": "tilt weight of each sample",
+    "tilt": "tilt of the weights, in 1/loss",
+    "effective_sample_size": "1 / sum of squared weights, from 1 to s",
+    "acceptance": "fraction of the proposals that each chain accepted",
+    "rho": "chosen length of the ascent",
+    "alpha": "interpolation in use",
+}
+"""Name -> meaning of each metric that a method returns; float32 at least."""
+
+# g is the gradient at theta, u(v) = v / ||v||, and a prime marks the ascent point theta' = theta +
+# rho u(g) and what belongs to it. ghat(B) is the estimate by the inner estimator on a batch B.
+FORMULAS = {
+    "erm": "g",
+    "sam": "g' = g(theta + rho u(g))",
+    "asam": "g(theta + rho T^2 g / ||T g||), T = |theta| + eta",
+    "esam2": "g(theta + rho* u(g)), rho* = argmax_k L(theta + rho_k u(g))",
+    "pgn": "(1 - alpha) g + alpha g'",
+    "wsam": "(1 - a) g + a g', a = gamma / (1 - gamma)",
+    "gsam": "g' - alpha (g - <g, u(g')> u(g'))",
+    "looksam": "every k-th step g', else g + alpha ||g|| u(g_v), g_v = g' - <g', u(g)> u(g)",
+    "rsam": "g(theta + D + rho u(g(theta + D))), D ~ gamma ||w_filter|| N(0, I)",
+    "vasso": "g(theta + rho u(m)), m <- (1 - theta_m) m + theta_m g",
+    "fsam": "g(theta + rho u(g - sigma m)), m <- lmbda m + (1 - lmbda) g",
+    "xsam": "||g'|| v(alpha*), v from u(theta' - theta) to u(g'), "
+    "alpha* = argmax L(theta + rho_m v)",
+    "tilted_sampling": "sum_j w_j g(theta + eps_j), w = softmax(t L(theta + eps))",
+    "tsam": "sum_j w_j g(p_j), p_j = theta + eps_j + rho u(g(theta + eps_j)), "
+    "w = softmax((1 - delta) t L(p))",
+    "from_paper": "tsam with rho_paper split: noise alpha rho_paper, ascent (1 - alpha) rho_paper",
+    "tsam_hmc": "sum_j w_j g(theta + e_j), e_j by Hamiltonian steps towards exp(delta t L) "
+    "on the ball",
+    "m_sam": "1/n sum_i ghat(B_i), the batch cut into B_1 .. B_n of m examples",
+    "microbatched": "ghat(B), its L and g means over B_1 .. B_n of m examples",
+    "per_device": "1/n sum_i ghat(B_i), B_i the share of device i of n",
+}
+"""Name -> formula of the gradient estimate, in one line."""

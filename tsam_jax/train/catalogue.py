@@ -9,13 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tsam_jax.methods import METHODS, WRAPPERS
-from tsam_jax.methods._formulas import FORMULAS
+from tsam_jax.estimator import known_cost
+from tsam_jax.methods import FORMULAS, METHODS, WRAPPERS
 from tsam_jax.recipes import noisy_digits
 from tsam_jax.train.settings import parse
 
 _PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
-_COMMON = ("mask", "aux", "strategy", "key")
+_COMMON = ("mask", "aux", "strategy")
 
 
 def methods_table() -> Table:
@@ -31,7 +31,7 @@ def methods_table() -> Table:
     table.add_column("gradient estimate, knobs with defaults, source", overflow="fold")
     table.add_column("gradients\n+ losses\na step", justify="right")
     for name, method in METHODS.items():
-        cost = parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].build().cost
+        cost = known_cost(parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].build().cost)
         losses = f"\n+ {cost.values:g}" if cost.values else ""
         table.add_row(*_described(name, method), f"{cost.gradients:g}{losses}")
     for name, wrapper in WRAPPERS.items():

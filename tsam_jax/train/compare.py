@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from tsam_jax.estimator import known_cost
 from tsam_jax.recipes import RECIPES
 from tsam_jax.train import config, provenance
 from tsam_jax.train.flatness import NOISE_RMS, Flatness, make_measure
@@ -107,12 +108,14 @@ def _result(
         label=setting.text,
         name=setting.name,
         settings={"setting": setting.text, **provenance.as_dict(optimizer.for_setting(setting))},
-        gradients_per_step=program.cost.gradients,
+        gradients_per_step=known_cost(program.cost).gradients,
         steps_per_epoch=program.steps_per_epoch,
         epochs=epochs,
         planned_epochs=trained.epochs,
         seeds=trained.seeds,
-        gradient_evaluations=round(epochs * program.steps_per_epoch * program.cost.gradients),
+        gradient_evaluations=round(
+            epochs * program.steps_per_epoch * known_cost(program.cost).gradients
+        ),
         wall_seconds=trained.seconds,
         curves=trained.curves,
         curve_epochs=trained.curve_epochs,

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from tsam_jax.data import streaming
 from tsam_jax.data.digits import NUM_IMAGES
+from tsam_jax.estimator import known_cost
 from tsam_jax.recipes import RECIPES, Recipe
 from tsam_jax.train.settings import Setting, parse
 
@@ -172,7 +173,7 @@ class Budget:
         own = _overridden(self, setting)
         if self.epochs is not None and "budget" not in setting.overrides:
             return self.epochs
-        return max(1, math.floor(own.budget / setting.build().cost.gradients))
+        return max(1, math.floor(own.budget / known_cost(setting.build().cost).gradients))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,9 @@ def evaluate(command: Evaluate) -> dict[str, float]:
     epoch = int(state.step[0]) // job.program.steps_per_epoch
     metrics = jax.device_get(job.program.measure(state, job.data))
     prefix = f"{command.part}_"
-    found = {name.removeprefix(prefix): float(x[0]) for name, x in metrics.items()}
-    found.pop("effective_samples", None)
+    found = {
+        name.removeprefix(prefix): float(x[0])
+        for name, x in metrics.items()
+        if name.startswith(prefix)
+    }
     return {"epoch": epoch, **found}

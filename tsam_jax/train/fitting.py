@@ -207,9 +207,9 @@ def _check_sizes(
 
 
 def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:
-    """What the method is called, and key -> estimator."""
+    """What the method is called, and a function that makes its estimator."""
     if isinstance(method, GradientEstimator):
-        return "an estimator", lambda _key=None: method
+        return "an estimator", lambda: method
     settings = parse(method)
     if len(settings) != 1:
         msg = f"`fit(method=...)` takes one setting, got {len(settings)}: {method}."

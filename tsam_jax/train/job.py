@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from tsam_jax.data import Records, streaming
+from tsam_jax.estimator import known_cost
 from tsam_jax.train import loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints, open_checkpoints
 from tsam_jax.train.log import Log
@@ -143,7 +144,7 @@ def run_job(
         done = int(state.step[0]) // job.program.steps_per_epoch
         log.keep_until(done)
         log.trackers = stack.enter_context(open_trackers(tracking, directory, done))
-        per_epoch = job.program.steps_per_epoch * job.program.cost.gradients
+        per_epoch = job.program.steps_per_epoch * known_cost(job.program.cost).gradients
         progress = stack.enter_context(Progress({job.label: job.epochs * per_epoch}, console))
         complete = False
         try:

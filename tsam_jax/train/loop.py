@@ -12,7 +12,6 @@ import optax
 
 from tsam_jax.estimator import Cost, GradientEstimator, value_and_grad
 from tsam_jax.methods import microbatched
-from tsam_jax.tilting import effective_sample_size
 from tsam_jax.train.config import Optimizer
 from tsam_jax.train.mesh import Devices
 from tsam_jax.train.metrics import measured_on_host
@@ -62,7 +61,7 @@ class Plan(NamedTuple):
     """How a network is trained.
 
     Attributes:
-      estimator: key -> the gradient estimator that draws from it.
+      estimator: makes the gradient estimator; takes `sample_axis` if that is spread.
       base: the base optimizer.
       batch_size: examples a step.
       accumulate: parts in which a batch is evaluated.
@@ -84,10 +83,11 @@ class Program(NamedTuple):
       advance: (state, data, number of epochs) -> state; the old state is given up.
       feed: (state, batches with a leading axis over steps) -> state, for data that are not on the
         device; the old state is given up.
-      measure: (state, data) -> numbers of the measured parts, "test_loss" say, and of the
-        estimator, "effective_samples"; shape (g,) each.
+      measure: (state, data) -> numbers of the measured parts, "test_loss" say, and the metrics of
+        the method in the last step, such as "step_loss" (the mean, of several samples); shape (g,)
+        each.
       predict: (state, inputs) -> outputs, shape (g, n, outputs).
-      cost: what one step costs.
+      cost: cost of one step, if the estimator states it.
       steps_per_epoch: optimizer steps an epoch.
       batch_size: examples a step.
     """
@@ -97,7 +97,7 @@ class Program(NamedTuple):
     feed: Callable[[TrainState, Batch], TrainState]
     measure: Callable[[TrainState, Data], dict[str, jax.Array]]
     predict: Callable[[TrainState, Any], jax.Array]
-    cost: Cost
+    cost: Cost | None
     steps_per_epoch: int
     batch_size: int
 
@@ -146,11 +146,11 @@ def make_program(
     def accumulated(estimator: GradientEstimator) -> GradientEstimator:
         if plan.accumulate == 1:
             return estimator
-        return microbatched(estimator, batch_size // plan.accumulate)
+        return microbatched(estimator, batch_size // plan.accumulate, batch=1)
 
     def start(keys: jax.Array, params: Any, rest: Any) -> TrainState:
         order_key, noise_key = keys
-        estimator = plan.estimator(noise_key).init(params)
+        estimator = value_and_grad(network.loss, plan.estimator(), key=noise_key).init(params)
         zero = jnp.zeros((), jnp.int32)
         # A copy: the state is given up as a whole, and no buffer can be given up twice.
         average = () if plan.ema is None else jax.tree.map(jnp.copy, (params, rest))
@@ -213,10 +213,8 @@ def make_program(
             examples = some if part == "train" else getattr(data, part)
             scores = network.score(predict(state, examples.inputs), examples.labels)
             metrics |= {f"{part}_{name}": value for name, value in scores.items()}
-        weights = getattr(state.estimator, "weights", None)
-        if weights is not None:
-            metrics["effective_samples"] = effective_sample_size(weights)
-        return metrics
+        last = state.estimator.last.metrics
+        return metrics | {f"step_{name}": jnp.mean(x) for name, x in last.items()}
 
     shared: Any = None
     axes = Data(Batch(shared, 0), shared, shared)  # type: ignore[arg-type]  # labels differ by seed

@@ -103,9 +103,9 @@ class Progress:
         value = metrics[score]
         percent = score.endswith("accuracy")
         shown.append(f"val {100 * value:.1f} %" if percent else f"val {value:.4g}")
-        if "effective_samples" in metrics:
+        if "step_effective_sample_size" in metrics:
             words = "eff." if self._bars and self._narrow else "eff. samples"
-            shown.append(f"{words} {metrics['effective_samples']:.2f}")
+            shown.append(f"{words} {metrics['step_effective_sample_size']:.2f}")
         status, speed = "  ".join(shown), f"{examples_per_second:,.0f} examples/s"
         if self._bars:
             open_still = not self._many or work.done < work.total

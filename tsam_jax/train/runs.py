@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tsam_jax.estimator import known_cost
 from tsam_jax.train import config, loop, provenance
 from tsam_jax.train.network import Network
 from tsam_jax.train.progress import Progress
@@ -84,7 +85,7 @@ class Runner:
         work = {}
         for setting in settings:
             self._plan(setting)
-            gradients = setting.build().cost.gradients
+            gradients = known_cost(setting.build().cost).gradients
             batch_size = self._optimizer.for_setting(setting).batch_size
             steps = self.train_size // batch_size
             epochs = self._budget.epochs_for(setting)
@@ -205,7 +206,7 @@ class Runner:
         progress: Progress,
     ) -> None:
         """Keeps, logs and shows a round of some seeds; `done` epochs were reported before."""
-        per_epoch = program.steps_per_epoch * program.cost.gradients
+        per_epoch = program.steps_per_epoch * known_cost(program.cost).gradients
         record.add(this)
         self._write(setting, record.seeds, this, this.epoch * per_epoch)
         progress.advance(

@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import optax
 
 from tsam_jax import noise, tilting
@@ -72,13 +71,10 @@ class Setting:
     arguments: Mapping[str, Any]
     overrides: Mapping[str, float]
 
-    def build(
-        self, key: jax.Array | int = 0, *, sample_axis: str | None = None
-    ) -> GradientEstimator:
+    def build(self, *, sample_axis: str | None = None) -> GradientEstimator:
         """Makes the estimator.
 
         Args:
-          key: seed or PRNG key, for a method that draws noise.
           sample_axis: mesh axis over which its samples are spread.
 
         Returns:
@@ -88,9 +84,7 @@ class Setting:
           SettingError: if the method refuses its arguments.
         """
         method = METHODS[self.name]
-        given: dict[str, Any] = {"key": key} if _takes(method, "key") else {}
-        if sample_axis is not None:
-            given["sample_axis"] = sample_axis
+        given = {} if sample_axis is None else {"sample_axis": sample_axis}
         try:
             return method(**self.arguments, **given)
         except (TypeError, ValueError) as error:
@@ -284,8 +278,3 @@ def known(name: str, names: Any, what: str) -> None:
     hint = f" Perhaps you meant `{close[0]}`." if close else ""
     msg = f"`{name}` is not a known {what}: there are {', '.join(sorted(names))}.{hint}"
     raise SettingError(msg)
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)

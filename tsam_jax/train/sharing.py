@@ -210,11 +210,11 @@ def _takes(setting: Setting, names: Sequence[str], schedule: Schedule) -> bool:
 
     def start(numbers: Mapping[str, Any]) -> Any:
         plan = schedule.plan_with(setting, numbers)
-        return plan.estimator(0).init(params), plan.base.init(params)
+        return value_and_grad(loss, plan.estimator()).init(params), plan.base.init(params)
 
     def step(numbers: Mapping[str, Any]) -> Any:
         plan = schedule.plan_with(setting, numbers)
-        estimator = plan.estimator(0)
+        estimator = plan.estimator()
         if estimator.cost != setting.build().cost:
             msg = "the cost of a step is another one"
             raise ValueError(msg)

@@ -1,21 +1,22 @@
 """Standard normals like a pytree: those of `jax.random.normal`, in one pass over memory.
 
-On a CPU `jax.random` runs Threefry as a loop over whole arrays, and that is most of the cost of
-noise. Written out per coordinate it fuses with what follows, for the same bits. Everything is
-a function of a coordinate's index, so that XLA may split leaves over devices at will.
+On a CPU, `jax.random` runs Threefry as a loop over whole arrays, which is most of the cost of
+noise. Written out per coordinate it fuses with what follows, for the same bits. Everything is a
+function of a coordinate's index, so XLA can split leaves over devices freely.
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tsam_jax import _axes, _tree
-from tsam_jax._types import Params
+from tsam_jax import _mesh, _tree
+from tsam_jax._checks import Params
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -42,14 +43,32 @@ def normal_and_norm(key: jax.Array, params: Params) -> tuple[Params, jax.Array]:
     leaves, structure = jax.tree.flatten(params)
     if not leaves:
         return params, jnp.zeros((), _tree.accumulator_dtype(params))
+    z, norm = _normals(key, tuple(_Leaf(tuple(x.shape), _tree.wide_dtype(x)) for x in leaves))
+    return jax.tree.unflatten(structure, z), norm
+
+
+class _Leaf(NamedTuple):
+    """What the normals of a leaf depend on."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@functools.partial(jax.jit, static_argnames=("leaves",))  # its loops are compiled once
+def _normals(key: jax.Array, leaves: tuple[_Leaf, ...]) -> tuple[list[jax.Array], jax.Array]:
     # those of optax.tree.random_like(key, params, sampler=jax.random.normal), to 3e-5 in float32
     keys = jax.random.split(key, len(leaves))
     z, squares = _draw_in_loops(keys, leaves)
     others = {i: x for i, x in enumerate(leaves) if i not in z}
-    z |= {i: _draw(keys[i], x.shape, _tree.wide_dtype(x)) for i, x in others.items()}
+    z |= {i: _draw(keys[i], x.shape, x.dtype) for i, x in others.items()}
     rest = {i: z[i] for i in others}
-    norm = jnp.sqrt(_tree.inner(rest, rest) + squares)  # of normals the squares cannot overflow
-    return jax.tree.unflatten(structure, [z[i] for i in range(len(leaves))]), norm
+    squares = squares.astype(_tree.accumulator_dtype(list(z.values())))
+    norm = jnp.sqrt(_tree.inner(rest, rest).astype(squares.dtype) + squares)  # cannot overflow
+    return [z[i] for i in range(len(leaves))], norm
 
 
 def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
@@ -62,17 +81,15 @@ def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
 
 
 def _draw_in_loops(
-    keys: jax.Array, leaves: Sequence[jax.Array]
+    keys: jax.Array, leaves: Sequence[_Leaf]
 ) -> tuple[dict[int, jax.Array], jax.Array]:
     """Normals of short leaves, and of long ones if they are many, by place, and their squares."""
     # For XLA:CPU, which would compile the long program of a draw for every leaf, and twice, since
     # it puts it into what follows. A loop it leaves alone; but pieces may lie on other devices.
-    if not _axes.on_one_cpu():
-        return {}, jnp.zeros(())
+    if not _mesh.on_one_cpu():
+        return {}, jnp.zeros((), jnp.float32)
     ours = [
-        i
-        for i, x in enumerate(leaves)
-        if x.size and x.size < 2**32 and _is_ours(keys, _tree.wide_dtype(x))
+        i for i, x in enumerate(leaves) if x.size and x.size < 2**32 and _is_ours(keys, x.dtype)
     ]
     short = [i for i in ours if leaves[i].size <= _SHORT]
     long = [i for i in ours if leaves[i].size > _SHORT]
@@ -85,12 +102,12 @@ def _draw_in_loops(
 
 
 def _draw_pieces(
-    keys: jax.Array, leaves: Sequence[jax.Array], which: Sequence[int], length: int
+    keys: jax.Array, leaves: Sequence[_Leaf], which: Sequence[int], length: int
 ) -> tuple[dict[int, jax.Array], jax.Array]:
     """The normals of these leaves, in pieces of this length, and the sum of their squares."""
     starts = [(i, start) for i in which for start in range(0, leaves[i].size, length)]
     if not starts:
-        return {}, jnp.zeros(())
+        return {}, jnp.zeros((), jnp.float32)
     owners, offsets = np.array(starts).T
     counts = np.array([leaves[i].size for i in owners]) - offsets  # of entries from there on
     offsets, counts = offsets.astype(np.uint32), np.minimum(counts, length).astype(np.int32)
@@ -98,7 +115,8 @@ def _draw_pieces(
     def draw(piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         key, offset, count = piece
         z = _draw_float32(key, (length,), offset)
-        return z, jnp.sum(jnp.where(jnp.arange(length) < count, jnp.square(z), 0))
+        is_drawn = jnp.arange(length, dtype=count.dtype) < count
+        return z, jnp.sum(jnp.where(is_drawn, jnp.square(z), 0))
 
     rows, squares = lax.map(draw, (keys[owners], offsets, counts))
     z, drawn = rows.ravel(), {}

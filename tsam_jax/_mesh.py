@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tsam_jax import _tree
-from tsam_jax._types import AxisName, PyTree
+from tsam_jax._checks import AxisName, PyTree
 
 
 def names(axis: AxisName) -> tuple[str, ...]:
@@ -15,24 +15,32 @@ def names(axis: AxisName) -> tuple[str, ...]:
 
 
 def manual() -> tuple[str, ...]:
-    """The axes of the `shard_map` around: of these the code that is traced sees one device."""
+    """The axes of the surrounding `shard_map`: along these, traced code sees one device."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
-def is_manual(axis: AxisName) -> bool:
-    """Says whether there is a `shard_map` around over these axes."""
-    return set(names(axis)) <= set(manual())
-
-
 def on_one_cpu() -> bool:
-    """Says whether all arrays are whole and on one CPU, so that loops may cut and mix them."""
+    """Whether all arrays are whole and on one CPU, so that loops may cut and mix them."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and not manual()
+
+
+def is_staged(*arrays: Any) -> bool:
+    """Whether an array is traced: only then does `lax` control flow cost nothing extra.
+
+    On concrete arrays `lax.scan`, `map` and `cond` compile their body anew at every call.
+
+    Returns:
+      A Python boolean.
+    """
+    return any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
 def varying_over(x: Any) -> frozenset[str]:
     """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
-    kind = getattr(x, "manual_axis_type", None)  # keys and shapes may have none
-    return kind.varying if kind is not None else frozenset()
+    # The one place that reads this account: JAX renamed its attribute from `vma` in 0.10. Typed
+    # keys have neither.
+    kind = getattr(x, "manual_axis_type", None)
+    return kind.varying if kind is not None else getattr(x, "vma", frozenset())
 
 
 def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
@@ -62,6 +70,7 @@ def mean(tree: PyTree, axis: AxisName) -> PyTree:
     """The mean over the axes, in float32 at least; integers, booleans and keys stay as they are."""
 
     def averaged(x: Any) -> Any:
+        x = jnp.asarray(x)
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
         return jax.lax.pmean(x.astype(_tree.wide_dtype(x)), names(axis)).astype(x.dtype)
@@ -78,9 +87,32 @@ def gather(tree: PyTree, axis: str) -> PyTree:
             data = joined(jax.random.key_data(x))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         numbers = x.astype(jnp.int32) if x.dtype == jnp.bool_ else x
-        # a sum, since the result of `all_gather` counts as one that differs
+        # a sum, since the result of `all_gather` is typed as one that differs
         placed = jnp.zeros((devices, *x.shape), numbers.dtype).at[own].set(numbers)
         total = jax.lax.psum(placed, axis)
         return total.reshape(devices * x.shape[0], *x.shape[1:]).astype(x.dtype)
 
     return jax.tree.map(joined, tree)
+
+
+def share_of(axis: str, s: int) -> tuple[jax.Array, int]:
+    """The share of this device in s samples that are spread over an axis.
+
+    Returns:
+      The index of its first sample, and how many it has.
+
+    Raises:
+      ValueError: if there is no `shard_map` over the axis, or its devices do not divide s.
+    """
+    if axis not in manual():
+        msg = (
+            f"`sample_axis={axis!r}` must be an axis of a `jax.shard_map` around the step, which"
+            f" has {list(manual()) or 'none'}: call `jax.shard_map(step, mesh=mesh, in_specs=P(),"
+            f" out_specs=P(), axis_names={{{axis!r}}})`."
+        )
+        raise ValueError(msg)
+    devices = jax.lax.axis_size(axis)
+    if s % devices:
+        msg = f"`sample_axis={axis!r}` has {devices} devices, which must divide s = {s}."
+        raise ValueError(msg)
+    return jax.lax.axis_index(axis) * (s // devices), s // devices

@@ -1,0 +1,81 @@
+"""Derivatives through a step (meta-gradients): finite at exact zeros, right elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract_table import batch, loss, make, parameters
+
+from tsam_jax import methods, noise, tilting, value_and_grad
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+# In the second step, so that what a method remembers takes part.
+ESTIMATORS = {
+    **{name: make(name) for name in methods.METHODS},
+    "adaptive gsam": methods.gsam(0.1, 0.4, adapt=True),
+    "adaptive fsam": methods.fsam(0.1, adapt=True),
+    "rsam (c)": methods.rsam(0.1, gamma=0.1, lam=0.5),
+    "rsam by leaf": methods.rsam(0.1, gamma=0.1, scaling="leaf"),
+    "tsam without noise": methods.tsam(2.0, 0.1, 2, noise=noise.none),
+    "tsam vectorized": methods.tsam(2.0, 0.1, 2, noise=noise.ball(rms=0.1), strategy="vectorized"),
+    "tsam streamed": methods.tsam(2.0, 0.1, 2, noise=noise.ball(rms=0.1), strategy="streamed"),
+    "tsam with auto tilt": methods.tsam(tilting.AutoTilt(0.6), 0.1, 3),
+    "m_sam": methods.m_sam(methods.sam(0.1), 2, batch=1),
+}
+
+
+def through_a_step(estimator, fun, steps=1, **options):
+    """params -> the estimated gradient and value after some steps, compiled."""
+    step = value_and_grad(fun, estimator, **options)
+
+    def outputs(params, start, *args):
+        state = step.init(jax.tree.map(jax.lax.stop_gradient, start))
+        for _ in range(steps):
+            (value, grad), state = step(params, state, *args)
+        return value, grad
+
+    return jax.jit(outputs)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_derivatives_are_finite_where_the_gradient_is_exactly_zero(name):
+    """At the minimum of a quadratic whose parameters, zero biases among them, are there."""
+    params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
+    fun = lambda p, x: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2) + 0 * jnp.sum(x)  # noqa: E731
+    outputs = through_a_step(ESTIMATORS[name], fun, steps=2)
+    jacobian = jax.jacrev(lambda p: outputs(p, p, batch()))(params)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(jacobian))
+
+
+@pytest.mark.parametrize("name", ["looksam", "xsam", "gsam", "sam", "fsam"])
+def test_derivatives_are_finite_for_a_scalar_parameter(name):
+    """Its gradients are parallel: there is nothing orthogonal to keep, and no angle."""
+    outputs = through_a_step(make(name), lambda p, x: jnp.mean((p - x) ** 2), steps=2)
+    derivative = jax.jacrev(lambda p: outputs(p, p, batch()))(jnp.float32(0.3))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(derivative))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_derivatives_are_those_of_finite_differences(name):
+    with jax.enable_x64(True):
+        params = parameters(jnp.float64)
+        direction = jax.tree.map(
+            lambda x: jnp.cos(3 * jnp.arange(x.size * 1.0)).reshape(x.shape), params
+        )
+        start = params
+        tilt = None
+        if name == "tsam with auto tilt":  # whose tilt counts as a constant
+            step = value_and_grad(loss, ESTIMATORS[name])
+            _, state = step(params, step.init(params), batch())
+            tilt = state.last.metrics["tilt"]
+        outputs = through_a_step(ESTIMATORS[name], loss)
+        fixed = outputs if tilt is None else through_a_step(methods.tsam(tilt, 0.1, 3), loss)
+        at = lambda r, f: f(jax.tree.map(lambda x, d: x + r * d, params, direction), start, batch())  # noqa: E731
+        _, derivative = jax.jvp(lambda r: at(r, outputs), (0.0,), (1.0,))
+        h = 1e-5
+        high, low = at(h, fixed), at(-h, fixed)
+        expected = jax.tree.map(lambda a, b: (a - b) / (2 * h), high, low)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), derivative, expected
+    )
