@@ -42,7 +42,11 @@ def _rewrite(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
 
 
 def _prose(text: str, within: str) -> str:
-    text = "".join(_token(token, within) for token in TOKEN.split(text))
+    tokens = TOKEN.split(text)
+    text = "".join(
+        _token(token, within) + (r"\ " if i % 2 and after[:1].isalnum() else "")
+        for i, (token, after) in enumerate(zip(tokens, [*tokens[1:], ""], strict=True))
+    )
     return SHORT_SECTION.sub(r"**\1.** ", text)
 
 

@@ -1,10 +1,11 @@
 """Parts of pages that are made from the code, or stand in other files: a comment names the part.
 
 `<!-- methods -->` is a section for each method, `<!-- wrappers -->` one for each wrapper,
-`<!-- commands -->` one for each command, `<!-- module: tsam_jax.noise -->` the interface of a
-module, `<!-- modules: tsam_jax.train -->` that of all public modules of a package. `<!-- include:
-FILE -->` is a file of the repository, or with `section "## TITLE"` what stands under a title, or
-with `from "START" to "END"` what is between.
+`<!-- metrics -->` a table of the metrics of all methods, `<!-- commands -->` a section for each
+command, `<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules: tsam_jax.train
+-->` that of all public modules of a package. `<!-- include: FILE -->` is a file of the repository,
+or with `section "## TITLE"` what stands under a title, or with `from "START" to "END"` what is
+between.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
+
 from _site.public import modules_of, names_of
-from tsam_jax.methods import METHODS, WRAPPERS
-from tsam_jax.methods._formulas import FORMULAS
+from tsam_jax.methods import FORMULAS, METHODS, METRICS, WRAPPERS
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -29,11 +32,18 @@ PAGES = Path(__file__).parent.parent
 ROOT = PAGES.parent
 
 COMMENT = re.compile(
-    r"^<!-- (methods|wrappers|commands|modules?|include)(?:: (.+))? -->$", re.MULTILINE
+    r"^<!-- (methods|wrappers|metrics|commands|modules?|include)(?:: (.+))? -->$", re.MULTILINE
 )
 PIECE = re.compile(r'(\S+)(?: section "(.*?)")?(?: from "(.*?)" to "(.*?)")?')
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
-SHARED_ARGUMENTS = ("mask", "aux", "strategy", "sample_axis", "key")
+SHARED_ARGUMENTS = ("mask", "aux", "strategy", "sample_axis")
+
+# Lengths that no other axis has, so that the shape of a metric tells which axis it is.
+LENGTHS = {"s": 3, "len(rhos)": 5, "len(alpha_grid)": 7}
+ARGUMENTS = {"t": 1.0, "rho": 0.1, "alpha": 0.5, "gamma": 0.5, "radius": 1.0, "beta": 0.1}
+ARGUMENTS |= {"s": LENGTHS["s"], "rhos": (0.1,) * LENGTHS["len(rhos)"]}
+ARGUMENTS |= {"alpha_grid": (0.5,) * LENGTHS["len(alpha_grid)"]}
+"""Of a valid call of every method."""
 
 
 def setup(app: "Sphinx") -> dict[str, bool]:
@@ -59,6 +69,8 @@ def filled_in(text: str, path: Path) -> str:
             return included(argument, path.parent)
         if kind == "commands":
             return commands()
+        if kind == "metrics":
+            return metrics()
         return sections_of_methods({"methods": METHODS, "wrappers": WRAPPERS}[kind])
 
     return COMMENT.sub(part, text)
@@ -103,6 +115,39 @@ def _found(section: str, text: str) -> str:
     """What a docstring says under a name: one paragraph."""
     match = re.search(rf"^{section}: (.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
     return " ".join(match.group(1).split()) if match else ""
+
+
+def metrics() -> str:
+    """Returns a table of all metrics: name, shape, methods and meaning, a row for each shape."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in METRICS}
+    for name, method in METHODS.items():
+        _, declared = jax.eval_shape(_called(method).init, jax.ShapeDtypeStruct((2,), jnp.float32))
+        for metric, value in declared.items():
+            found[metric].setdefault(_axes(value.shape), []).append(name)
+    lines = ["| metric | shape | methods | meaning |", "|---|---|---|---|"]
+    for metric, shapes in found.items():
+        cells = [f"`{metric}`", METRICS[metric].replace("|", r"\|")]
+        for shape, methods in shapes.items():
+            names = ", ".join(f"`{method}`" for method in methods)
+            lines.append(f"| {cells[0]} | `{shape}` | {names} | {cells[1]} |")
+            cells = ["", ""]
+    return "\n".join(lines)
+
+
+def _called(method: Callable[..., Any]) -> Any:
+    """The estimator of a method, at small numbers."""
+    parameters = inspect.signature(method).parameters
+    wanted = [x for x in ARGUMENTS if x in parameters and _is_needed(parameters[x])]
+    return method(**{name: ARGUMENTS[name] for name in wanted})
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty or parameter.name == "alpha_grid"
+
+
+def _axes(shape: tuple[int, ...]) -> str:
+    names = {length: name for name, length in LENGTHS.items()}
+    return f"({', '.join(names[length] for length in shape)}{',' * (len(shape) == 1)})"
 
 
 def _knobs(method: Callable[..., Any]) -> str:

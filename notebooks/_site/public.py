@@ -10,7 +10,6 @@ DOCUMENTED = (
     "tsam_jax.methods",
     "tsam_jax.noise",
     "tsam_jax.tilting",
-    "tsam_jax.execution",
     "tsam_jax.nnx",
     "tsam_jax.convolution",
     "tsam_jax.analysis",
@@ -23,12 +22,16 @@ LISTED = ("tsam_jax.models", "tsam_jax.data", "tsam_jax.recipes", "tsam_jax.trai
 COMMANDS = ("tsam_jax.cli",)
 """Documented by what they print, in commands.md."""
 
+WHOLE = ("tsam_jax.methods",)
+"""Packages whose modules are files of one interface, that of the package."""
+
 
 def modules_of(package: str) -> list[str]:
     """Returns the public modules of a package, itself first, in the order of the alphabet."""
     path = importlib.import_module(package).__path__
     found = [module.name for module in pkgutil.walk_packages(path, f"{package}.")]
-    return [package, *sorted(name for name in found if "._" not in name)]
+    inside = tuple(f"{whole}." for whole in WHOLE)
+    return [package, *sorted(x for x in found if "._" not in x and not x.startswith(inside))]
 
 
 def names_of(module: str) -> dict[str, object]:

@@ -98,8 +98,8 @@ print(f"plain training: {max(plain_history):.1%} at best, {plain_history[-1]:.1%
 #
 # ## The one line
 #
-# `tsam` wraps the optimizer. Since it evaluates the loss at several points, `update` gets the
-# loss function of the step, where it got a gradient before. Nothing else changes.
+# `tsam` wraps the optimizer. Since it evaluates the loss at several points, `update` takes the
+# loss function in place of a gradient; the batch is passed on to it. Nothing else changes.
 
 # %%
 from tsam_jax import noise, tsam
@@ -107,8 +107,7 @@ from tsam_jax import noise, tsam
 
 def sharpness_aware_step(optimizer):
     def step(params, state, batch):
-        value_fn = lambda p: loss(p, batch)
-        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        updates, state = optimizer.update(None, state, params, value_fn=loss, batch=batch)
         return optax.apply_updates(params, updates), state
 
     return step

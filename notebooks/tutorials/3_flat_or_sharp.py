@@ -68,8 +68,7 @@ def train(estimator, learning_rate, weight_decay):
 
     def step(carry, rows):
         params, state = carry
-        value_fn = lambda p: loss(p, rows)
-        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        updates, state = optimizer.update(None, state, params, value_fn=loss, rows=rows)
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry, key):

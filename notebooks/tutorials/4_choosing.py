@@ -19,7 +19,7 @@ import optax
 
 from tsam_jax import methods, noise, sharpness_aware
 from tsam_jax.data import corrupt_labels, digits
-from tsam_jax.tilting import AutoTilt, effective_sample_size
+from tsam_jax.tilting import AutoTilt
 
 EPOCHS = int(os.environ.get("EPOCHS", "40"))
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
@@ -49,7 +49,7 @@ def loss(params, rows):
 
 
 def train(estimator, seed):
-    """Returns the validation accuracy after each epoch, and what its last step saw."""
+    """Returns the validation accuracy after each epoch, and the metrics of its last step."""
     base = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.05, momentum=0.9))
     optimizer = sharpness_aware(base, estimator)
     start, order = jax.random.split(jax.random.key(seed))
@@ -57,15 +57,15 @@ def train(estimator, seed):
 
     def step(carry, rows):
         params, state = carry
-        value_fn = lambda p: loss(p, rows)
-        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        updates, state = optimizer.update(None, state, params, value_fn=loss, rows=rows)
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry, key):
         rows = jax.random.permutation(key, 1000).reshape(20, 50)
         carry, _ = jax.lax.scan(step, carry, rows)
         predicted = logits(carry[0], splits.validation.inputs).argmax(1)
-        return carry, (jnp.mean(predicted == splits.validation.labels), carry[1][0].inner)
+        accuracy = jnp.mean(predicted == splits.validation.labels)
+        return carry, (accuracy, carry[1][0].last.metrics)
 
     keys = jax.random.split(order, EPOCHS)
     return jax.lax.scan(epoch, (params, optimizer.init(params)), keys)[1]
@@ -129,9 +129,9 @@ def sweep(tilts, rms):
     return jax.vmap(lambda t: jax.vmap(lambda size: run(t, size))(rms))(tilts)
 
 
-accuracies, seen = sweep(tilts, rms)  # (tilts, sizes, epochs)
-counts = jax.vmap(jax.vmap(jax.vmap(effective_sample_size)))(seen.weights)
-spreads = seen.losses.std(-1)
+accuracies, metrics = sweep(tilts, rms)  # (tilts, sizes, epochs)
+counts = metrics["effective_sample_size"]
+spreads = metrics["losses"].std(-1)
 
 
 def show(axis, values, title, shape, limits):
@@ -157,7 +157,7 @@ _ = axes[0].set_ylabel("t")
 # 0.1, which is as large as the weights themselves, the larger tilts do not leave the plateau at
 # all.
 #
-# That is how to choose without a grid: train for an epoch, look at the spread of `state.losses`,
+# That is how to choose without a grid: train for an epoch, read the spread of the metric `losses`,
 # and take t about 1 / spread. If that is absurdly large, more noise is worth more than more tilt.
 #
 # ## Or let it choose itself
@@ -166,13 +166,13 @@ _ = axes[0].set_ylabel("t")
 
 # %%
 automatic = methods.tsam(AutoTilt(0.5), RHO, s=4, noise=noise.gaussian(rms=0.03))
-accuracy, seen = jax.jit(lambda: train(automatic, 0))()
+accuracy, metrics = jax.jit(lambda: train(automatic, 0))()
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
 axes[0].plot(range(1, EPOCHS + 1), accuracy, color="#0072B2")
 axes[0].set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
-axes[1].semilogy(range(1, EPOCHS + 1), seen.tilt, color="#0072B2")
+axes[1].semilogy(range(1, EPOCHS + 1), metrics["tilt"], color="#0072B2")
 axes[1].set(xlabel="epoch", ylabel="tilt that was chosen")
-print(f"validation accuracy {accuracy[-1]:.1%}, median tilt {jnp.median(seen.tilt):.0f}")
+print(f"validation accuracy {accuracy[-1]:.1%}, median tilt {jnp.median(metrics['tilt']):.0f}")
 
 # %% [markdown]
 # It found about what the rule says, 1 / spread, without being told, and follows as the spread

@@ -42,9 +42,8 @@ settings = {"t": 20.0, "rho": 0.1, "s": 3, "noise": noise.sphere(rms=0.006)}
 # %% [markdown]
 # ## flax.nnx, with BatchNorm
 #
-# `tsam_jax.nnx.Estimator` stands beside `nnx.Optimizer`. It keeps the method's state, calls the
-# loss at every probe with a model of its own, and lets the running averages of BatchNorm move
-# once a step.
+# Use `tsam_jax.nnx.Estimator` beside `nnx.Optimizer`. It keeps the method's state, calls the loss
+# at every probe with a copy of the model, and moves the running averages of BatchNorm once a step.
 
 # %%
 from flax import nnx
@@ -83,7 +82,8 @@ for epoch in range(EPOCHS):
 
 model.eval()
 print("nnx:", accuracy(model(splits.test.inputs)))
-print("weights of the last step's samples:", estimator.state.weights[...])
+weights = estimator.state.last.metrics["weights"]
+print("weights of the last step's samples:", weights[...])
 
 # %% [markdown]
 # The running averages have followed the weights of many steps. To evaluate with those of the
@@ -98,7 +98,7 @@ print("recalibrated:", accuracy(model(splits.test.inputs)))
 # ## flax.linen
 #
 # Statistics leave the loss as auxiliary output. `value_and_grad` with `has_aux=True` returns
-# those of one probe: of which one, says the method's `aux` argument.
+# those of one probe, which the method's `aux` argument chooses.
 
 # %%
 import flax.linen as nn
@@ -112,7 +112,6 @@ class LinenNet(nn.Module):
 
 
 net, base = LinenNet(), optax.sgd(0.05, momentum=0.9)
-method = methods.tsam(**settings, aux="clean")
 
 
 def linen_loss(params, batch, stats):
@@ -121,10 +120,13 @@ def linen_loss(params, batch, stats):
     return cross_entropy(logits, batch[1]), changed["batch_stats"]
 
 
+method = methods.tsam(**settings, aux="clean")
+gradient = value_and_grad(linen_loss, method, has_aux=True)  # was: jax.value_and_grad
+
+
 @jax.jit
 def linen_step(params, stats, states, batch):
     method_state, base_state = states
-    gradient = value_and_grad(linen_loss, method, has_aux=True)  # was: jax.value_and_grad
     ((_, stats), grads), method_state = gradient(params, method_state, batch, stats)
     updates, base_state = base.update(grads, base_state, params)
     return optax.apply_updates(params, updates), stats, (method_state, base_state)
@@ -132,7 +134,7 @@ def linen_step(params, stats, states, batch):
 
 variables = net.init(jax.random.key(0), splits.test.inputs, train=False)
 params, stats = variables["params"], variables["batch_stats"]
-states = method.init(params), base.init(params)
+states = gradient.init(params), base.init(params)
 for epoch in range(EPOCHS):
     for batch in batches(epoch):
         params, stats, states = linen_step(params, stats, states, batch)
@@ -161,8 +163,7 @@ plain_optimizer = tsam(optax.sgd(0.1, momentum=0.9), **settings)  # was: optax.s
 
 @jax.jit
 def plain_step(params, state, batch):
-    value_fn = lambda params: plain_loss(params, batch)
-    updates, state = plain_optimizer.update(params, state, params, value_fn=value_fn)
+    updates, state = plain_optimizer.update(None, state, params, value_fn=plain_loss, batch=batch)
     return optax.apply_updates(params, updates), state
 
 

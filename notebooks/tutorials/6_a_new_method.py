@@ -1,15 +1,14 @@
 # %% [markdown]
 # # A new method in twenty lines
 #
-# All methods of the library have one form. A *gradient estimator* gets an oracle, which tells
-# loss and gradient at any point, and returns one loss and one gradient; it may keep a small
-# state. That is all: it knows neither optimizer nor model. This page makes a new method and uses
-# it everywhere.
+# All methods of the library have one form. A *gradient estimator* takes the loss of a step, which
+# it may evaluate at any point, and returns one value and one gradient. It knows neither the
+# optimizer nor the model. This page makes a new method and uses it everywhere.
 #
 # ## The idea
 #
-# SAM looks uphill. But the gradient of a batch is noise, and the true slope may be the other way.
-# So look *both* ways, and let a tilt weigh what is found:
+# SAM steps uphill. But the gradient of a batch is noisy, and the true slope may go the other way.
+# So step *both* ways, and let a tilt weigh the two gradients:
 #
 # $$\theta_\pm = \theta \pm \rho \frac{g}{\lVert g \rVert}, \qquad
 # w = \mathrm{softmax}(t L(\theta_+), t L(\theta_-)), \qquad
@@ -26,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from tsam_jax import Cost, Evaluation, GradientEstimator, methods, sharpness_aware, value_and_grad
+from tsam_jax import Evaluation, GradientEstimator, methods, sharpness_aware, value_and_grad
 from tsam_jax.tilting import tilt_weights, tilted_loss
 
 EPOCHS = int(os.environ.get("EPOCHS", "60"))
@@ -40,27 +39,32 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 # %%
 def two_sided(t, rho):
     def init(params):
-        return {"weights": jnp.zeros(2)}  # for looking at: diagnostics are state
+        return (), {"weights": jnp.zeros(2)}  # no memory, one metric
 
-    def estimate(oracle, params, state):
-        here = oracle.evaluate(params)
+    def estimate(loss, params, memory, *, step, key):
+        here = loss(params)
         norm = optax.tree.norm(here.grad)
         length = jnp.where(norm > 0, rho / norm, 0.0)
-        sides = [
-            oracle.evaluate(optax.tree.add_scale(params, sign * length, here.grad))
-            for sign in (1.0, -1.0)
-        ]
-        losses = jnp.stack([side.value for side in sides])
+        up, down = (
+            loss(optax.tree.add_scale(params, sign * length, here.grad)) for sign in (1.0, -1.0)
+        )
+        losses = jnp.stack([up.value, down.value])
         weights = tilt_weights(losses, t)
-        grad = jax.tree.map(lambda a, b: weights[0] * a + weights[1] * b, *[s.grad for s in sides])
-        return Evaluation(tilted_loss(losses, t), here.aux, grad), {"weights": weights}
+        grad = jax.tree.map(lambda a, b: weights[0] * a + weights[1] * b, up.grad, down.grad)
+        value = tilted_loss(losses, t)
+        return Evaluation(value, grad, here.aux, {"weights": weights}), memory
 
-    return GradientEstimator(init, estimate, Cost(gradients=3))
+    return GradientEstimator(init, estimate)
 
 
 # %% [markdown]
-# The three parts of an `Evaluation` are the value that the gradient belongs to, the auxiliary
-# output of the loss (BatchNorm statistics, say; here of the clean pass), and the gradient.
+# - `loss(point)` evaluates the loss and its gradient, and returns an `Evaluation`.
+# - The `Evaluation` of the method has the value that the gradient belongs to, the gradient, the
+#   auxiliary output of the loss (BatchNorm statistics, say; here of the clean pass) and metrics.
+# - `init` declares the metrics: zeros in their shapes. They are [logged](../guides/metrics.md)
+#   like those of any other method.
+# - `memory` is what the next step needs, nothing here. `step` is the step counter, for schedules,
+#   and `key` a fresh random key.
 #
 # ## Is it right?
 #
@@ -74,7 +78,8 @@ quadratic = lambda x: 0.5 * jnp.sum(h * x**2)
 
 
 def gradient_of(estimator):
-    (_, grads), _ = value_and_grad(quadratic, estimator)(theta, estimator.init(theta))
+    gradient = value_and_grad(quadratic, estimator)
+    (_, grads), _ = gradient(theta, gradient.init(theta))
     return grads
 
 
@@ -85,8 +90,8 @@ np.testing.assert_allclose(
 gradient_of(two_sided(1.0, 0.1))  # in between
 
 # %% [markdown]
-# And the returned gradient has to be that of the returned value, with the points held fixed: that
-# is Lemma 3.2, which `tilt_weights` and `tilted_loss` keep together.
+# The returned gradient must be that of the returned value, with the points held fixed. For
+# `tilt_weights` and `tilted_loss` that is Lemma 3.2.
 #
 # ## It works as the others do
 #
@@ -124,15 +129,14 @@ def train(estimator):
 
     def step(carry, rows):
         params, state = carry
-        value_fn = lambda p: loss(p, rows)
-        updates, state = optimizer.update(params, state, params, value_fn=value_fn)
+        updates, state = optimizer.update(None, state, params, value_fn=loss, rows=rows)
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry, key):
         rows = jax.random.permutation(key, 1000).reshape(20, 50)
         carry, _ = jax.lax.scan(step, carry, rows)
         hits = logits(carry[0], splits.test.inputs).argmax(1) == splits.test.labels
-        return carry, (jnp.mean(hits), carry[1][0].inner)
+        return carry, (jnp.mean(hits), carry[1][0].last.metrics)
 
     keys = jax.random.split(jax.random.key(1), EPOCHS)
     return jax.lax.scan(epoch, (params, optimizer.init(params)), keys)[1]
@@ -143,12 +147,12 @@ plain_accuracy, _ = jax.jit(train, static_argnums=0)(methods.erm())
 
 tilts = jnp.array([0.0, 1.0, 3.0, 10.0, 30.0, jnp.inf])
 
-accuracies, seen = jax.jit(jax.vmap(lambda t: train(two_sided(t, rho=0.8))))(tilts)
+accuracies, metrics = jax.jit(jax.vmap(lambda t: train(two_sided(t, rho=0.8))))(tilts)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 shades = plt.cm.viridis(np.linspace(0.85, 0.1, len(tilts)))
-for t, accuracy, weights, shade in zip(tilts, accuracies, seen["weights"], shades, strict=True):
+for t, accuracy, weights, shade in zip(tilts, accuracies, metrics["weights"], shades, strict=True):
     axes[0].plot(range(1, EPOCHS + 1), accuracy, color=shade)
     axes[1].plot(range(1, EPOCHS + 1), weights[:, 0], color=shade, label=f"t = {t:g}")
 axes[0].plot(range(1, EPOCHS + 1), plain_accuracy, ":", color="black")
@@ -167,14 +171,16 @@ axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 #
 # ## What else is there
 #
-# - **State** is a pytree of arrays of fixed shapes. A step counter there makes schedules
-#   possible: `rho(state["step"])`.
-# - `oracle.value(point)` is a loss without a gradient, a third of the price: `methods.esam2` uses
+# - **Memory** is a pytree of arrays of fixed shapes, such as the moving average of `methods.vasso`.
+#   `init` returns its first value.
+# - **Schedules** use the step counter: `rho(step)`.
+# - **The cost** is optional: `GradientEstimator(init, estimate, Cost(gradients=3))`. A budget of
+#   gradient evaluations needs it, as in `tsam-jax compare`.
+# - `loss.value(point)` is a loss without a gradient, at a third of the cost: `methods.esam2` uses
 #   it to try step sizes.
-# - `oracle.on(part_of_batch)` is the oracle of a part of the batch, if the caller gave one:
-#   `methods.m_sam` is made of that. And it takes any estimator, also the new one:
-#   `methods.m_sam(two_sided(1.0, 0.1), m=16)`.
-# - Steps that differ belong into `jax.lax.cond`: `methods.looksam`.
+# - `loss.on(i, n)` is the loss of part i of n of the batch: `methods.m_sam` uses it. `m_sam` takes
+#   any estimator, also the new one: `methods.m_sam(two_sided(1.0, 0.1), m=16)`.
+# - Use `jax.lax.cond` for steps that differ, as `methods.looksam` does.
 #
 # To make it a part of the library, with its row in the contract test: [Adding to the
 # library](../extending.md#a-method).
