@@ -104,14 +104,19 @@ def test_ctrl_c_leaves_a_partial_report(tmp_path, capsys, monkeypatch):
 
 def test_a_real_interrupt_signal_while_training(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "tsam_jax.cli", "compare", "--methods", "erm"]
-    command += ["--out", str(out), *FEW, "--budget", "1000000", "--evaluations", "100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ)) as process:
-        log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+    # A shell's background job ignores SIGINT, and so would a child of the tests run in one.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "import sys; from tsam_jax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "compare", "--methods", "erm", "--out", str(out)]
+    command += [*FEW, "--budget", "1000000", "--evaluations", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        log, deadline = out / "metrics.jsonl", time.monotonic() + 600
+        while not (log.exists() and log.stat().st_size):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no line in the log"
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        shown, _ = process.communicate(timeout=120)
+        shown, _ = process.communicate(timeout=600)
     assert process.returncode == 130, shown
     report = json.loads((out / "report.json").read_text())
     assert not report["complete"]
