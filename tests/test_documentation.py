@@ -14,6 +14,7 @@ import textwrap
 import zlib
 from pathlib import Path
 
+import device_programs
 import pytest
 from _site import generated, public  # notebooks/_site
 
@@ -48,7 +49,7 @@ def test_program_keeps_order_and_line_numbers():
 ENVIRONMENT = {
     "MPLBACKEND": "Agg",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {device_programs.PATIENT}",
 }
 
 
@@ -65,6 +66,7 @@ def test_python_blocks_of_the_page_run(path, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=device_programs.LIMIT,
     )
     assert done.returncode == 0, f"{path.name}, by its line numbers:\n{done.stderr}"
 
@@ -193,7 +195,9 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     command += ["-d", folder / "doctrees", SITE, folder / "html"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=device_programs.LIMIT
+    )
     assert done.returncode == 0, done.stderr
     return folder / "html"
 

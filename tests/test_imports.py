@@ -166,7 +166,7 @@ for name in tsam_jax.__all__:
 print(sorted(set({HEAVY!r}) & set(sys.modules)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

@@ -18,6 +18,7 @@ SOURCES = sorted(TUTORIALS.glob("*.py"))
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
 
 ENVIRONMENT = {"MPLBACKEND": "Agg", "EPOCHS": "1"}
+LIMIT = 2400  # seconds; the slowest takes 50 on two quiet cores
 MEASURES = {"3_flat_or_sharp"}  # it runs for long; of the others, compiling is most of their time
 
 
@@ -53,6 +54,7 @@ def test_tutorial_runs(source):
         capture_output=True,
         text=True,
         check=False,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
 

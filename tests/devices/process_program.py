@@ -16,6 +16,7 @@ from tsam_jax import noise, tsam
 
 P = PartitionSpec
 STEPS, ROWS = 3, 16
+PATIENCE = 600  # seconds, with two processes on a busy machine; 100 for a heartbeat by default
 
 
 def loss(params, batch):
@@ -25,7 +26,14 @@ def loss(params, batch):
 
 def main(port: str, count: int, index: int, out: str) -> None:
     if count > 1:
-        jax.distributed.initialize(f"localhost:{port}", count, index)
+        jax.distributed.initialize(
+            f"localhost:{port}",
+            count,
+            index,
+            initialization_timeout=PATIENCE,
+            heartbeat_timeout_seconds=PATIENCE,
+            shutdown_timeout_seconds=PATIENCE,
+        )
     assert jax.process_count() == count
     assert jax.device_count() == 4
     mesh = jax.make_mesh((2, 2), ("data", "sample"), axis_types=2 * (AxisType.Auto,))

@@ -12,10 +12,7 @@ PROGRAM = Path(__file__).parent / "process_program.py"
 DEVICES = 4
 
 
-def start(count: int, out: Path) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+def start(count: int, port: int, out: Path) -> list[subprocess.Popen]:
     return [
         subprocess.Popen(
             [sys.executable, PROGRAM, str(port), str(count), str(index), out / f"{count}-{index}"],
@@ -29,14 +26,18 @@ def start(count: int, out: Path) -> list[subprocess.Popen]:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    processes = [*start(1, tmp_path), *start(2, tmp_path)]
-    try:
-        for process in processes:
-            said, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, said
-    finally:
-        for process in processes:
-            process.kill()
+    with socket.socket() as held:  # until the end, so that no other program gets the port
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # gRPC shares it in this way
+        held.bind(("localhost", 0))
+        port = held.getsockname()[1]
+        processes = [*start(1, port, tmp_path), *start(2, port, tmp_path)]
+        try:
+            for process in processes:
+                said, _ = process.communicate(timeout=device_programs.LIMIT)
+                assert process.returncode == 0, said
+        finally:
+            for process in processes:
+                process.kill()
     alone, *together = [np.load(tmp_path / f"{name}.npz") for name in ("1-0", "2-0", "2-1")]
     for result in together:
         for name in ("w", "v", "losses"):

@@ -19,6 +19,8 @@ from tsam_jax.train.single import load_command, make_job
 SMALL = ["--train-size", "100", "--width", "4", "--batch-size", "50", "--checkpoint-every", "2"]
 TRAIN = ["train", "--method", "vasso(rho=0.1)", *SMALL]
 
+LIMIT = 600  # seconds that a process may take to start and to train; 5 on two quiet cores
+
 # Runs the command line, and is killed in the middle of the log's line of the third epoch.
 KILLED_WHILE_LOGGING = """
 import os, signal, sys
@@ -76,7 +78,7 @@ def test_a_kill_in_the_middle_of_a_line_of_the_log(tmp_path, whole):
     out = tmp_path / "run"
     command = [sys.executable, "-c", KILLED_WHILE_LOGGING, *TRAIN]
     command += ["--epochs", "5", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=LIMIT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (out / "metrics.jsonl").read_text().endswith('{"epoch": 3, "gradi')
     assert cli.main(["train", "--resume", str(out)]) == 0
@@ -105,9 +107,13 @@ def killed_at_random(out, arguments, kills, rng):
     while done < kills:
         changed = log.stat().st_mtime_ns if log.exists() else None
         with subprocess.Popen([*program, *arguments], stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + LIMIT
             while process.poll() is None:  # until it has cut back the log, or written a line
                 if log.exists() and log.stat().st_size and log.stat().st_mtime_ns != changed:
                     break
+                if time.monotonic() > deadline:
+                    process.kill()
+                    pytest.fail("it does not get as far as the log")
                 time.sleep(0.002)
             time.sleep(rng.uniform(0.0, 1.0))
             process.kill()
@@ -123,8 +129,9 @@ def test_kills_at_random_moments(tmp_path, kills):
     killed_at_random(
         out, [*TRAIN, "--epochs", "100000", "--out", str(out)], kills, random.Random(0)
     )
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-2])["epoch"]
-    epochs = str(last + 4)
+    # On a busy machine there may be a single line, or none but the one that the kill cut.
+    *lines, _ = (out / "metrics.jsonl").read_text().split("\n")
+    epochs = str((json.loads(lines[-1])["epoch"] if lines else 0) + 4)
     used = json.loads((out / "config.json").read_text())
     used["budget"]["epochs"] = int(epochs)
     (out / "config.json").write_text(json.dumps(used))

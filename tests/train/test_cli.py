@@ -1,7 +1,6 @@
 """The command line: what a user types, sees, and is refused."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -111,12 +110,14 @@ def test_a_real_interrupt_signal_while_training(tmp_path):
     command += [*FEW, "--budget", "1000000", "--evaluations", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         log, deadline = out / "metrics.jsonl", time.monotonic() + 600
-        while not (log.exists() and log.stat().st_size):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "no line in the log"
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        shown, _ = process.communicate(timeout=600)
+        try:
+            while process.poll() is None and not (log.exists() and log.stat().st_size):
+                assert time.monotonic() < deadline, "no line in the log"
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            shown, _ = process.communicate(timeout=600)
+        finally:
+            process.kill()
     assert process.returncode == 130, shown
     report = json.loads((out / "report.json").read_text())
     assert not report["complete"]
