@@ -5,6 +5,7 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ ROOT = Path(__file__).parent.parent
 def cell():
     settings = step.Settings(models=("mlp_small",), batches=(4,), samples=(2,), repeats=3)
     jax.config.update("jax_disable_most_optimizations", True)
-    yield step.measure_cell(step.cells_of(settings)[0], settings, Budget(60))
+    yield step.measure_cell(step.cells_of(settings)[0], settings, Budget(3600))
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -63,7 +64,8 @@ def test_auto_is_compared_with_the_fastest_strategy(cell):
     [row] = cell["auto"]
     seconds = {x["strategy"]: x["seconds"] for x in cell["measurements"] if x["method"] == "tsam"}
     assert row["auto"] == "streamed"
-    assert row["best"] == min(seconds, key=lambda name: sorted(seconds[name])[1])
+    medians = {name: sorted(times)[1] for name, times in seconds.items()}
+    assert medians[row["best"]] == pytest.approx(min(medians.values()), abs=1e-7)  # as rounded
     pairs = zip(seconds[row["auto"]], seconds[row["best"]], strict=True)
     assert row["auto_over_best"] == pytest.approx(sorted(a / b for a, b in pairs)[1], rel=1e-2)
 
@@ -199,9 +201,18 @@ def test_torch_has_the_same_gradients(name, torch, fast_compile):
 
 
 def test_rounds_stop_when_the_time_is_spent(monkeypatch):
+    now = [0.0]
+
+    def timed(*_):
+        now[0] += 0.1
+        return 0.1
+
+    monkeypatch.setattr(measure, "timed", timed)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
     def rounds():
         this = Measurement({}, warm_seconds=1.0)
-        measure.run_rounds([(this, lambda: jnp.zeros(()))], repeats=50, budget=Budget(0.0))
+        measure.run_rounds([(this, None)], repeats=50, budget=Budget(0.0))
         return len(this.seconds)
 
     assert rounds() == 3
@@ -227,7 +238,7 @@ def test_collectives_of_a_program_are_counted():
 
 def test_variances_of_the_designs_are_relative_to_plain_draws(fast_compile):
     settings = variance.Settings(problems=("quadratic",), samples=(4,), draws=40)
-    [found] = variance.measure_all(settings, Budget(60))
+    [found] = variance.measure_all(settings, Budget(3600))
     assert found["draws"] == 40
     [rows] = found["relative_to_plain"].values()
     assert [row["tilt_times_spread"] for row in rows] == [0.0, 0.1, 1.0, 10.0]
@@ -241,7 +252,7 @@ def test_variances_of_the_designs_are_relative_to_plain_draws(fast_compile):
 
 def test_noise_is_measured_against_plain_gradients(fast_compile):
     settings = noise_part.Settings(models=("mlp_small",), samples=1, batch=2, repeats=3)
-    [found] = noise_part.measure_all(settings, Budget(60))
+    [found] = noise_part.measure_all(settings, Budget(3600))
     plain, *laws = found["measurements"]
     assert [x["noise"] for x in laws] == list(noise_part.LAWS)
     for row in laws:
@@ -271,7 +282,7 @@ def test_an_unknown_part_is_refused():
 
 
 def test_a_part_that_fails_is_recorded_and_read_as_not_measured(tmp_path):
-    assert everything.run_one(["false"], timeout=10) == "ended with 1"
+    assert everything.run_one(["false"], timeout=600) == "ended with 1"
     record.write(tmp_path / "sam-cpu.json", {"part": "sam", "failed": "ended with 1"})
     assert record.read("sam", "cpu", tmp_path) is None
     assert "Not measured" in render.table("sam", "cpu", tmp_path)

@@ -1,10 +1,12 @@
 """What is seen while training runs, in a narrow and a wide terminal and in a file."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from tsam_jax.train import progress
 from tsam_jax.train.progress import Progress
 
 SETTING = "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03)"
@@ -57,12 +59,16 @@ def test_of_many_settings_only_those_that_run_are_seen():
     assert names == ["sam(rho=3)", "sam(rho=4)", "all"]
 
 
-def test_a_file_gets_lines_with_speed_samples_and_time_left():
+def test_a_file_gets_lines_with_speed_samples_and_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     screen = console(80, terminal=False)
-    advance(Progress({SETTING: 1000.0}, screen), SETTING)
+    shown = Progress({SETTING: 1000.0}, screen)
+    now[0] += 12.0
+    advance(shown, SETTING)  # 120 of the 1000
     [line] = screen.file.getvalue().splitlines()
-    assert SETTING in line
-    assert "eff. samples 2.90  12,345 examples/s  left 0:0" in line
+    assert line.startswith(f"[   12 s] {SETTING}")
+    assert line.endswith("eff. samples 2.90  12,345 examples/s  left 1:28")
 
 
 def test_a_method_without_samples_has_no_effective_ones():
