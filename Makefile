@@ -9,6 +9,7 @@ unexport PYTHONHOME PYTHONPATH
 RUN := "$(VENV)/bin/python" -m
 PYTEST := $(RUN) pytest -n auto --maxprocesses 2
 
+SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-slow mutants check bench bench-quick docs notebooks setup-train setup-dev clean
@@ -19,8 +20,9 @@ help: ## list the targets
 demo: setup-train ## compare the methods on a small task; the report goes into ./runs/
 	"$(VENV)/bin/tsam-jax" compare
 
-test: check ## formatting, lint, types, doctests, the README's examples, all tests but the slow ones
-	$(PYTEST) -m "not slow"
+test: check ## formatting, lint, types, doctests, examples, all tests but the slow ones; logs into build/test.log
+	@mkdir -p build
+	set -o pipefail; $(PYTEST) -m "not slow" 2>&1 | tee -i build/test.log
 
 test-slow: setup-dev ## the tests that take minutes
 	$(PYTEST) -m slow

@@ -2,6 +2,7 @@
 
 import zlib
 
+import closing_line
 import hypothesis
 import jax
 import pytest
@@ -11,6 +12,10 @@ hypothesis.settings.register_profile(
     "tsam_jax", derandomize=True, deadline=None, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("tsam_jax")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(closing_line)
 
 
 @pytest.fixture
