@@ -18,6 +18,13 @@ def pytest_configure(config):
     config.pluginmanager.register(closing_line)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees compiled programs after each module."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Makes the test run in float64."""
