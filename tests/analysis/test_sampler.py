@@ -183,7 +183,8 @@ def test_diagnostics_of_a_run_have_its_steps():
     np.testing.assert_allclose(seen.effective_sample_size, 1 / np.sum(w**2, axis=1), rtol=1e-5)
     np.testing.assert_allclose(seen.largest_weight, w.max(axis=1))
     np.testing.assert_allclose(seen.loss_spread, np.ptp(metrics["losses"], axis=1), rtol=1e-5)
-    np.testing.assert_allclose(seen.acceptance, np.mean(metrics["acceptance"], axis=1))
+    mean = np.mean(metrics["acceptance"], axis=1)  # in float32, and in another order: some 2^-24
+    np.testing.assert_allclose(seen.acceptance, mean, rtol=1e-6)
     np.testing.assert_allclose(seen.effective_sample_size, metrics["effective_sample_size"], 1e-5)
 
 
