@@ -359,6 +359,7 @@ def _bisect(losses: jax.Array, fraction: jax.Array, finite: jax.Array) -> jax.Ar
 
 def _check_tilt(owner: str, t: Scalar) -> None:
     """Raises on a negative number; methods call with arrays, which are NaN if no loss is finite."""
+    _checks.scalar(owner, t=t)
     if _checks.is_static_number(t):
         _checks.nonnegative(owner, finite=False, t=t)
 

@@ -1,8 +1,8 @@
 """Derivatives through a step (meta-gradients): finite at exact zeros, right elsewhere."""
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from contract_table import batch, loss, make, parameters
 
@@ -45,7 +45,7 @@ def test_derivatives_are_finite_where_the_gradient_is_exactly_zero(name):
     fun = lambda p, x: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2) + 0 * jnp.sum(x)  # noqa: E731
     outputs = through_a_step(ESTIMATORS[name], fun, steps=2)
     jacobian = jax.jacrev(lambda p: outputs(p, p, batch()))(params)
-    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(jacobian))
+    chex.assert_tree_all_finite(jacobian)
 
 
 @pytest.mark.parametrize("name", ["looksam", "xsam", "gsam", "sam", "fsam"])
@@ -53,7 +53,7 @@ def test_derivatives_are_finite_for_a_scalar_parameter(name):
     """Its gradients are parallel: there is nothing orthogonal to keep, and no angle."""
     outputs = through_a_step(make(name), lambda p, x: jnp.mean((p - x) ** 2), steps=2)
     derivative = jax.jacrev(lambda p: outputs(p, p, batch()))(jnp.float32(0.3))
-    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(derivative))
+    chex.assert_tree_all_finite(derivative)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -76,6 +76,4 @@ def test_derivatives_are_those_of_finite_differences(name):
         h = 1e-5
         high, low = at(h, fixed), at(-h, fixed)
         expected = jax.tree.map(lambda a, b: (a - b) / (2 * h), high, low)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), derivative, expected
-    )
+    chex.assert_trees_all_close(derivative, expected, rtol=2e-6, atol=2e-6)

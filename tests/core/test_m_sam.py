@@ -278,7 +278,7 @@ def test_a_loss_that_knows_its_batch_is_a_clear_error():
         optimizer.update(None, optimizer.init(parameters()), parameters(), value_fn=loss)
 
 
-def two_arguments(w, weight, x, *, y):
+def two_arguments(w, weight, x, y):
     return weight * jnp.sum(w) * jnp.mean(x) + jnp.mean(y["y"] ** 2) * jnp.sum(w**2)
 
 
@@ -309,6 +309,11 @@ def test_arguments_that_are_out_of_range():
         methods.m_sam(sam, 2.0)
     with pytest.raises(ValueError, match=r"`m_sam\(strategy=...\)` must be one of 'auto'"):
         methods.m_sam(sam, 2, strategy="vmap")
+    for wrap in methods.m_sam, methods.microbatched:
+        for cut in 0, True, 1.5, None, (), ("x", "x"):
+            message = rf"`{wrap.__name__}\(batch=...\)` must be the name or the position of an arg"
+            with pytest.raises(TypeError, match=message):
+                wrap(sam, 2, batch=cut)
     with pytest.raises(TypeError, match=r"`m_sam\(estimator=...\)` must be a `GradientEstimator`"):
         methods.m_sam(methods.sam, 2)
 

@@ -1,8 +1,8 @@
 """Strict dtype promotion with 64-bit numbers enabled and float32 parameters."""
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from contract_table import TABLE, batch, loss, make, parameters
@@ -41,10 +41,10 @@ def test_every_noise_law_draws_what_it_draws_otherwise(name, strict):
         return law(key, params)
 
     eps = draw()
-    assert {x.dtype for x in jax.tree.leaves(eps)} == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(eps, params)
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         expected = draw()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), eps, expected)
+    chex.assert_trees_all_close(eps, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -55,4 +55,4 @@ def test_every_method_steps(name, strict):
     for _ in range(TABLE[name].period):
         (value, grads), state = jax.jit(step)(params, state, x)
     assert bool(jnp.isfinite(value))
-    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)

@@ -193,7 +193,7 @@ def test_batches_that_cannot_be_split(s, x, message):
 
 
 @pytest.mark.parametrize("make", [methods.tsam, methods.tilted_sampling, methods.from_paper])
-@pytest.mark.parametrize("split", [True, "images", 2, 0, ("x", "y"), 1.5])
+@pytest.mark.parametrize("split", [True, "images", 2, ("x", "y")])
 def test_the_batch_must_be_an_argument_of_the_loss(make, split):
     """Of the loss as it is called, so that only a step can tell."""
     arguments = {"t": 1.0, "s": 2} | ({"rho": 0.1} if make is methods.tsam else {})
@@ -201,6 +201,14 @@ def test_the_batch_must_be_an_argument_of_the_loss(make, split):
     step = value_and_grad(lambda w, x: jnp.sum(w * x), estimator)
     with pytest.raises(TypeError, match=r"must name an argument of the loss.*called with `x`"):
         step(w, step.init(w), jnp.ones((4, 2)))
+
+
+@pytest.mark.parametrize("make", [methods.tsam, methods.tilted_sampling, methods.from_paper])
+@pytest.mark.parametrize("split", [0, -1, 1.5, (), ("x", "x"), ["x"], ("x", None)])
+def test_the_batch_must_be_names_or_positions(make, split):
+    arguments = {"t": 1.0, "s": 2} | ({"rho": 0.1} if make is methods.tsam else {})
+    with pytest.raises(TypeError, match=r"split_batch=...\)` must be the name or the position of"):
+        make(**arguments, split_batch=split)
 
 
 RULES = (
