@@ -191,9 +191,7 @@ MUTANTS = [
     Mutant("methods/memory.py", "-at(sigma, step))", "at(sigma, step))", MEMORY),
     Mutant("methods/memory.py", "1 - at(lmbda, step))", "at(lmbda, step))", MEMORY),
     # looksam, xsam
-    Mutant(
-        "methods/memory.py", "at(alpha, step) * _tree.norm(first.grad)", "at(alpha, step)", ASCENT
-    ),
+    Mutant("methods/memory.py", "jnp.asarray(at(alpha, step), norm.dtype) * norm", "norm", ASCENT),
     Mutant("methods/memory.py", "step % every == 0", "step % every == 1", "test_looksam.py"),
     Mutant(
         "methods/memory.py",
@@ -318,7 +316,7 @@ MUTANTS = [
         "test_hmc_paths.py",
     ),
     Mutant(
-        "methods/hmc.py", "_tree.all_finite(there.value, there.grad)", "True", "test_hmc_paths.py"
+        "methods/hmc.py", "accepted &= _tree.all_finite(", "_tree.all_finite(", "test_hmc_paths.py"
     ),
     Mutant("methods/hmc.py", "drift=beta / sigma**2", "drift=beta", "test_hmc.py"),
     Mutant("methods/hmc.py", "accepted / proposals", "accepted", "test_hmc.py"),
@@ -475,20 +473,19 @@ MUTANTS = [
     ),
     Mutant("transform.py", "*tangents)", "*primals)", ADAPTER),
     Mutant("transform.py", '"value": evaluation.value', '"value": loss.value(params)[0]', ADAPTER),
-    Mutant("transform.py", '"value_fn": objective', '"value_fn": value_fn', ADAPTER),
+    Mutant("transform.py", "_naming(extra_args, objective)", "value_fn", ADAPTER),
+    Mutant("transform.py", "([first, *names])", "([first])", "test_user_mistakes.py"),
     Mutant(
         "transform.py", "loss, params, before)[0].value", "loss, params, after)[0].value", ADAPTER
     ),
     Mutant("transform.py", "**options), key=key", "**options), key=0", ADAPTER),
-    Mutant("transform.py", ' **extra_args, "value_fn"', ' "value_fn"', EXTRA),
+    Mutant("transform.py", '"grad": grad, **extra_args}', '"grad": grad}', EXTRA),
     Mutant(
         "transform.py",
-        '{"value": evaluation.value, "grad": grad, **extra_args,',
-        '{**extra_args, "value": evaluation.value, "grad": grad,',
+        '{"value": evaluation.value, "grad": grad, **extra_args}',
+        '{**extra_args, "value": evaluation.value, "grad": grad}',
         EXTRA,
     ),
-    Mutant("transform.py", "        @functools.wraps(value_fn)", "        ", EXTRA),
-    Mutant("transform.py", "{**extra_args, **arguments}", "extra_args", EXTRA),
     Mutant("transform.py", "for p in parameters[1:]:", "for p in parameters:", EXTRA),
     Mutant("transform.py", "kwargs |= rest", "continue", EXTRA),
     Mutant("transform.py", "rest.pop(p.name, p.default)", "rest.get(p.name, p.default)", EXTRA),

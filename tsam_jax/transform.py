@@ -1,6 +1,5 @@
 """The optax adapters: any estimator as a gradient transformation, or around any optimizer."""
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal
@@ -212,42 +211,21 @@ def sharpness_aware(
         _refuse_beside_line_search(extra_args, base_state)
         params, loss = _loss_of(params, value_fn, extra_args, axis_name)
 
-        # Line searches pass it those of the extra arguments that its signature names.
-        @functools.wraps(value_fn)  # type: ignore[arg-type]
-        def objective(params: Params, **arguments: Any) -> jax.Array:
-            params, loss = _loss_of(params, value_fn, {**extra_args, **arguments}, axis_name)
+        # Line searches differentiate forwards and backwards: a linear rule serves both.
+        @jax.custom_jvp
+        def objective(params: Params) -> jax.Array:
+            return run_step(estimator, key, loss, params, before)[0].value
 
-            # Line searches differentiate forwards and backwards: a linear rule serves both.
-            @jax.custom_jvp
-            def at(params: Params) -> jax.Array:
-                return run_step(estimator, key, loss, params, before)[0].value
-
-            @at.defjvp
-            def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-                (params,) = primals
-                there = run_step(estimator, key, loss, params, before)[0]
-                return there.value, _tree.inner(there.grad, *tangents)
-
-            value: jax.Array = at(params)
-            return value
+        @objective.defjvp
+        def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+            (params,) = primals
+            there = run_step(estimator, key, loss, params, before)[0]
+            return there.value, _tree.inner(there.grad, *tangents)
 
         evaluation, after = run_step(estimator, key, loss, params, before)
         grad = _tree.conjugate(evaluation.grad)
-
-        def value_fn_of_base(params: Params, **ignored: Any) -> jax.Array:
-            del ignored
-            value: jax.Array = objective(params)
-            return value
-
-        # optax's line searches raise on extra arguments that `value_fn` does not name
-        names = [name for name in extra_args if name not in ("value", "grad")]
-        parameter = inspect.Parameter
-        value_fn_of_base.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [parameter("params", parameter.POSITIONAL_OR_KEYWORD)]
-            + [parameter(name, parameter.KEYWORD_ONLY, default=None) for name in names]
-        )
         given = {"value": evaluation.value, "grad": grad, **extra_args}
-        given["value_fn"] = value_fn_of_base
+        given["value_fn"] = _naming(extra_args, objective)
         updates, base_state = last.update(grad, base_state, params, **given)
         return updates, (after, base_state)
 
@@ -304,6 +282,26 @@ def _named_in(
         )
         raise TypeError(msg)
     return tuple(args), kwargs
+
+
+def _naming(extra_args: dict[str, Any], objective: Callable[[Params], jax.Array]) -> Any:
+    """The objective, with a signature that names the extra arguments, which the loss has already.
+
+    optax's line searches raise on extra arguments that `value_fn` does not name.
+
+    Returns:
+      A function (params, **ignored) -> objective.
+    """
+
+    def value_fn(params: Params, **ignored: Any) -> jax.Array:
+        del ignored
+        return objective(params)
+
+    first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    names = [inspect.Parameter(x, kind) for x in extra_args if x not in ("value", "grad")]
+    value_fn.__signature__ = inspect.Signature([first, *names])  # type: ignore[attr-defined]
+    return value_fn
 
 
 def _refuse_beside_line_search(extra_args: dict[str, Any], base_state: PyTree) -> None:

@@ -272,9 +272,7 @@ def _propose(
     for _ in range(steps):
         there, p = integrate(there, p, look, kick=beta * tilt, drift=beta / sigma**2)
     accepted = _tree.norm(there.e) <= jnp.asarray(radius, _tree.accumulator_dtype(there.e))
-    accepted &= _tree.all_finite(
-        there.value, there.grad
-    )  # else an infinite loss would always be accepted
+    accepted &= _tree.all_finite(there.value, there.grad)  # else an infinite loss were accepted
     if accept == "metropolis":
         gain = tilt * (there.value - here.value) - _kinetic_gain(p0, p) / sigma**2
         accepted &= jnp.log(jax.random.uniform(key_decision, dtype=gain.dtype)) < gain
