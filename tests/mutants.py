@@ -347,7 +347,7 @@ MUTANTS = [
         "_fold.py",
         "x[jnp.argmax(present)]",
         "x[0]",
-        "test_contract_of_samples.py::test_aux_of_a_sample_that_is_not_finite_is_not_used",
+        "test_contract_of_samples.py::test_aux_of_the_first_sample_is_not_used_if_it_is_not_finite",
     ),
     Mutant(
         "_fold.py",
@@ -359,7 +359,7 @@ MUTANTS = [
         "_fold.py",
         "weigh(jnp.where(finite, only.value, jnp.nan)[None], tilt)",
         "weigh(only.value[None], tilt)",
-        CONTRACT,
+        f"{FAULTS}/test_not_finite.py",
     ),
     Mutant(
         "_fold.py", "tilting.tilted_loss(losses, tilt)", "tilting.tilted_loss(losses, 0.0)", CLOSED

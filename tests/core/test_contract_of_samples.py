@@ -69,6 +69,22 @@ def test_aux_of_a_sample_that_is_not_finite_is_not_used(name, policy):
 
 
 @sampled
+@pytest.mark.parametrize("policy", ["first", "mean"])
+def test_aux_of_the_first_sample_is_not_used_if_it_is_not_finite(name, policy):
+    _, calls = listen(make(name, s=3, strategy="unrolled"), fun, has_aux=True)
+    start = next(point for kind, point in calls if kind == "gradient")["b"][0]
+
+    def broken(p):
+        present = jnp.abs(p["b"][0] - start) > 1e-6
+        value, aux = fun(p)
+        return jnp.where(present, value, jnp.nan), jnp.where(present, aux["mean"], jnp.nan)
+
+    _, aux, metrics = jitted(make(name, aux=policy, s=3), broken)
+    np.testing.assert_array_equal(np.isfinite(metrics["losses"]), [False, True, True])
+    assert np.all(np.isfinite(aux))
+
+
+@sampled
 @pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
 def test_strategies_agree(name, strategy):
     results = [one_step(name, strategy=x) for x in (strategy, "auto")]

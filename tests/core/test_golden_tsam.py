@@ -100,10 +100,8 @@ def make_step(problem, base, s, schedule_t, strategy):
         return tsam_jax.value_and_grad(loss, estimator, key=SEED)
 
     def init(params, *numbers):
-        return tuple(
-            adapter.init(params)
-            for adapter in (make_optimizer(0, *numbers), make_evaluate(None, 0, *numbers))
-        )
+        evaluate = make_evaluate(jnp.sum, 0, *numbers)  # of whichever loss: the state is the same
+        return make_optimizer(0, *numbers).init(params), evaluate.init(params)
 
     @jax.jit
     def step(params, states, k, table, t, rho, data, smoothing):

@@ -63,6 +63,20 @@ def test_an_average_starts_with_the_first_good_gradient(name):
     jax.tree.map(np.testing.assert_array_equal, state.memory, desired.memory)
 
 
+@pytest.mark.parametrize("name", ["tsam", "tsam_hmc"])
+@pytest.mark.parametrize("factors", [(jnp.nan, 1.0), (1.0, jnp.nan)])
+def test_the_plain_gradient_is_a_sample_that_may_be_absent(name, factors):
+    """Without noise and ascent too, where nothing is sampled."""
+    arguments = {"tsam": {"rho": 0.0, "noise": noise.none}, "tsam_hmc": {"radius": 0.0}}[name]
+    step, params = value_and_grad(broken, make(name, **arguments)), parameters()
+    _, state = step(params, step.init(params), batch(), *factors)
+    metrics = state.last.metrics
+    assert np.all(np.isnan(metrics["losses"]))
+    assert np.all(np.isnan(metrics["weights"]))
+    _, state = step(params, step.init(params), batch(), 1.0, 1.0)
+    assert all_finite(state.last.metrics)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_gradient_that_is_not_finite_takes_its_sample_away(strategy):
     def fun(p):
