@@ -256,3 +256,21 @@ def test_errors_are_those_of_jax(w, options):
         return str(caught.value)
 
     assert message(conv_general_dilated) == message(PLAIN)
+
+
+def test_taylor_coefficients_are_those_of_jax():
+    """`jax.experimental.jet` goes through, in both arguments, to the second order."""
+    from jax.experimental import jet
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    x, *dx = (jax.random.normal(key, (2, 5, 5, 3)) for key in keys[:3])
+    w, *dw = (jax.random.normal(key, (3, 3, 3, 4)) for key in keys[3:])
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def coefficients(convolve):
+        f = lambda x, w: jnp.sin(convolve(x, w, (1, 1), "SAME", dimension_numbers=layout))  # noqa: E731
+        return jax.jit(lambda x, w: jet.jet(f, (x, w), (dx, dw)))(x, w)
+
+    ours = coefficients(conv_general_dilated)
+    theirs = coefficients(jax.lax.conv_general_dilated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), ours, theirs)
