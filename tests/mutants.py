@@ -407,6 +407,7 @@ MUTANTS = [
     Mutant(
         "estimator.py", "places.append((args, position - 1))", "places.append((args, 0))", M_SAM
     ),
+    Mutant("_checks.py", "and x >= 1)", "and x >= 0)", SPLIT),
     Mutant("estimator.py", "1 <= position <= len(args)", "0 <= position <= len(args)", SPLIT),
     Mutant("estimator.py", "elif name in kwargs:", "elif wanted in kwargs:", M_SAM),
     Mutant("estimator.py", "if len(sizes) != 1:", "if not sizes:", M_SAM),
@@ -452,7 +453,7 @@ MUTANTS = [
         "estimator.py",
         "return jnp.asarray(x, y.dtype)",
         "return x",
-        f"{CONTRACT}::test_metrics_and_memory_are_those_that_init_declares",
+        STATES,
     ),
     Mutant("estimator.py", "jax.tree.map(_own, made)", "made", STATES),
     Mutant(

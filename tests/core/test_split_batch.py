@@ -11,7 +11,7 @@ from contract_table import batch, loss, parameters
 from small_problem import assert_bitwise, assert_close, flat
 
 import tsam_jax
-from tsam_jax import methods, noise, tilting, value_and_grad
+from tsam_jax import Loss, methods, noise, tilting, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -209,6 +209,14 @@ def test_the_batch_must_be_names_or_positions(make, split):
     arguments = {"t": 1.0, "s": 2} | ({"rho": 0.1} if make is methods.tsam else {})
     with pytest.raises(TypeError, match=r"split_batch=...\)` must be the name or the position of"):
         make(**arguments, split_batch=split)
+
+
+def test_the_parameters_cannot_be_cut():
+    whole = Loss(lambda w, x: jnp.sum(w * x), (jnp.ones((4, 2)),))
+    assert whole.examples(1) == 4
+    for ask in (whole.examples, lambda batch: whole.on(0, 2, batch)):
+        with pytest.raises(TypeError, match=r"`batch=0` .*must name an argument.*called with `x`"):
+            ask(0)
 
 
 RULES = (

@@ -45,6 +45,7 @@ SPREAD = {
     "sampling": lambda **kw: methods.tilted_sampling(2.0, 4, noise=NOISE, **kw),
     "pairs": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=noise.antithetic(NOISE), **kw),
     "split": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=NOISE, split_batch="x", **kw),
+    "still": lambda **kw: methods.tsam(2.0, 0.2, 4, noise=noise.none, split_batch="x", **kw),
     "chosen": lambda **kw: methods.tsam(tilting.AutoTilt(0.5), 0.2, 4, noise=NOISE, **kw),
     "hmc": lambda **kw: methods.tsam_hmc(2.0, 4, radius=0.5, beta=0.05, **kw),
     "masked": lambda **kw: methods.tsam(
@@ -108,10 +109,11 @@ def samples_under_jit() -> None:
 def samples_in_shard_map() -> None:
     """Both axes by hand: loss and gradient averaged over one, samples spread over the other."""
     params, x = parameters(), batch()
-    for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "chosen"):
+    for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "still", "chosen"):
         make = SPREAD[name]
         whole, rows = x, 4
-        if name == "split":  # each device cuts its own share: rows 0, 4, 8 and 12 come first
+        if name in {"split", "still"}:
+            # each device cuts its own share: rows 0, 4, 8 and 12 come first
             whole, rows = x.reshape(4, 4, 8).swapaxes(0, 1).reshape(16, 8), 1
         alone = value_and_grad(loss, make(), has_aux=True)
         ((value, aux), grad), state = jax.jit(alone)(params, alone.init(params), whole)

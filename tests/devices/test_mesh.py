@@ -10,7 +10,7 @@ LINES = {
     "samples_under_jit": [f"jit {name}" for name in ("tsam", "chosen", "hmc", "masked")],
     "samples_in_shard_map": [
         f"shard_map {name}"
-        for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "chosen")
+        for name in ("tsam", "mean", "worst", "sampling", "pairs", "split", "still", "chosen")
     ],
     "batch_in_shard_map": [
         f"axis_name {name}" for name in ("sam", "gsam", "esam2", "vasso", "xsam", "m_sam")

@@ -124,6 +124,7 @@ def test_the_objective_keeps_the_noise_of_the_step():
         _, state = optimizer.update(None, state, params, value_fn=loss, batch=BATCH)
         again, grad = jax.jit(jax.value_and_grad(heard["value_fn"]))(params)
         np.testing.assert_allclose((again, state[0].last.value), heard["value"], rtol=1e-6)
+        np.testing.assert_allclose(heard["value_fn"](params), again, rtol=1e-6)
         np.testing.assert_allclose(flat(grad), flat(heard["grad"]), rtol=1e-5)
         values.append(float(again))
     assert abs(values[0] - values[1]) > 1e-3  # the next step draws other noise
@@ -166,9 +167,12 @@ def test_a_complex_parameter():
     """L = |z - c|^2 / 2 with gradient conj(z - c), as jax has it; the ascent goes along it."""
     base, heard = listener()
     z, centre = jnp.array([1.0 + 2.0j]), jnp.array([0.0 + 1.0j])
+    alone = estimate_gradient(methods.erm())
     value_fn = lambda z: jnp.sum(jnp.abs(z - centre) ** 2) / 2  # noqa: E731
     optimizer = sharpness_aware(base, methods.erm())
     grad, _ = optimizer.update(None, optimizer.init(z), z, value_fn=value_fn)
+    np.testing.assert_allclose(grad, [1.0 - 1.0j], rtol=1e-6)
+    grad, _ = alone.update(None, alone.init(z), z, value_fn=value_fn)
     np.testing.assert_allclose(grad, [1.0 - 1.0j], rtol=1e-6)
     np.testing.assert_allclose(jax.grad(heard["value_fn"])(z), [1.0 - 1.0j], rtol=1e-6)
 
