@@ -1,10 +1,10 @@
 """Data sets, one kind a file, by name; label noise, augmentation on the device, streaming."""
 
 from tsam_jax.data import augmentation, streaming
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._splits import Examples, OpenSplits, Records, Splits, read_splits
+from tsam_jax.data._read import DataError
 from tsam_jax.data.corruption import LABEL_NOISE, corrupt_labels, redraw_labels
 from tsam_jax.data.registry import SOURCES, load, open_splits
+from tsam_jax.data.splits import Examples, OpenSplits, Records, Splits, read_splits
 
 __all__ = [
     "LABEL_NOISE",

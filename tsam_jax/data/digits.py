@@ -1,25 +1,22 @@
 """Handwritten digits: 1,797 real images of 8 x 8 pixels, shipped with scikit-learn.
 
 Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
-Repository, 1998; here its test part, as `sklearn.datasets.load_digits` has it.
+Repository, 1998; its test part, as in `sklearn.datasets.load_digits`.
 """
 
 import numpy as np
 
-from tsam_jax.data._cut import cut
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._splits import Source, Splits, array_records, read_splits
+from tsam_jax.data._read import DataError
+from tsam_jax.data.splits import Source, Splits, array_records, cut, read_splits
 
 NUM_IMAGES = 1797
-VALIDATION, TEST = 297, 500
-"""Sizes of these parts where none is given."""
 
 
 def open_source(location: str = "") -> Source:
-    """Opens "digits": one part, from which the others are carved.
+    """Opens "digits": 1,000 training, 297 validation and 500 test images unless you give sizes.
 
     Args:
-      location: nothing; the images are scikit-learn's own.
+      location: must be empty; the images are scikit-learn's own.
 
     Returns:
       The source, of kind "vector": shape (64,), in 0..1.
@@ -34,19 +31,23 @@ def open_source(location: str = "") -> Source:
         raise DataError(msg)
     images, labels = load_digits(return_X_y=True)
     records = array_records((images / 16).astype(np.float32), labels.astype(np.int32))
-    names = tuple(map(str, range(10)))
-    return Source("digits", {"train": records}, 10, names, kind="vector")
+    return Source(
+        "digits",
+        {"train": records},
+        10,
+        tuple("0123456789"),
+        kind="vector",
+        sizes={"validation": 297, "test": 500},
+    )
 
 
-def load(
-    *, train_size: int = 1000, validation_size: int = VALIDATION, split_seed: int = 0
-) -> Splits:
-    """Loads the digits, shuffled and cut into three parts; what is left is the test part.
+def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int = 0) -> Splits:
+    """Loads the digits, shuffled and split into three parts; the rest is the test part.
 
     Args:
       train_size: training images, >= 1.
       validation_size: validation images, >= 1.
-      split_seed: seed of the shuffle before the cut.
+      split_seed: seed of the shuffle before the split.
 
     Returns:
       `Splits` with 10 classes and inputs of shape (n, 64) in 0..1.

@@ -5,10 +5,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tsam_jax.data import _images, _labels
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._files import Files, open_files
-from tsam_jax.data._splits import Records, Source
+from tsam_jax.data._read import (
+    DataError,
+    Files,
+    decode_image,
+    open_files,
+    stack_images,
+    to_indices,
+)
+from tsam_jax.data.splits import Records, Source
 
 LEVELS = {
     "train": "train",
@@ -77,9 +82,10 @@ def image_records(
         return f"{files.root / names[row]}"
 
     def read(rows: np.ndarray) -> np.ndarray:
-        return _images.read_images(rows, lambda row: files.read(names[row]), where, size)
+        images = (decode_image(files.read(names[row]), where(row)) for row in rows)
+        return stack_images(images, rows, where, size)
 
-    return Records(_labels.to_indices(labels, classes, where), read)
+    return Records(to_indices(labels, classes, where), read)
 
 
 def _parts(files: Files) -> Mapping[str, list[str]]:

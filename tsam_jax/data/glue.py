@@ -6,9 +6,8 @@ Source: Wang et al., "GLUE", ICLR 2019, arXiv:1804.07461; gluebenchmark.com/task
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._rows import Column, Rows, read_rows
-from tsam_jax.data._splits import Source
+from tsam_jax.data._read import Column, DataError, Rows, read_rows
+from tsam_jax.data.splits import Source
 from tsam_jax.data.table import rows_source
 
 

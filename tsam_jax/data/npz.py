@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tsam_jax.data import _images, _labels
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._splits import PARTS, Kind, Records, Source, Splits, array_records
+from tsam_jax.data._read import DataError, check_indices, decode_image, stack_images
+from tsam_jax.data.splits import PARTS, Kind, Records, Source, Splits, array_records
 
 PREFIXES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 CONTENTS = {
@@ -70,7 +69,7 @@ def open_source(location: str, *, size: int | None = None) -> Source:
         return Source(f"npz:{location}", records, None, kind=kinds.pop())
     num_classes = len(names) or int(records["train"].labels.max()) + 1
     for part, part_records in records.items():
-        _labels.check_indices(part_records.labels, num_classes, _where(path, part))
+        check_indices(part_records.labels, num_classes, _where(path, part))
     return Source(f"npz:{location}", records, num_classes, names, kind=kinds.pop())
 
 
@@ -205,7 +204,7 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
     if floating:
         msg = f"{where}: `size` resizes uint8 images only, and these are {images.dtype}."
         raise DataError(msg)
-    return _images.stack(images, range(count), lambda row: f"{where}, row {row}", size)
+    return stack_images(images, range(count), lambda row: f"{where}, row {row}", size)
 
 
 def _encoded(
@@ -229,12 +228,12 @@ def _encoded(
         )
         raise DataError(msg)
 
+    def name(row: int) -> str:
+        return f"{where}, image {row}"
+
     def read(rows: np.ndarray) -> np.ndarray:
-        return _images.read_images(
-            rows,
-            lambda row: content[offsets[row] : offsets[row + 1]].tobytes(),
-            lambda row: f"{where}, image {row}",
-            size,
-        )
+        files = (content[offsets[row] : offsets[row + 1]].tobytes() for row in rows)
+        images = (decode_image(file, name(row)) for row, file in zip(rows, files, strict=True))
+        return stack_images(images, rows, name, size)
 
     return Records(labels, read), "image"

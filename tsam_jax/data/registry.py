@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tsam_jax.data import digits, folder, glue, npz, table, tfds, tiny_imagenet
-from tsam_jax.data._cut import Size, cut
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._splits import OpenSplits, Source, Splits, read_splits
+from tsam_jax.data._read import DataError
+from tsam_jax.data.splits import OpenSplits, Size, Source, Splits, cut, read_splits
 from tsam_jax.data.tokens import TEXT_OPTIONS
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -21,11 +20,6 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "tfds": tfds.open_source,
 }
 """What is before the colon of a name -> what opens it; the options are its keyword arguments."""
-
-SIZES: dict[str, dict[str, Size]] = {
-    "digits": {"validation": digits.VALIDATION, "test": digits.TEST},
-}
-"""Sizes of carved parts where none is given, if they are not a tenth."""
 
 
 def load(
@@ -146,11 +140,10 @@ def open_splits(
         msg = f"`{name}` has no option `{strange[0]}`; it has {', '.join(own) or 'none'}."
         raise DataError(msg)
     source = SOURCES[kind](location, **options)
-    sizes = SIZES.get(kind, {})
     return cut(
         source,
-        validation=sizes.get("validation") if validation is None else validation,
-        test=sizes.get("test") if test is None else test,
+        validation=validation,
+        test=test,
         split_seed=split_seed,
         stratified=stratified,
         subset=subset,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsam_jax.data._splits import Examples, Records
+from tsam_jax.data.splits import Examples, Records
 
 
 def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:

@@ -1,15 +1,13 @@
 """A table of sentences: TSV or CSV, one or two columns of text and one of labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tsam_jax.data import _labels
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._rows import Column, Rows, read_rows
-from tsam_jax.data._splits import Source
+from tsam_jax.data._read import Column, DataError, Rows, Where, read_rows, to_indices
+from tsam_jax.data.splits import Source
 from tsam_jax.data.tokens import Text, text_records
 
 STEMS = {
@@ -62,7 +60,7 @@ def open_source(
         part: read_rows(path, header=header, delimiter=delimiter) for part, path in files.items()
     }
     if not regression and classes is None:
-        classes = _labels.find_classes(parts["train"].column(label))
+        classes = _find_classes(parts["train"].column(label))
     chosen = None if regression else classes
     return rows_source(f"table:{location}", parts, columns, label, chosen, **tokenization)
 
@@ -90,10 +88,12 @@ def rows_source(
     """
 
     def read(rows: Rows) -> Text:
-        return Text(
-            [rows.column(column) for column in columns],
-            _read_labels(rows.column(label), classes, rows.where),
-        )
+        values = rows.column(label)
+        if classes is None:
+            labels = _to_numbers(values, rows.where)
+        else:
+            labels = to_indices(values, classes, rows.where)
+        return Text([rows.column(column) for column in columns], labels)
 
     texts = {part: read(rows) for part, rows in parts.items()}
     records, vocab_size = text_records(texts, **tokenization)
@@ -107,12 +107,24 @@ def rows_source(
     )
 
 
-def _read_labels(
-    values: Sequence[str], classes: Sequence[str] | None, where: Callable[[int], str]
-) -> np.ndarray:
-    if classes is None:
-        return _labels.to_numbers(values, where)
-    return _labels.to_indices(values, classes, where)
+def _find_classes(values: Sequence[str]) -> tuple[str, ...]:
+    """The classes that occur, in the order of their numbers or of the alphabet."""
+    classes = set(values)
+    whole = all(value.isascii() and value.isdecimal() for value in classes)
+    return tuple(sorted(classes, key=int if whole else None))
+
+
+def _to_numbers(values: Sequence[str], where: Where) -> np.ndarray:
+    numbers = np.empty(len(values), np.float32)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = float(value)
+        except ValueError:
+            numbers[row] = np.nan
+        if not np.isfinite(numbers[row]):
+            msg = f"{where(row)}: label {value!r} is no finite number, as regression needs it."
+            raise DataError(msg)
+    return numbers
 
 
 def _find(path: Path) -> dict[str, Path]:

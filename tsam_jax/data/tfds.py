@@ -14,10 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data import _images, _labels
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._files import decode_text
-from tsam_jax.data._splits import Records, Source
+from tsam_jax.data._read import (
+    DataError,
+    check_indices,
+    decode_image,
+    decode_text,
+    stack_images,
+)
+from tsam_jax.data.splits import Records, Source
 from tsam_jax.data.tokens import Text, text_records
 
 SPLITS = {
@@ -230,7 +234,7 @@ def _read_labels(split: _Split, label: str, classes: list[str] | None) -> np.nda
     values = np.array([record[label] for record in _all(split)])
     if classes is None:
         return values.astype(np.float32)
-    return _labels.check_indices(values, len(classes), split.where)
+    return check_indices(values, len(classes), split.where)
 
 
 def _image_records(
@@ -239,10 +243,10 @@ def _image_records(
     def read(rows: np.ndarray) -> np.ndarray:
         records = (record for some in _pieces(rows.tolist()) for record in split.read(some))
         decoded = (
-            _images.decode(record[image], split.where(row), mode=mode)
+            decode_image(record[image], split.where(row), mode=mode)
             for row, record in zip(rows, records, strict=True)
         )
-        return _images.stack(decoded, rows, split.where, size)
+        return stack_images(decoded, rows, split.where, size)
 
     return Records(labels, read)
 

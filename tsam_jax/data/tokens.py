@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._errors import DataError
-from tsam_jax.data._files import decode_text, read_bytes
-from tsam_jax.data._splits import Records
+from tsam_jax.data._read import DataError, read_text
+from tsam_jax.data.splits import Records
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 TEXT_OPTIONS = ("vocab", "max_length", "lowercase", "pad_to_longest")
@@ -108,8 +107,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     Raises:
       DataError: if a token occurs twice, or a special token is missing.
     """
-    text = decode_text(read_bytes(path), path)
-    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    lines = read_text(path).removesuffix("\n").split("\n")
+    tokens = [line.removesuffix("\r") for line in lines]
     missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         msg = (

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tsam_jax.data import DataError
-from tsam_jax.data._cut import cut
-from tsam_jax.data._splits import Source, array_records
+from tsam_jax.data.splits import Source, array_records, cut
 
 
 def source(classes=4, **sizes):
@@ -85,9 +84,9 @@ def test_stratified_parts_have_the_shares_of_the_whole():
     ("options", "words"),
     [
         ({"validation": 0}, r"1 to 19.*got 0"),
-        ({"validation": 0.01}, "share between 0 and 1 that is not empty"),
-        ({"validation": 1.5}, "share between 0 and 1"),
-        ({"validation": True}, "share between 0 and 1"),
+        ({"validation": 0.01}, "fraction between 0 and 1 that is not empty"),
+        ({"validation": 1.5}, "fraction between 0 and 1"),
+        ({"validation": True}, "fraction between 0 and 1"),
         ({"validation": 10, "test": 10}, "must leave training examples"),
         ({"subset": 99}, "asks for 99 of 16 in train"),
         ({"subset": {"dev": 3}}, "train, validation, test"),
