@@ -140,3 +140,20 @@ def test_channel_statistics_are_numpys(images, dtype):
     flat = (images / 255).reshape(-1, 3)
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(std, flat.std(axis=0, ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_constant_channel_has_standard_deviation_1(images, dtype):
+    train = images.copy() if dtype == np.uint8 else (images / 255).astype(np.float32)
+    other = train.copy()
+    train[..., 1] = 77 if dtype == np.uint8 else 0.1
+    mean, std = augmentation.channel_statistics(train)
+    assert std[1] == 1
+    assert 0 < std[0] < 1
+    assert jnp.allclose(augmentation.normalise(jnp.asarray(train), mean, std)[..., 1], 0, atol=1e-6)
+    # and where the channel is constant in the training images only
+    assert abs(augmentation.normalise(jnp.asarray(other), mean, std)).max() < 20
+
+
+def test_a_single_pixel_has_statistics():
+    assert augmentation.channel_statistics(np.full((1, 1, 1, 1), 51, np.uint8)) == ((0.2,), (1.0,))

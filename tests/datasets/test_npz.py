@@ -80,6 +80,18 @@ def test_grey_images_get_a_channel(write, arrays):
     assert len(splits.mean) == 1
 
 
+def test_a_channel_that_is_constant_in_train_only_is_normalised(write, arrays):
+    images = arrays["train_images"].copy()
+    images[..., 2] = 9
+    test = {"test_images": arrays["train_images"], "test_labels": arrays["train_labels"]}
+    splits = data.load(write(**(arrays | {"train_images": images}), **test))
+    assert splits.std[2] == 1
+    for part in splits[:3]:
+        pixels = data.augmentation.normalise(part.inputs, splits.mean, splits.std)
+        assert np.isfinite(pixels).all()
+        assert abs(pixels[..., 2]).max() <= 1
+
+
 def test_vectors_and_numbers_are_regression_on_vectors(write):
     inputs, targets = np.eye(12), np.linspace(0, 1, 12)
     splits = data.load(write(train_inputs=inputs, train_labels=targets), validation=1, test=1)

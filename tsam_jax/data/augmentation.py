@@ -164,24 +164,29 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
       images: shape (n, height, width, channels), uint8, divided by 255 here, or floating point.
 
     Returns:
-      Mean and standard deviation (with n - 1), a tuple of `channels` numbers each.
+      Mean and standard deviation (with n - 1), a tuple of `channels` numbers each; the standard
+      deviation of a constant channel is 1.
 
     Example:
       >>> channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
       ((0.5,), (0.7071067811865476,))
     """
-    channels = images.shape[-1]
+    channels, axes, total = images.shape[-1], (0, 1, 2), images[..., 0].size
     if images.dtype == np.uint8:  # exact, and without a copy of the images in floating point
         counts = np.zeros((channels, 256))
         for chunk in np.array_split(images, max(1, len(images) // 2048)):
             for channel in range(channels):
                 counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
-        values, total = np.arange(256) / 255, counts[0].sum()
+        values = np.arange(256) / 255
         mean = counts @ values / total
         squares = (counts * (values - mean[:, None]) ** 2).sum(axis=1)
+        constant = np.count_nonzero(counts, axis=1) == 1
     else:
-        axes, total = (0, 1, 2), images[..., 0].size
         mean = images.mean(axis=axes, dtype=np.float64)
         squares = images.var(axis=axes, dtype=np.float64) * total
-    std = np.sqrt(squares / max(total - 1, 1))
+        constant = images.min(axis=axes) == images.max(axis=axes)
+    # A blank channel would become 0 / 0 in `normalise`, and a channel that is blank in the
+    # training images only would become infinite in the others. Not `squares == 0`: rounding
+    # leaves a standard deviation of 1e-17.
+    std = np.where(constant, 1, np.sqrt(squares / max(total - 1, 1)))
     return tuple(mean.tolist()), tuple(std.tolist())
