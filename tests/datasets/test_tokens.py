@@ -52,6 +52,40 @@ def test_cased_vocabularies_keep_case(vocab):
     assert tokens["token_ids"].tolist() == [ids("[CLS] [UNK] a [SEP] [PAD]")]
 
 
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_a_checkpoints_folder_has_the_vocabulary_and_its_case(vocab, given):
+    def case(**options):
+        place = vocab.parent if given == "folder" else vocab
+        tokens = make_tokenizer(place, max_length=5, **options).encode([["Good"]])["token_ids"]
+        return "kept" if tokens[0, 1] == ID["[UNK]"] else "lowered"
+
+    config = vocab.with_name("tokenizer_config.json")
+    assert case() == "lowered"
+    for content, found in {
+        '{"do_lower_case": false}': "kept",
+        '{"do_lower_case": true}': "lowered",
+        '{"model_max_length": 512}': "lowered",
+        "[]": "lowered",
+    }.items():
+        config.write_text(content)
+        assert case() == found, content
+        assert case(lowercase=True) == "lowered"
+        assert case(lowercase=False) == "kept"
+    config.write_text("{")
+    with pytest.raises(DataError, match=r"tokenizer_config.json: is no JSON.*`lowercase`"):
+        case()
+    assert case(lowercase=False) == "kept"
+
+
+def test_a_data_set_takes_the_folder(vocab):
+    vocab.with_name("tokenizer_config.json").write_text('{"do_lower_case": false}')
+    parts, size = records(vocab.parent, "Good good")
+    assert parts["test"].read(np.array([0]))["token_ids"][0, :4].tolist() == ids(
+        "[CLS] [UNK] good [SEP]"
+    )
+    assert size == len(WORDS)
+
+
 def records(vocab, sentence, **options):
     parts = {
         "train": Text([["a", "b c"]], np.array([0, 1])),
@@ -91,6 +125,9 @@ def test_files_that_are_no_vocabulary_are_refused(tmp_path, content, words):
 
 
 def test_a_missing_vocabulary_and_no_room_are_refused(tmp_path, vocab):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: has no vocab.txt; name a vocabulary file, or"):
+        make_tokenizer(tmp_path / "empty")
     with pytest.raises(DataError, match="there is no such file"):
         make_tokenizer(tmp_path / "nowhere.txt")
     with pytest.raises(DataError, match="`vocab` must name a vocabulary file"):

@@ -1,5 +1,6 @@
 """Sentences into tokens: BERT's word pieces, from a vocabulary file."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,24 +33,27 @@ class Tokenizer(NamedTuple):
     vocab_size: int
 
 
-def make_tokenizer(vocab: str | Path, *, max_length: int = 64, lowercase: bool = True) -> Tokenizer:
-    """Makes a tokenizer from a vocabulary file.
+def make_tokenizer(
+    vocab: str | Path, *, max_length: int = 64, lowercase: bool | None = None
+) -> Tokenizer:
+    """Makes a tokenizer from a vocabulary.
 
     A sentence becomes [CLS] a [SEP], a pair [CLS] a [SEP] b [SEP], with token types 0 up to the
     first [SEP] and 1 after it; what is too long loses tokens at the end of its longer sentence.
 
     Args:
-      vocab: the file: one token a line, with [PAD], [UNK], [CLS] and [SEP] among them; the
-        number of a line, from 0, is the token's id. It is the `vocab.txt` of a BERT or
-        DistilBERT checkpoint.
+      vocab: the `vocab.txt` of a BERT or DistilBERT checkpoint, or the checkpoint's folder. The
+        file has one token a line, with [PAD], [UNK], [CLS] and [SEP] among them; the number of
+        a line, from 0, is the token's id.
       max_length: tokens of a row, the special ones included; rows are padded to it.
-      lowercase: lower-case and strip accents first, as for "uncased" checkpoints.
+      lowercase: lower-case and strip accents first, as for "uncased" checkpoints. None for the
+        `do_lower_case` of tokenizer_config.json beside the vocabulary; True without that file.
 
     Returns:
       The tokenizer.
 
     Raises:
-      DataError: if the file is no vocabulary, or `max_length` leaves no room for a pair.
+      DataError: if there is no vocabulary, or `max_length` leaves no room for a pair.
 
     Example:
       >>> import tempfile
@@ -70,7 +74,10 @@ def make_tokenizer(vocab: str | Path, *, max_length: int = 64, lowercase: bool =
             f"`max_length` must be at least 5, for a pair and its special tokens, got {max_length}."
         )
         raise DataError(msg)
-    entries = read_vocabulary(Path(vocab))
+    path = _find_vocabulary(Path(vocab))
+    entries = _read_vocabulary(path)
+    if lowercase is None:
+        lowercase = _lowercase_of(path.with_name("tokenizer_config.json"))
     tokenizer = tokenizers.BertWordPieceTokenizer(entries, lowercase=lowercase)
     tokenizer.enable_truncation(max_length)
 
@@ -95,18 +102,31 @@ def make_tokenizer(vocab: str | Path, *, max_length: int = 64, lowercase: bool =
     return Tokenizer(encode, longest, len(entries))
 
 
-def read_vocabulary(path: Path) -> dict[str, int]:
-    """Reads a vocabulary: one token a line.
+def _find_vocabulary(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / "vocab.txt").is_file():
+        msg = (
+            f"{path}: has no vocab.txt; name a vocabulary file, or a checkpoint's folder with one."
+        )
+        raise DataError(msg)
+    return path / "vocab.txt"
 
-    Args:
-      path: the file.
 
-    Returns:
-      Token -> id.
+def _lowercase_of(path: Path) -> bool:
+    """Whether a checkpoint's tokenizer_config.json, if there is one, asks for lower case."""
+    if not path.is_file():
+        return True
+    try:
+        options = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        msg = f"{path}: is no JSON: {error}. Give `lowercase` to ignore the file."
+        raise DataError(msg) from error
+    return not isinstance(options, dict) or options.get("do_lower_case") is not False
 
-    Raises:
-      DataError: if a token occurs twice, or a special token is missing.
-    """
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Token -> id, of a file with one token a line."""
     lines = read_text(path).removesuffix("\n").split("\n")
     tokens = [line.removesuffix("\r") for line in lines]
     missing = [token for token in SPECIAL if token not in tokens]
@@ -119,8 +139,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     ids: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if token in ids:
-            msg = f"{path}, line {i + 1}: {token!r} is on line {ids[token] + 1} too, so that this"
-            msg += " is no vocabulary."
+            first = ids[token] + 1
+            msg = f"{path}, line {i + 1}: {token!r} is on line {first} too; this is no vocabulary."
             raise DataError(msg)
         ids[token] = i
     return ids
@@ -143,7 +163,7 @@ def text_records(
     *,
     vocab: str | Path | None,
     max_length: int = 64,
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     pad_to_longest: bool = False,
 ) -> tuple[dict[str, Records], int]:
     """Makes records of the parts of a text data set.
@@ -165,7 +185,7 @@ def text_records(
     if vocab is None:
         msg = (
             "`vocab` must name a vocabulary file for text: the vocab.txt of a BERT or DistilBERT"
-            " checkpoint."
+            " checkpoint, or the checkpoint's folder."
         )
         raise DataError(msg)
     tokenizer = make_tokenizer(vocab, max_length=max_length, lowercase=lowercase)
