@@ -4,6 +4,7 @@ import pytest
 
 from tsam_jax import data
 from tsam_jax.data import DataError, digits
+from tsam_jax.data.registry import base_name
 
 
 def test_digits_by_name_are_the_digits():
@@ -19,6 +20,11 @@ def test_digits_by_name_are_the_digits():
     ("name", "options", "words"),
     [
         ("folder:", {}, "must be `folder:` and what to open"),
+        ("foldr:x", {}, r"`foldr` is no kind.* Perhaps you meant `folder`\.$"),
+        ("NPZ:x", {}, r"`NPZ` is no kind.* Perhaps you meant `npz`\.$"),
+        ("tiny_imagenet:x", {}, r"Perhaps you meant `tiny-imagenet`\.$"),
+        ("qqqqqq:x", {}, r"the kinds are digits, folder, .*tiny-imagenet\.$"),
+        ("digit", {}, r"Perhaps you meant `digits`\.$"),
         ("digits:here", {}, "takes no path"),
         ("digits", {"vocab": "v"}, "`digits` has no option `vocab`; it has none"),
         ("folder:x", {"vocab": "v"}, "`folder:x` has no option `vocab`; it has size"),
@@ -30,3 +36,31 @@ def test_digits_by_name_are_the_digits():
 def test_wrong_names_and_options_are_refused(name, options, words):
     with pytest.raises(DataError, match=words):
         data.load(name, **options)
+
+
+def test_every_kind_is_a_module():
+    expected = {"digits", "folder", "glue", "npz", "table", "tfds", "tiny-imagenet"}
+    assert set(data.SOURCES) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits", ("digits", "")),
+        ("cifar10", ("tfds", "cifar10")),
+        ("cifar10:3.0.2", ("tfds", "cifar10")),
+        ("glue/cola:2.0.0", ("tfds", "glue/cola")),
+        ("glue/cola:2.*.*", ("tfds", "glue/cola")),
+        ("tfds:glue/cola", ("tfds", "glue/cola")),
+        ("tfds:glue/cola:2.0.0", ("tfds", "glue/cola")),
+        ("glue:SST-2", ("glue", "SST-2")),
+        ("folder:/photos:1.0.0", ("folder", "/photos:1.0.0")),
+    ],
+)
+def test_base_names_have_no_version(name, expected):
+    assert base_name(name) == expected
+
+
+def test_a_misspelt_kind_has_no_base_name():
+    with pytest.raises(DataError, match="Perhaps you meant `glue`"):
+        base_name("gleu:cola")

@@ -39,6 +39,28 @@ def test_the_prefix_may_be_written_out(data_dir):
     assert (named.test.inputs == data.load("tiny_shapes", data_dir=data_dir).test.inputs).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["tiny_shapes:1.0.0", "tfds:tiny_shapes:1.0.0", "tiny_shapes:1.*.*"]
+)
+def test_a_name_may_have_a_version(data_dir, name):
+    versioned = data.read_splits(data.open_splits(name, data_dir=data_dir))
+    assert (
+        versioned.train.inputs == data.load("tiny_shapes", data_dir=data_dir).train.inputs
+    ).all()
+
+
+@pytest.mark.parametrize("name", ["glue/cola", "glue/cola:2.0.0", "tfds:glue/cola:2.0.0"])
+def test_glue_with_a_version_reports_on_its_validation_split(data_dir, tmp_path, name):
+    splits = data.open_splits(name, data_dir=data_dir, vocab=write_vocab(tmp_path), validation=2)
+    assert [len(part.labels) for part in splits[:3]] == [6, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["tiny_shapes:9.9.9", "cifar10:9.9.9"])
+def test_a_version_that_does_not_exist_is_refused(data_dir, name, no_network):
+    with pytest.raises(DataError, match=f"{name[:-6]}.*9.9.9"):
+        data.open_splits(name, data_dir=data_dir)
+
+
 def test_all_splits_of_the_source_are_used_and_grey_stays_grey(data_dir):
     splits = data.load("tiny_grey", data_dir=data_dir, size=4)
     assert [part.inputs.shape for part in splits[:3]] == [(k, 4, 4, 1) for k in (6, 3, 3)]
@@ -73,7 +95,9 @@ def test_images_without_a_label_are_refused(data_dir):
         data.load("tiny_boxes", data_dir=data_dir)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "dtd", "glue/sst2"])
+@pytest.mark.parametrize(
+    "name", ["cifar10:3.0.2", "cifar100", "dtd", "glue/sst2", "glue/cola:2.0.0"]
+)
 def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, name, no_network):
     with pytest.raises(DataError, match="pip install tensorflow-cpu") as error:
         data.load(name, data_dir=tmp_path)
@@ -82,7 +106,8 @@ def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, name, no_network)
 
 
 def test_an_unknown_name_is_refused(tmp_path, no_network):
-    with pytest.raises(DataError, match="'cifra10' is neither a kind of source"):
+    words = "'cifra10' is neither a kind of source.* Perhaps you meant `cifar10`"
+    with pytest.raises(DataError, match=words):
         data.load("cifra10", data_dir=tmp_path)
 
 

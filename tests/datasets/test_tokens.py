@@ -126,7 +126,7 @@ def test_files_that_are_no_vocabulary_are_refused(tmp_path, content, words):
 
 def test_a_missing_vocabulary_and_no_room_are_refused(tmp_path, vocab):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: has no vocab.txt; name a vocabulary file, or"):
+    with pytest.raises(DataError, match=r"empty: has no vocab.txt; name a folder that has one, or"):
         make_tokenizer(tmp_path / "empty")
     with pytest.raises(DataError, match="there is no such file"):
         make_tokenizer(tmp_path / "nowhere.txt")

@@ -16,6 +16,8 @@ class Set(NamedTuple):
     supervised: tuple[str, str] | None
     splits: dict[str, int]
     example: Callable[[int], dict[str, Any]]
+    config: str | None = None
+    version: str = "1.0.0"
 
 
 def png(image):
@@ -69,6 +71,15 @@ SETS = {
         {"train": 12, "test": 5},
         lambda i: {"sentence": "abcd"[i % 4], "label": i % 4 / 2},
     ),
+    # the name, the version and the unlabelled test split of the real one
+    "Glue": Set(
+        {"sentence": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)},
+        None,
+        {"train": 8, "validation": 4, "test": 2},
+        lambda i: {"sentence": "abcd"[i % 4], "label": i % 2},
+        config="cola",
+        version="2.0.0",
+    ),
     # no label
     "TinyBoxes": Set(
         {"image": tfds.features.Image(shape=(4, 4, 3))},
@@ -96,7 +107,8 @@ def prepare(name, data_dir):
         return {split: examples(self, n) for split, n in made.splits.items()}
 
     methods = {
-        "VERSION": tfds.core.Version("1.0.0"),
+        "VERSION": tfds.core.Version(made.version),
+        "BUILDER_CONFIGS": [tfds.core.BuilderConfig(name=made.config)] if made.config else [],
         "__module__": __name__,
         "_info": info,
         "_generate_examples": examples,

@@ -1,6 +1,7 @@
 """What the readers share: the error, files, tables, images and class labels."""
 
 import csv
+import difflib
 import gzip
 import io
 import warnings
@@ -21,6 +22,12 @@ Column = str | int
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and the row or image."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown word: the nearest known one, or nothing."""
+    near = difflib.get_close_matches(word.lower(), known, n=1)
+    return f" Perhaps you meant `{near[0]}`." if near else ""
 
 
 class Files(NamedTuple):

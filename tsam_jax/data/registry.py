@@ -1,25 +1,35 @@
 """Data sets by name."""
 
+import importlib
 import inspect
+import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsam_jax.data import digits, folder, glue, npz, table, tfds, tiny_imagenet
-from tsam_jax.data._read import DataError
+from tsam_jax.data._read import DataError, suggest
 from tsam_jax.data.splits import OpenSplits, Size, Source, Splits, cut, read_splits
 from tsam_jax.data.tokens import TEXT_OPTIONS
 
-SOURCES: dict[str, Callable[..., Source]] = {
-    "digits": digits.open_source,
-    "folder": folder.open_source,
-    "npz": npz.open_source,
-    "tiny-imagenet": tiny_imagenet.open_source,
-    "table": table.open_source,
-    "glue": glue.open_source,
-    "tfds": tfds.open_source,
-}
-"""What is before the colon of a name -> what opens it; the options are its keyword arguments."""
+
+def _find_sources() -> dict[str, Callable[..., Source]]:
+    """`open_source` of each module beside this one, so that a data set is one file."""
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in names}
+    return {
+        name.replace("_", "-"): module.open_source
+        for name, module in modules.items()
+        if hasattr(module, "open_source")
+    }
+
+
+SOURCES = _find_sources()
+"""Kind, the text before the colon of a name -> function that opens it; its keyword arguments are
+the options."""
+
+_VERSION = re.compile(r":(\d+|\*)(\.(\d+|\*)){2}(?=/|$)")
+"""The version in a name of TensorFlow Datasets: ":2.0.0", or ":2.*.*"."""
 
 
 def load(
@@ -122,13 +132,11 @@ def open_splits(
       >>> train.read(train.labels.argsort()[:2]).shape
       (2, 64)
     """
-    kind, _, location = name.partition(":")
-    if kind not in SOURCES:
-        kind, location = "tfds", name
-    elif not location and kind != "digits":
+    kind, location = _parse(name)
+    known = inspect.signature(SOURCES[kind]).parameters
+    if not location and known["location"].default is inspect.Parameter.empty:
         msg = f"`{name}` must be `{kind}:` and what to open, a path say."
         raise DataError(msg)
-    known = inspect.signature(SOURCES[kind]).parameters
     if "data_dir" in known:
         options["data_dir"] = data_dir
     elif location and data_dir is not None:
@@ -148,3 +156,32 @@ def open_splits(
         stratified=stratified,
         subset=subset,
     )
+
+
+def base_name(name: str) -> tuple[str, str]:
+    """Splits a data set's name into its kind and its location, without a version.
+
+    Args:
+      name: as in `load`.
+
+    Returns:
+      The kind, a key of `SOURCES`, and the text after its colon. A name without a kind belongs
+      to TensorFlow Datasets.
+
+    Example:
+      >>> base_name("glue/cola:2.0.0"), base_name("tfds:glue/cola"), base_name("folder:photos")
+      (('tfds', 'glue/cola'), ('tfds', 'glue/cola'), ('folder', 'photos'))
+    """
+    kind, location = _parse(name)
+    return kind, _VERSION.sub("", location) if kind == "tfds" else location
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """The kind and the location of a name."""
+    kind, colon, location = name.partition(":")
+    if kind in SOURCES:
+        return kind, location
+    if colon and not _VERSION.search(name):
+        msg = f"`{name}`: `{kind}` is no kind of data set; the kinds are {', '.join(SOURCES)}."
+        raise DataError(msg + suggest(kind, SOURCES))
+    return "tfds", name

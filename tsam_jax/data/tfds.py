@@ -7,6 +7,7 @@ TensorFlow: `prepare` does it, on this machine or on another one.
 import contextlib
 import importlib
 import importlib.util
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from tsam_jax.data._read import (
     decode_image,
     decode_text,
     stack_images,
+    suggest,
 )
 from tsam_jax.data.splits import Records, Source
 from tsam_jax.data.tokens import Text, text_records
@@ -29,7 +31,7 @@ SPLITS = {
     "validation": ("validation", "validation_matched", "dev"),
     "test": ("test",),
 }
-UNLABELLED_TESTS = ("glue/", "super_glue/")
+UNLABELLED_TESTS = ("glue", "super_glue")
 """Collections whose test labels are -1: their validation split is the test part."""
 
 CHUNK = 1024
@@ -82,7 +84,7 @@ def open_source(
         part: next((name for name in names if name in builder.info.splits), None)
         for part, names in SPLITS.items()
     }
-    if location.startswith(UNLABELLED_TESTS):
+    if builder.name in UNLABELLED_TESTS:
         found["test"] = None
     splits = {part: name for part, name in found.items() if name is not None}
     if "train" not in splits:
@@ -144,7 +146,8 @@ def prepare(name: str, data_dir: str | Path) -> None:
 def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
     """The builder of a data set, without a look at the network."""
     tfds = importlib.import_module("tensorflow_datasets")
-    if name.startswith("glue/"):  # not registered by the import above
+    collection = re.split("[:/]", name)[0]
+    if collection == "glue":  # not registered by the import above
         importlib.import_module("tensorflow_datasets.text.glue")
     folder = None if data_dir is None else Path(data_dir).expanduser()
     try:
@@ -154,8 +157,10 @@ def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
             f"{name!r} is neither a kind of source with a path, such as 'folder:PATH', nor a data"
             " set of TensorFlow Datasets (tensorflow.org/datasets/catalog)."
         )
-        raise DataError(msg) from None
-    except (ValueError, OSError) as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        # "digits" is the one name without a colon that is not from here
+        raise DataError(msg + suggest(collection, ["digits", "glue", *known])) from None
+    except (AssertionError, ValueError, OSError) as error:  # AssertionError: no such version
         msg = f"{name}: cannot be opened in {folder or '~/tensorflow_datasets'}: {error}"
         raise DataError(msg) from error
 

@@ -106,9 +106,7 @@ def _find_vocabulary(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / "vocab.txt").is_file():
-        msg = (
-            f"{path}: has no vocab.txt; name a vocabulary file, or a checkpoint's folder with one."
-        )
+        msg = f"{path}: has no vocab.txt; name a folder that has one, or a vocabulary file."
         raise DataError(msg)
     return path / "vocab.txt"
 
