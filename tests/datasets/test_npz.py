@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tsam_jax import data
-from tsam_jax.data import DataError, npz
+from tsam_jax.data import DataError
 
 
 @pytest.fixture
@@ -106,20 +106,6 @@ def test_vectors_and_numbers_are_regression_on_vectors(write):
 
 def test_size_resizes(write, arrays):
     assert data.load(write(**arrays), size=2).train.inputs.shape[1:] == (2, 2, 3)
-
-
-def test_what_is_saved_is_loaded_again(tmp_path, write, arrays):
-    first = data.load(write(**arrays, class_names=np.array(["x", "y", "z"])))
-    npz.save(tmp_path / "copy.npz", first)
-    again = data.load(f"npz:{tmp_path / 'copy.npz'}")
-    # the training part is shuffled once more; the others are what they were
-    for part in ("validation", "test"):
-        assert (getattr(again, part).inputs == getattr(first, part).inputs).all()
-        assert (getattr(again, part).labels == getattr(first, part).labels).all()
-    assert again.class_names == first.class_names
-    assert again.mean == first.mean
-    check_labels_are_of_their_images(again)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.npz", "set.npz"]
 
 
 def labels(arrays):

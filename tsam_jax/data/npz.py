@@ -4,12 +4,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tsam_jax.data._read import DataError, check_indices, decode_image, stack_images
-from tsam_jax.data.splits import PARTS, Kind, Records, Source, Splits, array_records
+from tsam_jax.data.splits import Kind, Records, Source, array_records
 
 PREFIXES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 CONTENTS = {
@@ -71,39 +70,6 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     for part, part_records in records.items():
         check_indices(part_records.labels, num_classes, _where(path, part))
     return Source(f"npz:{location}", records, num_classes, names, kind=kinds.pop())
-
-
-def save(path: str | Path, splits: Splits) -> None:
-    """Saves a data set of images or vectors, for "npz:PATH": to load it faster the next time.
-
-    Args:
-      path: the file, .npz; its folder must exist.
-      splits: the data set.
-
-    Raises:
-      DataError: if its inputs are text.
-
-    Example:
-      >>> import tempfile
-      >>> from tsam_jax import data
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save(Path(folder, "digits.npz"), data.load("digits"))
-      ...     again = data.load("npz:digits.npz", data_dir=folder)
-      >>> again.train.inputs.shape
-      (1000, 64)
-    """
-    if splits.kind == "text":
-        msg = "`save(splits=...)` must be images or vectors; tables of text are read in seconds."
-        raise DataError(msg)
-    arrays: dict[str, Any] = {}
-    for part in PARTS:
-        examples = getattr(splits, part)
-        arrays |= {f"{part}_inputs": examples.inputs, f"{part}_labels": examples.labels}
-    if splits.class_names:
-        arrays["class_names"] = np.array(splits.class_names)
-    unfinished = Path(path).with_suffix(".unfinished.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.replace(path)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,16 +1,10 @@
-"""Batches in an order that the key and the epoch determine: on the device, or streamed.
-
-`InMemory` and `Streamed` give the same batches for the same key: an experiment does not change
-when its data no longer fit. A position is (epoch, batch), and both start from any.
-"""
+"""Batches that are read while the device computes, in an order set by a key and the epoch."""
 
 import dataclasses
 import importlib.util
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tsam_jax.data.splits import Examples, Records
@@ -22,8 +16,8 @@ def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
     Args:
       key: PRNG key of the epoch.
       n: number of examples.
-      batch_size: examples a batch, 1 to n; the n % batch_size examples that are left over are
-        left out of this epoch.
+      batch_size: examples a batch, 1 to n; the n % batch_size examples at the end of the
+        permutation are in no batch of this epoch.
 
     Returns:
       Shape (n // batch_size, batch_size), int32.
@@ -42,67 +36,19 @@ def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
     return jax.random.permutation(key, n)[: steps * batch_size].reshape(steps, batch_size)
 
 
-class Batches(Protocol):
-    """Batches of an epoch, from any batch on."""
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch."""
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Examples]:
-        """Yields the batches `first`, `first + 1`, ... of an epoch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class InMemory:
-    """Batches of examples that fit on the device, where they are gathered.
-
-    Attributes:
-      examples: the examples; what is not on the device yet is copied there for each epoch.
-      batch_size: examples a batch.
-      key: PRNG key of the order; the order of an epoch is that of `fold_in(key, epoch)`.
-      sharding: where the batches go, `NamedSharding(mesh, PartitionSpec("data"))` say; None for
-        the default device.
-
-    Example:
-      >>> examples = Examples(np.arange(10.0), np.arange(10))
-      >>> batches = InMemory(examples, batch_size=4, key=jax.random.key(0))
-      >>> [batch.inputs.shape for batch in batches.epoch(0)]
-      [(4,), (4,)]
-    """
-
-    examples: Examples
-    batch_size: int
-    key: jax.Array
-    sharding: jax.sharding.Sharding | None = None
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch."""
-        return len(self.examples.labels) // self.batch_size
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Examples]:
-        """Yields the batches `first`, `first + 1`, ... of an epoch."""
-        rows = _rows(self, len(self.examples.labels), epoch, first)
-        examples = jax.tree.map(jnp.asarray, self.examples)
-        for batch in rows:
-            yield _place(jax.tree.map(lambda x, batch=batch: x[batch], examples), self.sharding)
-
-
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """Batches of examples that are read while the device works, by threads of this process.
+    """Batches that threads of this process read ahead, as NumPy arrays.
 
     Attributes:
-      records: what is read.
+      records: the examples.
       batch_size: examples a batch.
-      key: PRNG key of the order; the order of an epoch is that of `fold_in(key, epoch)`.
-      sharding: as in `InMemory`; None for NumPy arrays, which are nowhere yet.
-      threads: threads that read; decoding images, they run at the same time.
-      ahead: batches that are read before they are asked for.
+      key: PRNG key of the order; epoch i has the order of `fold_in(key, i)`.
+      threads: number of threads that read.
+      ahead: number of batches to read ahead.
 
-    Threads and no worker processes: decoders of images give up Python's lock, and processes would
-    have to send every batch.
+    Threads, not processes: image decoders release Python's lock, and processes would have to send
+    every batch.
 
     Example:
       >>> records = Records(np.arange(10), lambda rows: rows.astype(np.float32))
@@ -114,16 +60,11 @@ class Streamed:
     records: Records
     batch_size: int
     key: jax.Array
-    sharding: jax.sharding.Sharding | None = None
     threads: int = 4
     ahead: int = 8
 
     def __post_init__(self) -> None:
-        """Looks for grain.
-
-        Raises:
-          ImportError: if it is not installed.
-        """
+        """Raises ImportError without grain."""
         check_installed()
 
     @property
@@ -135,13 +76,19 @@ class Streamed:
         """Yields the batches `first`, `first + 1`, ... of an epoch."""
         import grain
 
-        rows = _rows(self, len(self.records.labels), epoch, first)
-        if not len(rows):
+        key = jax.random.fold_in(self.key, epoch)
+        rows = np.asarray(order(key, len(self.records.labels), self.batch_size))
+        if not 0 <= first <= len(rows):
+            msg = (
+                f"`epoch(first=...)` must be a batch of the epoch, 0 to {len(rows)}, got {first}."
+                " A position belongs to one batch size and one data set."
+            )
+            raise ValueError(msg)
+        if first == len(rows):
             return
         reading = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead)
-        batches = grain.MapDataset.source(_ReadBatches(self.records, rows))
-        for batch in batches.to_iter_dataset(reading):
-            yield _place(batch, self.sharding)
+        batches = grain.MapDataset.source(_ReadBatches(self.records, rows[first:]))
+        yield from batches.to_iter_dataset(reading)
 
 
 class _ReadBatches:
@@ -159,27 +106,7 @@ class _ReadBatches:
 
 
 def check_installed() -> None:
-    """Looks for grain, which reads streamed data.
-
-    Raises:
-      ImportError: if it is not installed.
-    """
+    """Raises ImportError without grain, which reads streamed data."""
     if importlib.util.find_spec("grain") is None:
         msg = "Streaming needs the package grain: pip install 'tsam_jax[stream]'."
         raise ImportError(msg)
-
-
-def _rows(batches: InMemory | Streamed, n: int, epoch: int, first: int) -> np.ndarray:
-    """The examples of the batches from `first` on."""
-    rows = np.asarray(order(jax.random.fold_in(batches.key, epoch), n, batches.batch_size))
-    if not 0 <= first <= len(rows):
-        msg = (
-            f"`epoch(first=...)` must be a batch of the epoch, 0 to {len(rows)}, got {first}."
-            " A position belongs to one batch size and one data set."
-        )
-        raise ValueError(msg)
-    return rows[first:]
-
-
-def _place(batch: Examples, sharding: jax.sharding.Sharding | None) -> Any:
-    return batch if sharding is None else jax.device_put(batch, sharding)
