@@ -129,7 +129,7 @@ def labels(arrays):
         ({"train_labels": np.full(12, np.inf)}, "train_labels, row 0: is inf"),
         ({"class_names": np.array(["x", "y"])}, "train example 2: label 2 is unknown.* 0 to 1"),
         ({"test_images": np.zeros((1, 4, 4, 3), np.uint8)}, "test_images are no part"),
-        ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "say the same; keep one"),
+        ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "are the same; keep one"),
         ({"test_inputs": np.zeros((1, 2)), "test_labels": np.zeros(1, int)}, "of one kind"),
         ({"train_jpeg": np.zeros(3, np.uint8)}, "are no part of a data set"),
     ],

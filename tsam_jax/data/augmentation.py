@@ -93,7 +93,7 @@ def cutout(key: jax.Array, images: jax.Array, size: int, *, probability: float =
       key: PRNG key.
       images: shape (n, height, width, channels), any dtype; after `normalise`, zero is the mean.
       size: side of the patch in pixels, >= 0.
-      probability: share of the images that get a patch, 0 to 1.
+      probability: fraction of the images that get a patch, 0 to 1.
 
     Returns:
       Shape and dtype of `images`.

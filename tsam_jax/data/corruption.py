@@ -15,8 +15,8 @@ def corrupt_labels(
 
     Args:
       labels: shape (n,), integers in 0..num_classes - 1.
-      fraction: share of the labels to replace, between 0 and 1.
-      num_classes: number of classes, >= 2; None, for regression, is refused.
+      fraction: fraction of the labels to replace, between 0 and 1.
+      num_classes: number of classes, >= 2; None, for regression, raises an error.
       seed: seed of the choice and of the new labels.
 
     Returns:
@@ -50,13 +50,13 @@ def redraw_labels(
 ) -> np.ndarray:
     """Draws each label anew, from all classes, with probability `fraction`: the official code.
 
-    The true class is among them, so that the expected share of wrong labels is
+    The true class is among them, so the expected fraction of wrong labels is
     fraction (1 - 1 / num_classes), and the number of redrawn labels is random.
 
     Args:
       labels: shape (n,), integers in 0..num_classes - 1.
       fraction: probability that a label is redrawn, between 0 and 1.
-      num_classes: number of classes, >= 2; None, for regression, is refused.
+      num_classes: number of classes, >= 2; None, for regression, raises an error.
       seed: seed of NumPy's old generator; the official code's is 12345.
 
     Returns:

@@ -35,7 +35,7 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     and no test, val is the test part, and the validation part is carved from train.
 
     Args:
-      location: the folder or archive. Files that no image format's suffix has are passed over.
+      location: the folder or archive. Only files with the suffix of an image format are read.
       size: side in pixels to which all images are resized; None if they have one size.
 
     Returns:
@@ -65,18 +65,7 @@ def image_records(
     classes: Sequence[str],
     size: int | None,
 ) -> Records:
-    """Makes records of encoded images.
-
-    Args:
-      files: where the images are.
-      names: the file of each image.
-      labels: the class of each image.
-      classes: all classes.
-      size: as in `open_source`.
-
-    Returns:
-      The records, whose reading decodes images.
-    """
+    """Makes records of the files `names`, decoded on demand; `size` as in `open_source`."""
 
     def where(row: int) -> str:
         return f"{files.root / names[row]}"

@@ -12,15 +12,15 @@ from tsam_jax.data.table import rows_source
 
 
 class Task(NamedTuple):
-    """Where a task's files have what.
+    """The layout of a task's files.
 
     Attributes:
       text: the columns of sentences.
       label: the column of labels.
-      classes: labels as they are written, in the order of their numbers; None for regression.
+      classes: labels as in the file, in the order of their numbers; None for regression.
       names: names of the classes.
       header: whether the first row names the columns.
-      skip_short: whether rows with too few cells are left out, as all readers of the task do.
+      skip_short: whether to drop rows with too few cells, as all readers of the task do.
     """
 
     text: tuple[Column, ...]
@@ -62,15 +62,15 @@ def open_source(location: str, *, data_dir: str | Path | None, **tokenization: A
     """Opens "glue:TASK".
 
     The train file is the training part, from which the validation part is carved. The dev file is
-    the test part (for MNLI dev_matched), as everywhere that labels of the official test files are
-    not public. Where only a sample of a file is there, `train_sample` or `dev_sample`, it is read
-    instead; what is measured on it is not the GLUE score.
+    the test part (for MNLI dev_matched), because labels of the official test files are not
+    public. Without a full file, its sample `train_sample` or `dev_sample` is read; a result on a
+    sample is no GLUE score.
 
     Args:
       location: the task, a key of `TASKS`; case and "-" do not matter.
-      data_dir: folder with a folder for each task, in it train.tsv and dev.tsv, or .tsv.gz; or
-        the folder above it, if its name is glue.
-      **tokenization: as of `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
+      data_dir: folder with TASK/train.tsv and TASK/dev.tsv (or .tsv.gz) for each task, or with
+        glue/TASK/train.tsv and so on.
+      **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
 
     Returns:
       The source, of kind "text". The labels of STS-B are its scores, 0 to 5.

@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Part -> content -> the key that has it; other keys are passed over."""
+    """Part -> content -> the key that has it; other keys are ignored."""
     keys: dict[str, dict[str, str]] = {}
     for key in arrays:
         first, _, second = key.partition("_")
@@ -98,7 +98,7 @@ def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
             of_part = keys.setdefault(PREFIXES[prefix], {})
             other = of_part.setdefault(CONTENTS[content], key)
             if other != key:
-                msg = f"{path}: {other} and {key} say the same; keep one of them."
+                msg = f"{path}: {other} and {key} are the same; keep one of them."
                 raise DataError(msg)
     return keys
 
@@ -117,7 +117,7 @@ def _part(
         return array_records(inputs, labels), "image" if inputs.ndim == 4 else "vector"
     where = f"{path}, {keys['jpeg']}"
     if "offsets" not in keys:
-        msg = f"{where}: needs offsets beside it, train_offsets beside train_jpeg say."
+        msg = f"{where}: needs offsets, such as train_offsets for train_jpeg."
         raise DataError(msg)
     return _encoded(where, arrays[keys["jpeg"]], arrays[keys["offsets"]], labels, size)
 

@@ -48,37 +48,36 @@ def load(
     Names:
 
     - "digits": scikit-learn's; 1,000 / 297 / 500 images.
-    - "cifar10", "cifar100", "dtd", "glue/sst2", ...: whatever set of images with classes, or of
-      sentences, TensorFlow Datasets has, prepared in `data_dir`; also "tfds:NAME".
+    - "cifar10", "dtd", "glue/sst2", "glue/cola:2.0.0", ...: images with classes, or sentences, of
+      TensorFlow Datasets, prepared in `data_dir`; also "tfds:NAME".
     - "folder:PATH": images in a folder (or zip archive) for each class.
     - "npz:PATH": arrays of images or vectors.
     - "tiny-imagenet:PATH": the official archive or its folder.
     - "table:PATH": sentences in TSV or CSV.
     - "glue:TASK": the official files, in `data_dir`.
 
-    What each takes for which part, and its options, is with `open_source` of its module. Parts
-    that a source lacks are carved from its training part, in a seeded order; the test part is
-    never one that settings were chosen on.
+    `open_source` of each module documents its parts and options. Parts that a source lacks are
+    carved from its training part, in a seeded order. If a source has a validation part and no
+    test part, its validation part is the test part.
 
     Args:
       name: the data set.
-      data_dir: the folder of the data sets that are known by name alone; relative paths start
-        there too.
-      validation: size of a validation part that is carved: a number of examples, or a share
-        between 0 and 1; None for a tenth.
-      test: size of a test part that is carved, likewise.
+      data_dir: folder of "glue:" and of TensorFlow Datasets; relative paths start there.
+      validation: size of a carved validation part: a number of examples, or a fraction between 0
+        and 1; defaults to a tenth.
+      test: size of a carved test part, likewise.
       split_seed: seed of the order in which parts are carved and subsets taken.
-      stratified: whether carved parts and subsets have the classes in the shares of the whole.
+      stratified: keep the class frequencies of the whole in carved parts and subsets.
       subset: number of training examples to keep, or a dict of such numbers by part. A smaller
-        subset is a part of a larger one; no subset changes another part.
-      **options: of the source: `size` of images; `vocab`, `max_length`, `lowercase`,
+        subset is part of a larger one; no subset changes another part.
+      **options: options of the source: `size` of images; `vocab`, `max_length`, `lowercase`,
         `pad_to_longest` of text; and more.
 
     Returns:
       The data set.
 
     Raises:
-      DataError: if the data are missing, corrupt, or not of the form that is described.
+      DataError: if the data are missing, corrupt, or not in the format of their kind.
 
     Example:
       >>> splits = load("digits", subset=100)
@@ -111,18 +110,10 @@ def open_splits(
 ) -> OpenSplits:
     """Opens a data set without reading its inputs, for `streaming.Streamed`.
 
-    Args:
-      name: as in `load`, and so are the rest.
-      data_dir: the folder of data sets and of relative paths.
-      validation: size of a validation part that is carved.
-      test: size of a test part that is carved.
-      split_seed: seed of the order in which parts are carved and subsets taken.
-      stratified: whether carved parts and subsets have the classes in the shares of the whole.
-      subset: numbers of examples to keep.
-      **options: of the source.
+    Arguments and exceptions as in `load`.
 
     Returns:
-      The data set; its labels are in memory, its inputs are read when asked for.
+      The data set: labels in memory, inputs read on demand.
 
     Raises:
       DataError: as for `load`.
@@ -135,7 +126,7 @@ def open_splits(
     kind, location = _parse(name)
     known = inspect.signature(SOURCES[kind]).parameters
     if not location and known["location"].default is inspect.Parameter.empty:
-        msg = f"`{name}` must be `{kind}:` and what to open, a path say."
+        msg = f"`{name}` must be `{kind}:` and what to open, such as a path."
         raise DataError(msg)
     if "data_dir" in known:
         options["data_dir"] = data_dir

@@ -32,18 +32,17 @@ def open_source(
     """Opens "table:PATH".
 
     Args:
-      location: a file, whose rows are all training rows until parts are carved from them; or a
-        folder with a train file and, where they exist, validation (or valid, val, dev) and test
-        files. With a validation file and no test file, the validation file is the test part, and
-        the validation part is carved from train.
+      location: a file, from which all parts are carved; or a folder with a train file and
+        optional validation (or valid, val, dev) and test files. With a validation file and no
+        test file, the validation file is the test part.
       text: the column of sentences, or two for pairs; names, or indices from 0.
       label: the column of labels.
       header: whether the first row has the columns' names.
-      delimiter: as in `read_rows`: a tab, or a comma for ".csv".
-      classes: names of the classes in the order of their labels; None for those in train, in the
-        order of their numbers or of the alphabet.
-      regression: the labels are numbers.
-      **tokenization: as of `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
+      delimiter: between columns; defaults to a tab, or to a comma for ".csv".
+      classes: names of the classes in the order of their labels; defaults to the labels in
+        train, in numerical or alphabetical order.
+      regression: whether the labels are numbers.
+      **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
 
     Returns:
       The source, of kind "text".
@@ -73,19 +72,7 @@ def rows_source(
     classes: Sequence[str] | None,
     **tokenization: Any,
 ) -> Source:
-    """Makes a source of the rows of tables.
-
-    Args:
-      name: what errors call it.
-      parts: part -> its rows.
-      columns: one or two columns of text.
-      label: the column of labels.
-      classes: names of the classes; None for regression.
-      **tokenization: as of `text_records`.
-
-    Returns:
-      The source, of kind "text".
-    """
+    """Makes a source of kind "text" of each part's rows; no `classes` for regression."""
 
     def read(rows: Rows) -> Text:
         values = rows.column(label)
@@ -141,6 +128,6 @@ def _find(path: Path) -> dict[str, Path]:
         msg = f"{path}: has {' and '.join(p.name for p in several[0])}; keep one of them."
         raise DataError(msg)
     if not found["train"]:
-        msg = f"{path}: is neither a table nor a folder with one, train.tsv or train.csv say."
+        msg = f"{path}: is neither a table nor a folder with one, such as train.tsv or train.csv."
         raise DataError(msg)
     return {part: paths[0] for part, paths in found.items() if paths}

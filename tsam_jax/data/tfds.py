@@ -1,7 +1,7 @@
 """Data sets of TensorFlow Datasets, read without TensorFlow.
 
-They must have been prepared once in the array_record format, which for most of them needs
-TensorFlow: `prepare` does it, on this machine or on another one.
+They must be prepared once in the array_record format, by `prepare` on this machine or another;
+most need TensorFlow for that.
 """
 
 import contextlib
@@ -50,10 +50,10 @@ def open_source(
     the test part, and the validation part is carved from train.
 
     Args:
-      location: name, and configuration and version where there are any: "glue/sst2:2.0.0".
+      location: name, with an optional configuration and version: "glue/sst2:2.0.0".
       data_dir: the folder in which it was prepared; None for ~/tensorflow_datasets.
       size: side in pixels to which all images are resized; None if they have one size.
-      **tokenization: for text, as of `text_records`: `vocab`, `max_length`, `lowercase`,
+      **tokenization: for text, as in `text_records`: `vocab`, `max_length`, `lowercase`,
         `pad_to_longest`.
 
     Returns:
@@ -76,8 +76,8 @@ def open_source(
         raise DataError(msg)
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         msg = (
-            f"{builder.data_path}: is in another format than array_record, which alone is read"
-            " without TensorFlow; use `tsam_jax.data.tfds.prepare`."
+            f"{builder.data_path}: is in another format than array_record, the only one that is"
+            " read without TensorFlow; use `tsam_jax.data.tfds.prepare`."
         )
         raise DataError(msg)
     found = {
@@ -111,7 +111,7 @@ def open_source(
 def prepare(name: str, data_dir: str | Path) -> None:
     """Downloads and prepares a data set, in the format that is read without TensorFlow.
 
-    Without the internet, put its archives, cifar-10-binary.tar.gz say, into
+    Without the internet, put its archives, such as cifar-10-binary.tar.gz, into
     DATA_DIR/downloads/manual/ first; their names and checksums are in its list of downloads.
 
     Args:

@@ -26,7 +26,7 @@ def open_source(location: str, *, size: int | None = None) -> Source:
       numbered by readers of the training folder.
 
     Raises:
-      DataError: if a file of the layout is missing, or names what is not there.
+      DataError: if a file of the layout or an image that it names is missing.
     """
     files = open_files(Path(location))
     classes = sorted(_lines(files, "wnids.txt"))

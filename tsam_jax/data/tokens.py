@@ -39,7 +39,8 @@ def make_tokenizer(
     """Makes a tokenizer from a vocabulary.
 
     A sentence becomes [CLS] a [SEP], a pair [CLS] a [SEP] b [SEP], with token types 0 up to the
-    first [SEP] and 1 after it; what is too long loses tokens at the end of its longer sentence.
+    first [SEP] and 1 after it. A row that is too long loses tokens at the end of its longer
+    sentence.
 
     Args:
       vocab: the `vocab.txt` of a BERT or DistilBERT checkpoint, or the checkpoint's folder. The
