@@ -99,6 +99,13 @@ def test_windows_line_ends_and_byte_order_marks_are_not_data(tmp_path, vocab):
     assert load(path, vocab).class_names == ("0", "1")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_at_the_end_are_not_data(tmp_path, vocab, end):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS, [], []], end=end)
+    splits = load(path, vocab)
+    assert sum(len(part.labels) for part in splits[:3]) == len(ROWS)
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [

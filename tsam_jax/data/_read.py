@@ -184,7 +184,8 @@ def read_rows(
 
 
 def _split_tsv(text: str) -> list[tuple[int, list[str]]]:
-    lines = text.removesuffix("\n").split("\n") if text else []
+    text = text.rstrip("\r\n")  # blank lines at the end are no rows, as in CSV
+    lines = text.split("\n") if text else []
     return [(i, line.removesuffix("\r").split("\t")) for i, line in enumerate(lines, start=1)]
 
 
