@@ -1,6 +1,9 @@
-"""Differences of test accuracy within seeds, between the methods of a report of `tsam-jax compare`.
+"""Differences of test accuracy within seeds, between the methods of a stored comparison.
 
 python -m benchmarks.differences benchmarks/results/cifar10_small/noise20/report.json
+
+Reads the report.json of the stored results: a list of methods with curves of shape (seeds, points).
+Reports of `tsam-jax compare` hold the differences to their first setting themselves.
 """
 
 import itertools
@@ -8,24 +11,33 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tsam_jax.train.results import Comparison, MethodResult
-from tsam_jax.train.summary import early_stopped_accuracy, last, mean_and_interval
+from tsam_jax.train.table import mean_and_interval
 
 
 def differences(path: Path) -> Iterator[str]:
     """A line for each ordered pair of methods, in percent: mean over seeds and 95 % interval."""
-    methods = Comparison.from_json_dict(json.loads(path.read_text())).methods
-    for a, b in itertools.permutations(methods, 2):
-        at_end = interval(last(a, "test_accuracy") - last(b, "test_accuracy"))
-        early = interval(early_stopped_accuracy(a) - early_stopped_accuracy(b))
+    for a, b in itertools.permutations(json.loads(path.read_text())["methods"], 2):
+        at_end = interval(last(a) - last(b))
+        early = interval(early_stopped(a) - early_stopped(b))
         yield f"{name(a)} - {name(b)}: {at_end}; both stopped early: {early}"
 
 
-def name(method: MethodResult) -> str:
-    return f"{method.name}, {method.epochs} epochs"
+def last(method: dict[str, Any]) -> np.ndarray:
+    return np.array(method["curves"]["test_accuracy"])[:, -1]
+
+
+def early_stopped(method: dict[str, Any]) -> np.ndarray:
+    """Test accuracy of each seed at the first epoch of its best validation accuracy."""
+    best = np.argmax(method["curves"]["validation_accuracy"], axis=1)[:, None]
+    return np.take_along_axis(np.array(method["curves"]["test_accuracy"]), best, axis=1)[:, 0]
+
+
+def name(method: dict[str, Any]) -> str:
+    return f"{method['name']}, {method['epochs']} epochs"
 
 
 def interval(values: np.ndarray) -> str:

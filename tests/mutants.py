@@ -34,7 +34,7 @@ SAM, CLOSED = "test_golden_sam.py", "test_closed_forms.py"
 CONTRACT, IDENTITIES = "test_contract.py", "test_identities.py"
 TURNS, CHOICE, FRACTION = "test_two_turns.py", "test_strategy_choice.py", "test_tilt_fraction.py"
 SPLIT, M_SAM, KEYS = "test_split_batch.py", "test_m_sam.py", "test_keys_and_samples.py"
-EAGER = "test_without_jit.py"
+EAGER, FINITE = "test_without_jit.py", "../faults/test_not_finite.py"
 DEVICES = f"{M_SAM}::test_each_device_is_a_micro_batch"
 FAULTS, OPTAX, FLAX = "../faults", "../with_optax", "../with_flax"
 ADAPTER, MICRO = f"{OPTAX}/test_sharpness_aware.py", f"{OPTAX}/test_accumulation.py"
@@ -402,6 +402,7 @@ MUTANTS = [
     Mutant("_fold.py", '== "conv_general_dilated"', '== "conv"', CHOICE),
     Mutant("_fold.py", "if _mesh.is_staged(xs):", "if True:", EAGER),
     Mutant("_fold.py", "if _mesh.is_staged(predicate):", "if True:", EAGER),
+    Mutant("_fold.py", "jnp.where(finite, only.value, jnp.nan)[None]", "only.value[None]", FINITE),
     # parts of a batch, which arguments they are of
     Mutant("estimator.py", "*jnp.shape(x)[1:]))[i]", "*jnp.shape(x)[1:]))[0]", M_SAM),
     Mutant(

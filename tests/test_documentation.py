@@ -3,6 +3,8 @@
 The examples in docstrings run as doctests (`--doctest-modules` in pyproject.toml).
 """
 
+import dataclasses
+import importlib
 import importlib.util
 import inspect
 import os
@@ -15,12 +17,15 @@ import zlib
 from pathlib import Path
 
 import device_programs
+import numpy as np
 import pytest
 from _site import generated, public  # notebooks/_site
 
 from benchmarks import __main__ as benchmarks
-from tsam_jax import cli
-from tsam_jax.train import config
+from tsam_jax import cli, commands, data
+from tsam_jax.commands import study as study_command
+from tsam_jax.models import pretrained
+from tsam_jax.train import config, defaults, resolve, study
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "notebooks"
@@ -89,17 +94,62 @@ def test_commands_are_read_as_a_shell_does():
     assert len(COMMANDS) > 30
 
 
+@pytest.fixture
+def as_written(monkeypatch):
+    """(words) -> the command, resolved as far as that is possible without its files."""
+    seen = []
+    monkeypatch.setattr(resolve, "open_data", _opened)
+    monkeypatch.setattr(pretrained, "architecture_of", lambda _: "vit")
+    monkeypatch.setattr(cli, "_resumed", lambda _, words: (None, words))
+    for entry in commands.COMMANDS.values():
+        module = importlib.import_module(f"tsam_jax.commands.{entry.module}")
+        kind = getattr(module, entry.kind)
+        monkeypatch.setattr(kind, "run", lambda self, console: seen.append(self) or 0)
+
+    def read(words):
+        code = cli.main(words)
+        if code or not isinstance(seen[-1], commands.Common) or seen[-1].resume:
+            return code
+        command = seen[-1].with_recipe()
+        command.check()
+        try:
+            resolve.resolve(command)
+        except config.ConfigError as error:
+            if "devices; this machine has" not in str(error):  # it has one
+                raise
+        if isinstance(command, study_command.Study):
+            study.parse_shard(command.shard)
+        return code
+
+    return read
+
+
+def _opened(task):
+    """A data set of the kind of that of a task, without its inputs."""
+    kinds = {"digits": "vector", "glue": "text", "table": "text"}
+    kind = kinds.get(task.dataset.partition(":")[0], "image")
+    part = data.Records(np.zeros(1000, np.int32), None)
+    return data.OpenSplits(part, part, part, 10, kind=kind)
+
+
 @pytest.mark.parametrize("command", [x for x in COMMANDS if x.startswith("tsam-jax ")])
-def test_commands_of_the_pages_have_the_options_that_they_use(command, capsys):
+def test_commands_of_the_pages_have_the_options_and_settings_that_they_use(
+    command, as_written, capsys
+):
     words = [word for word in shlex.split(command)[1:] if word != "..."]
-    stopped = None
     try:
-        cli._parse(words)
-    except (SystemExit, config.ConfigError) as error:
-        stopped = error
-    helped = isinstance(stopped, SystemExit) and stopped.code == 0
-    too_few = "devices" in str(stopped)  # this machine has one
-    assert stopped is None or helped or too_few, capsys.readouterr()
+        code = as_written(words)
+    except SystemExit as stopped:  # --help, or a mistake
+        code = stopped.code
+    assert code == 0, capsys.readouterr()
+
+
+def test_a_command_that_does_not_run_is_noticed(as_written, capsys):
+    for words in (["train", "--lrr", "1"], ["train", "--method", "smm"], ["study", "--shard", "3"]):
+        with pytest.raises((SystemExit, config.ConfigError)):
+            as_written(words)
+    assert as_written(["trian"]) == 2
+    assert "Perhaps you meant `train`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [x for x in COMMANDS if x.startswith(("make ", "python -m "))])
@@ -173,6 +223,20 @@ def test_every_metric_is_on_the_page_of_metrics_with_its_shape_and_methods():
     shapes = {(shape, names) for _, shape, names in rows}
     assert {("(len(rhos),)", "`esam2`"), ("(s,)", "`tsam_hmc`")} <= shapes
     assert generated.metrics() in written_out()["guides/metrics.md"]
+
+
+def test_every_command_option_and_family_is_in_the_documentation():
+    pages = written_out()
+    assert re.findall(r"^## (\S+)$", pages["commands.md"], re.MULTILINE) == [*commands.COMMANDS]
+    assert pages["commands.md"].count("usage: tsam-jax ") == len(commands.COMMANDS)
+    page = pages["guides/training.md"]
+    kinds = (config.Task, config.Optimizer, config.Budget)
+    for field in (field for kind in kinds for field in dataclasses.fields(kind)):
+        assert f"| `--{field.name.replace('_', '-')}` |" in page
+        assert field.metadata["help"].replace("|", r"\|") in page
+    for family in defaults.FAMILIES.values():
+        assert f"| {family.name} |" in page
+        assert family.source in page
 
 
 def test_every_page_is_in_a_table_of_contents():

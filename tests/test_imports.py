@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         ARRAYS
         | {
             "flax",
+            "jinja2",
             "matplotlib",
             "orbax",
             "rich",
@@ -55,7 +56,11 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
             "wandb",
         },
     ),
-    "cli": ({"train"}, {"tyro", "rich"}),
+    "commands": (
+        {"methods", "analysis", "recipes", "train"},
+        ARRAYS | {"rich", "tyro"},
+    ),
+    "cli": ({"train", "commands"}, {"tyro", "rich"}),
 }
 
 HEAVY = ("flax", "matplotlib", "sklearn", "orbax", "tyro", "rich", "matfree", "tensorflow_datasets")
@@ -116,6 +121,33 @@ def test_the_table_has_no_circles():
     for part, (internal, _) in MAY_IMPORT.items():
         assert internal <= above, part
         above.add(part)
+
+
+def test_training_is_for_the_commands_and_the_commands_for_the_command_line():
+    allowed = {"train": {"train", "commands", "cli"}, "commands": {"commands", "cli"}, "cli": set()}
+    for path in PACKAGE.rglob("*.py"):
+        for name in imported_names(path, in_functions=True):
+            target = name.split(".")[1] if name.startswith("tsam_jax.") else ""
+            assert part_of(path) in allowed.get(target, {part_of(path)}), f"{path} imports {name}"
+
+
+def test_the_help_of_a_command_loads_no_heavy_package():
+    """Users wait for it first, for seconds if all of these are imported."""
+    program = """
+import sys
+from tsam_jax import cli
+try:
+    cli.main(["train", "--help"])
+except SystemExit:
+    pass
+heavy = {"flax", "orbax", "sklearn", "matplotlib", "tensorflow_datasets", "matfree"}
+sys.stderr.write(str(sorted(heavy & set(sys.modules))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.stderr == "[]"
+    assert "usage: tsam-jax train" in done.stdout
 
 
 def test_modules_import_each_other_in_no_circle():

@@ -5,18 +5,22 @@
 function like `jax.value_and_grad`.
 """
 
-from tsam_jax import methods, noise, tilting
-from tsam_jax.estimator import (
-    Cost,
-    EstimatorState,
-    Evaluation,
-    GradientEstimator,
-    LastStep,
-    Loss,
-    value_and_grad,
-)
-from tsam_jax.methods import HalfPrecisionWarning
-from tsam_jax.transform import estimate_gradient, sharpness_aware, tsam
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsam_jax import methods, noise, tilting
+    from tsam_jax.estimator import (
+        Cost,
+        EstimatorState,
+        Evaluation,
+        GradientEstimator,
+        LastStep,
+        Loss,
+        value_and_grad,
+    )
+    from tsam_jax.methods import HalfPrecisionWarning
+    from tsam_jax.transform import estimate_gradient, sharpness_aware, tsam
 
 __all__ = [
     "Cost",
@@ -34,3 +38,23 @@ __all__ = [
     "tsam",
     "value_and_grad",
 ]
+
+_MODULES = ("methods", "noise", "tilting", "estimator", "transform")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports public names when they are used: `tsam-jax --help` needs no jax."""
+    if name in _MODULES:
+        return importlib.import_module(f"tsam_jax.{name}")
+    for module in ("estimator", "transform", "methods") if name in __all__ else ():
+        loaded = importlib.import_module(f"tsam_jax.{module}")
+        if name in vars(loaded):
+            globals()[name] = vars(loaded)[name]
+            return globals()[name]
+    msg = f"module `tsam_jax` has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -4,9 +4,10 @@ A check names the argument, the rule and what was given. It reads what is known 
 Python and NumPy numbers and concrete arrays. Tracers and schedules pass.
 """
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import jax
@@ -48,6 +49,16 @@ Strategy: TypeAlias = Literal["auto", "vectorized", "unrolled", "streamed"]
 
 AUX_POLICIES = ("first", "mean", "clean")
 STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
+
+
+@contextlib.contextmanager
+def extra(owner: str, name: str) -> Iterator[None]:
+    """Says which extra to install if an import in the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        msg = f"`{owner}` needs the extra `{name}` ({error}): pip install 'tsam_jax[{name}]'."
+        raise ImportError(msg) from error
 
 
 def is_static_number(x: Any) -> TypeGuard[float]:

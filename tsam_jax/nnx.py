@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tsam_jax import _checks
 from tsam_jax._checks import KeyLike, Params, PyTree
 from tsam_jax.estimator import GradientEstimator, check_estimator, init_state
 from tsam_jax.estimator import value_and_grad as pure_value_and_grad
+
+with _checks.extra("tsam_jax.nnx", "train"):
+    from flax import nnx
 
 __all__ = ["Estimator", "EstimatorVariable", "recalibrate_batch_norm"]
 

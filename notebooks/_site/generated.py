@@ -2,13 +2,15 @@
 
 `<!-- methods -->` is a section for each method, `<!-- wrappers -->` one for each wrapper,
 `<!-- metrics -->` a table of the metrics of all methods, `<!-- commands -->` a section for each
-command, `<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules: tsam_jax.train
--->` that of all public modules of a package. `<!-- include: FILE -->` is a file of the repository,
-or with `section "## TITLE"` what stands under a title, or with `from "START" to "END"` what is
-between.
+command, `<!-- options -->` a table of the options of a run, `<!-- families -->` one of the defaults
+of model families, `<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules:
+tsam_jax.data -->` that of all public modules of a package. `<!-- include: FILE -->` is a file of
+the repository, or with `section "## TITLE"` what stands under a title, or with `from "START" to
+"END"` what is between.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
@@ -32,7 +34,8 @@ PAGES = Path(__file__).parent.parent
 ROOT = PAGES.parent
 
 COMMENT = re.compile(
-    r"^<!-- (methods|wrappers|metrics|commands|modules?|include)(?:: (.+))? -->$", re.MULTILINE
+    r"^<!-- (methods|wrappers|metrics|commands|options|families|modules?|include)(?:: (.+))? -->$",
+    re.MULTILINE,
 )
 PIECE = re.compile(r'(\S+)(?: section "(.*?)")?(?: from "(.*?)" to "(.*?)")?')
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
@@ -67,10 +70,10 @@ def filled_in(text: str, path: Path) -> str:
             return interfaces(argument)
         if kind == "include":
             return included(argument, path.parent)
-        if kind == "commands":
-            return commands()
-        if kind == "metrics":
-            return metrics()
+        tables = {"commands": commands, "metrics": metrics, "options": options}
+        tables["families"] = families
+        if kind in tables:
+            return tables[kind]()
         return sections_of_methods({"methods": METHODS, "wrappers": WRAPPERS}[kind])
 
     return COMMENT.sub(part, text)
@@ -167,9 +170,10 @@ def _shown(default: object) -> str:
 def commands() -> str:
     """Returns a section for each command: what `--help` prints."""
     from tsam_jax import cli
+    from tsam_jax.commands import COMMANDS
 
     sections = []
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         shown = io.StringIO()
         environment = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
         with (
@@ -180,6 +184,33 @@ def commands() -> str:
             cli.main([name, "--help"])
         sections.append(f"## {name}\n\n```text\n{_trimmed(shown.getvalue())}\n```")
     return "\n\n".join(sections)
+
+
+def options() -> str:
+    """Returns a table of the options of data, network, optimizer and length of training."""
+    from tsam_jax.train.config import Budget, Optimizer, Task
+
+    lines = ["| option | plain default | meaning |", "|---|---|---|"]
+    for field in (
+        field for kind in (Task, Optimizer, Budget) for field in dataclasses.fields(kind)
+    ):
+        default = "" if field.default in {None, ()} else f"`{field.default}`"
+        help_ = field.metadata["help"].replace("|", r"\|")
+        lines.append(f"| `--{field.name.replace('_', '-')}` | {default} | {help_} |")
+    return "\n".join(lines)
+
+
+def families() -> str:
+    """Returns a table of the defaults of model families, with their sources."""
+    from tsam_jax.train.defaults import FAMILIES
+
+    lines = ["| family | optimizer | epochs | `rho` | `t` | `rms` | source |", "|" + "---|" * 7]
+    for family in FAMILIES.values():
+        shown = ", ".join(f"{name} {value}" for name, value in family.optimizer.items())
+        numbers = (family.epochs, family.rho, family.t, family.rms)
+        cells = [family.name, shown.replace("_", " "), *(f"{x:g}" for x in numbers), family.source]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _trimmed(text: str) -> str:

@@ -13,16 +13,17 @@ DOCUMENTED = (
     "tsam_jax.nnx",
     "tsam_jax.convolution",
     "tsam_jax.analysis",
+    "tsam_jax.train",
 )
 """Modules with a section of their own in api/, written by hand."""
 
-LISTED = ("tsam_jax.models", "tsam_jax.data", "tsam_jax.recipes", "tsam_jax.train")
+LISTED = ("tsam_jax.models", "tsam_jax.data", "tsam_jax.recipes")
 """Packages in which every public module is documented, with what it defines."""
 
-COMMANDS = ("tsam_jax.cli",)
+COMMANDS = ("tsam_jax.cli", "tsam_jax.commands")
 """Documented by what they print, in commands.md."""
 
-WHOLE = ("tsam_jax.methods",)
+WHOLE = ("tsam_jax.methods", "tsam_jax.train", "tsam_jax.commands")
 """Packages whose modules are files of one interface, that of the package."""
 
 

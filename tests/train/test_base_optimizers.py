@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from tsam_jax.train import optimizers
 from tsam_jax.train.config import ConfigError, Optimizer
-from tsam_jax.train.optimizers import OPTIMIZERS, make_base, schedule
+from tsam_jax.train.optimizers import NUMBERS, OPTIMIZERS, SCHEDULES, make_base, schedule
 from tsam_jax.train.settings import SettingError
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
@@ -27,8 +28,8 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def base_of(**fields):
-    return make_base(Optimizer(**fields), steps=100, steps_per_epoch=10)
+def base_of(numbers=None, **fields):
+    return make_base(Optimizer(**fields), steps=100, steps_per_epoch=10, numbers=numbers)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -38,6 +39,48 @@ def test_every_optimizer_of_optax_moves_the_parameters(name):
     ):
         assert jnp.isfinite(x).all()
         assert (x != start).any()
+
+
+WITHOUT_SCHEDULE = {"rprop", "sm3"}
+VALUES = {"lr": 0.01, "weight_decay": 0.02, "momentum": 0.7}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_optax_takes_traced_numbers(name):
+    """One program trains runs that differ in these numbers, and is that of each run alone."""
+    assert set(VALUES) == set(NUMBERS)
+
+    kind = "constant" if name in WITHOUT_SCHEDULE else "cosine"
+
+    def traced(numbers):
+        return after_two_steps(base_of(base=name, schedule=kind, clip=1.0, numbers=numbers))
+
+    found = jax.jit(traced)(VALUES)
+    constant = jax.jit(
+        lambda: after_two_steps(base_of(base=name, schedule=kind, clip=1.0, **VALUES))
+    )()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, constant)
+    rows = jax.tree.map(lambda x: jnp.array([x, 2 * x if x < 0.5 else 0.9]), VALUES)
+    first, second = (jax.tree.map(lambda x, k=k: x[k], jax.vmap(traced)(rows)) for k in range(2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), first, found)
+    differ = jax.tree.map(lambda a, b: bool((a != b).any()), first, second)
+    assert any(jax.tree.leaves(differ))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_without_schedule_is_refused_one(name):
+    for fields in ({"schedule": "cosine"}, {"warmup": 1.0}):
+        if name in WITHOUT_SCHEDULE:
+            with pytest.raises(ConfigError, match=f"`--base {name}` takes no schedule: give `--s"):
+                base_of(base=name, **fields)
+        else:
+            base_of(base=name, **fields)
+
+
+@pytest.mark.parametrize("name", ["adadelta", "sm3", "lbfgs", "optimistic_adam_v2"])
+def test_an_alias_that_optax_drops_is_missing_and_nothing_else(name, monkeypatch):
+    monkeypatch.delattr(optax, name)
+    assert set(optimizers._of_optax()) == set(OPTIMIZERS) - {name}
 
 
 def test_the_common_ones_are_there():
@@ -67,20 +110,38 @@ def test_the_estimate_is_clipped_before_the_decay_is_added():
     assert_same(found, after_two_steps(by_hand))
 
 
-def rates(steps, **fields):
-    function = schedule(Optimizer(lr=1.0, **fields), steps=100, steps_per_epoch=10)
-    return [round(float(function(step)), 4) for step in steps]
+def rates(at, steps=100, **fields):
+    function = schedule(Optimizer(**fields), 1.0, steps=steps, steps_per_epoch=10)
+    return [round(float(function(step)), 4) for step in at]
 
 
 def test_schedules():
-    assert schedule(Optimizer(lr=0.5), steps=100, steps_per_epoch=10) == 0.5
+    assert schedule(Optimizer(), 0.5, steps=100, steps_per_epoch=10) == 0.5
     drops = rates([0, 29, 30, 59, 60, 79, 80, 99], schedule="step")
     assert drops == [1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]
     assert rates([0, 25, 50, 100], schedule="cosine") == [1, 0.8536, 0.5, 0]
+    assert rates([0, 25, 50, 100], schedule="linear") == [1, 0.75, 0.5, 0]
+
+
+def test_drops_of_a_short_training_at_the_same_step_are_multiplied():
+    # 30, 60 and 80 % of two steps are the steps 1, 1 and 2; those of one step are 0, 1 and 1.
+    assert rates([0, 1, 2, 3], steps=2, schedule="step") == [1, 0.04, 0.008, 0.008]
+    assert rates([1, 2], steps=1, schedule="step") == [0.008, 0.008]
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedules_take_a_traced_rate(kind):
+    def at(lr, step):
+        function = schedule(Optimizer(schedule=kind, warmup=1.0), lr, steps=100, steps_per_epoch=10)
+        return function(step)
+
+    for step in (0, 5, 50, 95):
+        np.testing.assert_allclose(jax.jit(at)(0.3, step), at(0.3, step), rtol=1e-5)
 
 
 def test_warmup_rises_to_the_rate_and_the_schedule_follows():
     assert rates([0, 5, 10, 55, 100], schedule="cosine", warmup=1.0) == [0.0909, 0.5455, 1, 0.5, 0]
+    assert rates([0, 5, 10, 55, 100], schedule="linear", warmup=1.0) == [0.0909, 0.5455, 1, 0.5, 0]
     assert rates([0, 10, 99], warmup=1.0) == [0.0909, 1, 1]
 
 
@@ -104,9 +165,11 @@ def test_mistakes_in_the_optimizer_are_named(fields, message):
     ("fields", "message"),
     [
         ({"clip": 0.0}, "`--clip` must be a finite number > 0, got 0.0"),
-        ({"ema": 1.0}, "`--ema` must be >= 0 and < 1, got 1.0"),
-        ({"momentum": 1.0}, "`--momentum` must be >= 0 and < 1"),
-        ({"accumulate": 3}, "`--accumulate` must divide `--batch-size`, got 3 and 50"),
+        ({"ema": 1.0}, "`--ema` must be a finite number >= 0 and < 1, got 1.0"),
+        ({"momentum": 1.0}, "`--momentum` must be a finite number >= 0 and < 1"),
+        ({"lr": float("nan")}, "`--lr` must be a finite number >= 0, got nan"),
+        ({"accumulate": 3}, "`--accumulate` must divide `--batch-size`, got 3 and 128"),
+        ({"schedule": "cosin"}, r"`cosin` .* schedule \(`--schedule`\).*you meant `cosine`"),
         ({"warmup": 10.0}, "`--warmup` must be shorter than the training of 10 epochs, got 10"),
     ],
 )

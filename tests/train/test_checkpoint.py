@@ -24,26 +24,32 @@ def state_at(step, value=1.5):
         base=(),
         average=(),
         broken=jnp.array([0]),
+        numbers={"noise.rms": jnp.array([0.02]), "t": jnp.array([20.0])},
     )
 
 
 def saved(directory, *states, identity="mine", **folder):
     with open_checkpoints(directory, identity, **folder) as checkpoints:
         for state in states:
-            checkpoints.save(state)
+            checkpoints.save(int(state.step[0]), state._asdict())
 
 
 def restored(directory, identity="mine", step=None):
     with open_checkpoints(directory, identity) as checkpoints:
-        return checkpoints.restore(state_at(0), step)
+        return checkpoints.restore(state_at(0)._asdict(), step)
 
 
 def content(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def assert_same(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+def assert_same(tree, state):
+    """Bit for bit, whatever the state holds."""
+    pairs = zip(
+        jax.tree.leaves_with_path(tree), jax.tree.leaves_with_path(state._asdict()), strict=True
+    )
+    for (path, x), (other, y) in pairs:
+        assert path == other
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         assert x.dtype == y.dtype
@@ -55,10 +61,16 @@ def test_the_newest_two_come_back(tmp_path):
     assert_same(restored(tmp_path), state_at(3, 0.75))
     assert_same(restored(tmp_path, step=2), state_at(2, 0.5))
     assert {path.name for path in (tmp_path / LAST).iterdir()} == {"2", "3"}
+    with open_checkpoints(tmp_path, "mine") as checkpoints:
+        assert checkpoints.newest == 3
+        assert checkpoints.steps == [2, 3]
 
 
 def test_no_checkpoint_is_none(tmp_path):
     assert restored(tmp_path) is None
+    with open_checkpoints(tmp_path, "mine") as checkpoints:
+        assert checkpoints.newest is None
+        assert checkpoints.steps == []
 
 
 def test_a_state_that_is_not_newer_is_not_saved(tmp_path):
@@ -70,6 +82,25 @@ def test_a_state_that_is_not_newer_is_not_saved(tmp_path):
 def test_the_best_folder_keeps_one(tmp_path):
     saved(tmp_path, state_at(1), state_at(4), folder=BEST, keep=1)
     assert [path.name for path in (tmp_path / BEST).iterdir()] == ["4"]
+
+
+def test_the_best_folder_has_weights_alone(tmp_path):
+    weights = {"params": state_at(0).params, "rest": {"mean": jnp.arange(3.0)}}
+    with open_checkpoints(tmp_path, "mine", folder=BEST, keep=1) as checkpoints:
+        checkpoints.save(7, weights)
+        found = checkpoints.restore(jax.tree.map(jnp.zeros_like, weights))
+    jax.tree.map(np.testing.assert_array_equal, found, weights)
+
+
+def test_a_checkpoint_is_checked_without_reading_its_arrays(tmp_path):
+    saved(tmp_path, state_at(3), identity="another")
+    with (
+        open_checkpoints(tmp_path, "mine") as checkpoints,
+        pytest.raises(ConfigError, match="is of another run"),
+    ):
+        checkpoints.check(3)
+    with open_checkpoints(tmp_path, "another") as checkpoints:
+        assert len(checkpoints.check(3)) == 64
 
 
 def refused(directory, match, identity="mine"):

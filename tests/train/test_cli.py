@@ -9,13 +9,14 @@ import time
 import pytest
 
 from tsam_jax import cli
+from tsam_jax.commands import COMMANDS, catalogue
 from tsam_jax.methods import METHODS, WRAPPERS
 from tsam_jax.recipes import RECIPES, Recipe
-from tsam_jax.train import catalogue, config, experiments
-from tsam_jax.train import compare as compare_module
+from tsam_jax.train import config, loop
 
-SMALL = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
-FEW = [*SMALL, "--seeds", "2", "--seeds-together", "yes"]
+TINY = ["--train-size", "200", "--width", "8", "--batch-size", "50"]
+SMALL = [*TINY, "--budget", "12"]
+FEW = [*SMALL, "--seeds", "2"]
 
 SPLIT = "tsam(t=1, rho=0.1, s={}, split_batch=True)"
 
@@ -24,6 +25,10 @@ def run(capsys, *arguments):
     code = cli.main(list(arguments))
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+def rows_of(directory):
+    return [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
 
 
 def logged(directory):
@@ -38,78 +43,40 @@ def test_compare_writes_a_whole_report(tmp_path, capsys):
     code, shown, _ = run(capsys, "compare", "--methods", *methods, *FEW, "--out", str(out))
     assert code == 0
     assert {path.name for path in out.iterdir()} == {
-        "config.json",
+        "cells",
         "learning_curves.png",
-        "metrics.jsonl",
         "report.html",
         "report.json",
+        "rows.jsonl",
         "sharpness.png",
+        "study.json",
     }
-    report = json.loads((out / "report.json").read_text())
-    assert report["complete"]
-    spent = [(m["epochs"], m["gradient_evaluations"]) for m in report["methods"]]
+    rows = rows_of(out)
+    spent = [(row["epochs"], row["gradient_evaluations"]) for row in rows[::2]]
     assert spent == [(12, 48), (6, 48), (2, 48)]  # the same budget for each
-    for method in report["methods"]:
-        assert method["seeds"] == [0, 1]
-        assert len(method["top_eigenvalue"]) == 2
-        assert min(method["neighbourhood_variance"][0]) > 0
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * (12 + 6 + 2)
-    assert lines[-1]["gradient_evaluations"] == 48
+    assert {len(row["curve"]["epoch"]) for row in rows} == {2}  # and looked at as often
+    assert [row["seed"] for row in rows] == [0, 1] * 3
+    for row in rows:
+        assert min(row["flatness"]["variance"]) > 0
+        assert (out / row["directory"] / "best").is_dir()
+        assert (out / row["directory"] / "checkpoints").is_dir()
+    assert shown.startswith("Training mlp on digits, 40 % of the training labels replaced.")
+    assert "of the training labels replaced" in (out / "report.html").read_text()
     assert "report.html" in shown
     assert "sam(rho=0.1)" in shown
     assert "\x1b[" not in shown  # no terminal, no control characters
 
 
-def test_flatness_can_be_left_out(tmp_path, capsys):
-    out = tmp_path / "run"
-    options = ["--seeds", "1", "--flatness-examples", "0", "--out", str(out)]
-    code, shown, _ = run(capsys, "compare", "--methods", "erm()", *SMALL, *options)
-    assert code == 0
-    [method] = json.loads((out / "report.json").read_text())["methods"]
-    assert method["neighbourhood_mean"] == [[]]
-    assert method["top_eigenvalue"] == [None]
-    assert "report.html" in shown
-
-
-def test_ctrl_c_leaves_a_partial_report(tmp_path, capsys, monkeypatch):
-    measured = []
-
-    def interrupt_the_second(network, examples):
-        measure = make_measure(network, examples)
-
-        def interrupted(state, data):
-            if measured:
-                raise KeyboardInterrupt
-            measured.append(1)
-            return measure(state, data)
-
-        return interrupted
-
-    make_measure = compare_module.make_measure
-    monkeypatch.setattr(compare_module, "make_measure", interrupt_the_second)
-    out = tmp_path / "run"
-    methods = ["erm()", "sam(rho=0.1)", "sam(rho=0.2)"]
-    code, shown, _ = run(capsys, "compare", "--methods", *methods, *FEW, "--out", str(out))
-    assert code == 130
-    report = json.loads((out / "report.json").read_text())
-    assert not report["complete"]
-    assert [m["label"] for m in report["methods"]] == ["erm()", "sam(rho=0.1)"]
-    assert report["methods"][0]["top_eigenvalue"][0] is not None
-    assert report["methods"][1]["top_eigenvalue"] == [None, None]  # trained, not yet measured
-    assert (out / "report.html").exists()
-    assert "Interrupted" in shown
-
-
-def test_a_real_interrupt_signal_while_training(tmp_path):
+def test_a_real_interrupt_signal_while_training(tmp_path, capsys):
     out = tmp_path / "run"
     # A shell's background job ignores SIGINT, and so would a child of the tests run in one.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "import sys; from tsam_jax.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "compare", "--methods", "erm", "--out", str(out)]
-    command += [*FEW, "--budget", "1000000", "--evaluations", "100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        log, deadline = out / "metrics.jsonl", time.monotonic() + 600
+    methods = ["erm", "sam(rho=0.1)"]
+    command = [sys.executable, "-c", program, "compare", "--methods", *methods, "--out", str(out)]
+    command += [*FEW, "--budget", "1000000", "--evaluations", "100000", "--vectorize", "False"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        log, deadline = out / "cells/000-erm-seed0/metrics.jsonl", time.monotonic() + 600
         try:
             while process.poll() is None and not (log.exists() and log.stat().st_size):
                 assert time.monotonic() < deadline, "no line in the log"
@@ -119,52 +86,50 @@ def test_a_real_interrupt_signal_while_training(tmp_path):
         finally:
             process.kill()
     assert process.returncode == 130, shown
-    report = json.loads((out / "report.json").read_text())
-    assert not report["complete"]
-    assert report["methods"][0]["epochs"] > 0
+    assert "Stopping after this epoch" in shown
+    assert f"tsam-jax compare --resume {out}" in shown
+    assert json.loads((out / "report.json").read_text())["rows"] == []
+    assert (log.parent / "checkpoints").is_dir()
 
 
-def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys):
-    out = tmp_path / "sweep"
-    grids = ["erm(lr=[1e-6, 0.05])", "sam(rho=0.05, lr=[0.05, 1e-6])"]
-    code, shown, _ = run(capsys, "sweep", "--methods", *grids, *FEW, "--out", str(out))
-    assert code == 0
-    found = json.loads((out / "sweep.json").read_text())
-    assert found["chosen"] == {"erm": "erm(lr=0.05)", "sam": "sam(rho=0.05, lr=0.05)"}
-    assert found["settings_tried"] == {"erm": 2, "sam": 2}
-    for path in ("sweep.json", "metrics.jsonl"):
-        text = (out / path).read_text()
-        assert "validation_accuracy" in text
-        assert "test_accuracy" not in text
-        assert "test_loss" not in text
-    assert "tsam-jax compare digits --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
-
-
-def test_train_resumes_bit_for_bit(tmp_path, capsys):
-    method = ["train", "--method", "tsam(t=5, rho=0.1, s=2)", *SMALL, "--checkpoint-every", "1"]
+def test_train_resumes_bit_for_bit_after_an_interrupt(tmp_path, capsys, monkeypatch):
+    method = ["train", "--method", "tsam(t=5, rho=0.1, s=2)", *TINY, "--epochs", "4"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(capsys, *method, "--epochs", "4", "--out", str(whole))[0] == 0
-    assert run(capsys, *method, "--epochs", "2", "--out", str(cut))[0] == 0
-    used = json.loads((cut / "config.json").read_text())
-    used["budget"]["epochs"] = 4  # as if the run had been stopped half-way
-    (cut / "config.json").write_text(json.dumps(used))
+    assert run(capsys, *method, "--out", str(whole))[0] == 0
+    train = loop.train
+
+    def interrupted(*arguments, **options):
+        for this in train(*arguments, **options):
+            if this.epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+            yield this
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", interrupted)
+        code, shown, _ = run(capsys, *method, "--out", str(cut))
+    assert code == 130
+    assert f"resume with: tsam-jax train --resume {cut}" in shown
+    assert len(logged(cut)) == 2
     code, shown, _ = run(capsys, "train", "--resume", str(cut))
     assert code == 0
-    logs = [logged(path) for path in (cut, whole)]
-    assert logs[0] == logs[1]
-    assert len(logs[0]) == 4
+    assert logged(cut) == logged(whole)
     assert "test: accuracy" in shown
+    assert run(capsys, *method, "--out", str(cut))[0] == 0  # the same command again: it is done
+    assert logged(cut) == logged(whole)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, capsys):
+def test_the_directory_of_another_run_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
-    assert (
-        run(capsys, "train", "--method", "erm", *SMALL, "--epochs", "1", "--out", str(out))[0] == 0
-    )
-    used = json.loads((out / "config.json").read_text())
-    used["seed"], used["budget"]["epochs"] = 5, 2
-    (out / "config.json").write_text(json.dumps(used))
+    command = ["train", "--method", "erm", *TINY, "--epochs", "1", "--out", str(out)]
+    assert run(capsys, *command)[0] == 0
     log = (out / "metrics.jsonl").read_text()
+    for other, name in (["--seed", "5"], "seed"), (["--lr", "0.5"], "setting"):
+        code, _, errors = run(capsys, *command, *other)
+        assert code == 2
+        assert f"has another run; {name}" in errors
+    saved = json.loads((out / "config.json").read_text())
+    saved["seed"], saved["words"] = 5, [*saved["words"], "--seed", "5"]
+    (out / "config.json").write_text(json.dumps(saved))  # as if by hand
     code, _, errors = run(capsys, "train", "--resume", str(out))
     assert code == 2
     assert "is of another run" in errors
@@ -173,7 +138,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, capsys):
 
 def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
     out = tmp_path / "run"
-    method = ["train", "--method", "erm", *SMALL, "--epochs", "3", "--out", str(out)]
+    method = ["train", "--method", "erm", *TINY, "--epochs", "3", "--out", str(out)]
     assert run(capsys, *method)[0] == 0
     log = out / "metrics.jsonl"
     before = log.read_text()
@@ -182,10 +147,10 @@ def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
     assert log.read_text() == before
 
 
-def test_a_recipe_stands_first_and_options_replace_its_values(tmp_path, capsys, monkeypatch):
+def test_a_recipe_stands_first_and_options_override_its_values(tmp_path, capsys, monkeypatch):
     own = Recipe(
         "a recipe of the test",
-        task={"train_size": 200, "width": 8, "label_noise": 0.2},
+        task={"dataset": "digits", "train_size": 200, "width": 8, "label_noise": 0.2},
         optimizer={"batch_size": 50, "base": "adamw"},
         budget={"epochs": 2},
         method="tsam",
@@ -193,14 +158,15 @@ def test_a_recipe_stands_first_and_options_replace_its_values(tmp_path, capsys, 
         published="92.0 %",
     )
     monkeypatch.setattr(config, "RECIPES", {"digits": RECIPES["digits"], "own": own})
-    monkeypatch.setattr(experiments, "RECIPES", {"own": own})
+    monkeypatch.setattr(catalogue, "RECIPES", {"own": own})
     out = tmp_path / "run"
     options = ["--t", "5", "--s", "2", "--seed", "1", "--label-noise", "0.1", "--out", str(out)]
-    code, _, _ = run(capsys, "train", "own", *options)
+    code, shown, _ = run(capsys, "train", "own", *options)
     assert code == 0
+    assert "10 % of the training labels replaced" in shown.splitlines()[0]
     used = json.loads((out / "config.json").read_text())
-    assert (used["recipe"], used["seed"]) == ("own", 1)
-    assert used["method"] == "tsam(t=5.0, rho=0.7, s=2)"
+    assert used["seed"] == 1
+    assert used["setting"] == "tsam(t=5.0, rho=0.7, s=2)"
     assert used["task"]["label_noise"] == 0.1
     assert used["task"]["width"] == 8
     assert used["optimizer"]["base"] == "adamw"
@@ -221,10 +187,33 @@ def test_a_recipe_stands_first_and_options_replace_its_values(tmp_path, capsys, 
     assert "92.0 %" in shown
 
 
+def test_a_data_set_of_ones_own_is_not_a_toy(tmp_path, capsys):
+    """All examples, the labels as they are, defaults of the model family; flags win."""
+    code, shown, _ = run(
+        capsys, "train", "--dataset", "digits", "--epochs", "1", "--out", str(tmp_path / "a")
+    )
+    assert code == 0
+    assert shown.startswith("Training mlp on digits.\n")
+    used = json.loads((tmp_path / "a/config.json").read_text())
+    assert (used["task"]["label_noise"], used["task"]["train_size"]) == (0, None)
+    assert used["setting"] == "tsam(t=5, rho=0.1, s=3, noise=sphere(rms=0.006))"
+    assert (used["optimizer"]["base"], used["optimizer"]["lr"]) == ("adam", 1e-3)
+    for line in ("lr               0.001     MLP, from scratch", "Kingma and Ba 2015"):
+        assert " ".join(line.split()) in " ".join(shown.split())
+    flags = ["--lr", "5e-5", "--weight-decay", "0", "--rho", "0.3", "--epochs", "1"]
+    code, _, _ = run(
+        capsys, "train", "digits", "--method", "sam", *flags, "--out", str(tmp_path / "b")
+    )
+    assert code == 0
+    used = json.loads((tmp_path / "b/config.json").read_text())
+    assert used["setting"] == "sam(rho=0.3, lr=5e-05, weight_decay=0.0)"
+    assert (used["optimizer"]["lr"], used["optimizer"]["weight_decay"]) == (5e-5, 0)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     out = tmp_path / "run"
-    options = [*SMALL, "--method", "erm()", "--lr", "1e30", "--epochs", "3", "--out", str(out)]
-    code, _, errors = run(capsys, "train", *options)
+    options = ["--method", "erm()", "--lr", "1e30", "--epochs", "3", "--out", str(out)]
+    code, _, errors = run(capsys, "train", *TINY, *options)
     assert code == 1
     assert "the loss is not finite at step" in errors
     assert "epoch 1. Last good checkpoint: none. Try" in errors
@@ -233,36 +222,49 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["trian"], "`trian` is not a command: there are train, compare"),
+        (["trian"], "Perhaps you meant `train`"),
         (["train", "digit"], "Perhaps you meant `digits`"),
         (["train", "digits", "--recipe", "digits"], "`--recipe` is given more than once"),
-        (["train", "--method", "erm", "--rho", "1"], "`rho` is not a known argument of `erm`"),
+        (["train", "--method", "erm", "--rho", "1"], "`--rho` does not apply: `rho` is no arg"),
         (["train", "--s", "0"], "must be a positive integer, got 0"),
-        (["train", "--base", "adamm"], "Perhaps you meant `adam`"),
-        (["train", "--loss", "mse"], "`--loss mse` is for numbers"),
+        (["train", "--base", "adamm", "--dataset", "folder:x"], "Perhaps you meant `adam`"),
+        (["train", "--model", "resnet19", "--dataset", "folder:x"], "you meant `resnet18`"),
+        (["train", "--metrics", "acuracy", "--dataset", "folder:x"], "you meant `accuracy`"),
+        (["train", "--method", "tsamm", "--dataset", "folder:x"], "Perhaps you meant `tsam`"),
+        (["train", "digits", "--loss", "mse"], "`--loss` must be mse for regression"),
         (["train", "--dataset", "folder:nowhere"], "`--dataset folder:nowhere`: "),
+        (["train", "folder:nowhere"], "`--dataset folder:nowhere`: "),
+        (["train", "--budget", "5", "--epochs", "5"], "give one, got 5 and 5"),
+        (["train", "--model", "mlp", "--pretrained", "x"], "both name the network: give one"),
+        (["train", "--dataset", "digits", "--pretrained", "x"], "`--pretrained`: "),
+        (["train", "--distributed", "here"], "`--distributed` must be auto or HOST:PORT,COUNT"),
         (["evaluate", "nowhere"], "is not a directory"),
         (["evaluate", "."], "is not the directory of a training run"),
+        (["report", "."], "is not the directory of a study"),
         (["compare", "--methods", "smm"], "Perhaps you meant `sam`"),
         (["compare", "--methods", "sam(rho=-1)"], "must be a finite number >= 0, got -1"),
         (["compare", "--methods", "erm()", "erm( )"], "`--methods` has erm() more than once"),
-        (["compare", "--label-noise", "1.5"], "`--label-noise` must be between 0 and 1, got 1.5"),
+        (["compare", "--label-noise", "1.5"], "`--label-noise` must be a finite number >= 0 and"),
         (["compare", "--seeds", "0"], "`--seeds` must be a finite number >= 1, got 0"),
         (["compare", "--budget", "0"], "`--budget` must be a finite number > 0, got 0"),
-        (["compare", "--batch-size", "2000"], "`--batch-size` must be at most `--train-size`"),
+        (["compare", "--batch-size", "2000"], "`--batch-size` must be at most the 1000 training"),
         (["compare", "--methods", SPLIT.format(3)], "must be a multiple of s = 3 in `tsam(t=1, "),
         (["sweep", "--methods", SPLIT.format("[2, 4]")], "must be a multiple of s = 4 in `tsam(t"),
         (["train", "--method", SPLIT.format(2), "--batch-size", "5"], "multiple of s = 2 in"),
-        (["compare", "--train-size", "5000"], "`--train-size` must be between 1 and 1499"),
+        (["compare", "--train-size", "5000"], "`subset` asks for 5000"),
+        (["compare", "--stream"], "`--stream` is for `tsam-jax train`"),
         (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
+        (["study", "--shard", "5/4"], "`--shard` must be I/N with I from 1 to N"),
         (["sweep", "--methods", "sam(rho=[])"], "empty list"),
+        (["sweep", "--methods", "erm(lr=[1, 2])", "--lr", "3"], "`--lr` contradicts the grid in"),
+        (["sweep", "--methods", "erm", "--grid", "lr=1,2", "--lr", "3"], "`--lr` contradicts `--g"),
         (["train", "--method", "sam(rho=[1,2])"], "`--method` takes one setting, got 2"),
-        (
-            ["train", "--checkpoint-every", "0"],
-            "`--checkpoint-every` and `--keep-checkpoints` must",
-        ),
-        (["train", "--keep-checkpoints", "0"], "must be >= 1 and `--seed` >= 0, got 10, 0 and 0"),
+        (["train", "--checkpoint-every", "0"], "`--checkpoint-every` must be a finite number >= 1"),
+        (["train", "--keep-checkpoints", "0"], "`--keep-checkpoints` must be a finite number >="),
+        (["train", "--seed", "-1"], "`--seed` must be a finite number >= 0, got -1"),
         (["train", "--resume", "nowhere", "--epochs", "9"], "leave out the other options"),
-        (["train", "--resume", "nowhere"], "is not the directory of a training run"),
+        (["train", "--resume", "nowhere"], "is not the directory of a `tsam-jax train`"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(
@@ -343,21 +345,39 @@ def test_methods_lists_a_new_wrapper_from_the_table_alone(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["compare"],
-        ["evaluate"],
-        ["methods"],
-        ["recipes"],
-        ["sweep"],
-        ["train"],
-        ["train", "digits"],
-    ],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_everywhere(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([*command, "--help"])
+        cli.main([command, "--help"])
     assert stopped.value.code == 0
-    assert "tsam-jax" in capsys.readouterr().out
+    assert f"tsam-jax {command}" in capsys.readouterr().out
+
+
+def test_help_of_all(capsys):
+    for words in ([], ["--help"]):
+        code, shown, _ = run(capsys, *words)
+        assert code == 0
+        assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+def test_help_does_not_load_the_networks():
+    program = "import sys; from tsam_jax import cli; cli.main(['--help']); "
+    program += "print([m for m in ('flax', 'orbax', 'matplotlib', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("module", ["tsam_jax.cli", "tsam_jax.nnx", "tsam_jax.analysis"])
+def test_without_an_extra_the_error_says_what_to_install(module):
+    program = "import sys\n"
+    program += "for name in ('tyro', 'flax', 'matfree'): sys.modules[name] = None\n"
+    program += (
+        f"import {module}; sys.exit({module}.main())"
+        if module.endswith("cli")
+        else (f"import {module}")
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode
+    assert "pip install 'tsam_jax[train]'" in done.stderr
+    if module.endswith("cli"):
+        assert "Traceback" not in done.stderr

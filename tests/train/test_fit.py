@@ -1,17 +1,24 @@
 """`fit`: models and data of the user's own, in the one training loop."""
 
+import functools
+import io
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from rich.console import Console
 
 from tsam_jax import data, methods
 from tsam_jax.train import fit
 from tsam_jax.train.config import ConfigError
-from tsam_jax.train.job import Diverged
+from tsam_jax.train.run import Diverged
 from tsam_jax.train.settings import SettingError
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 def test_a_model_and_data_of_the_users_own():
@@ -99,20 +106,199 @@ def test_splits_a_model_that_is_there_and_an_average():
     assert result.history[-1]["test_loss"] == pytest.approx(loss, rel=1e-4)
 
 
-def test_training_goes_on_from_a_directory_bit_for_bit(tmp_path):
-    def run(epochs, directory):
-        method = "tsam(t=1, rho=0.1, s=2)"
-        base = optax.sgd(0.1, momentum=0.9)
-        rest = {"batch_size": 10, "directory": directory, "checkpoint_every": 1}
-        return fit(linear, LINE, method, base, epochs=epochs, **rest)
+def tilted(directory=None, epochs=4, **changes):
+    """A training with everything that has a state: momentum, noise, an average."""
+    given = {"model": linear, "method": "tsam(t=1, rho=0.1, s=2)"}
+    given |= {"base": optax.sgd(0.1, momentum=0.9), "batch_size": 10, "checkpoint_every": 1}
+    given |= {"ema": 0.5, "directory": directory, **changes}
+    return fit(given.pop("model"), LINE, epochs=epochs, **given)
 
-    run(2, tmp_path / "cut")
-    cut, whole = run(4, tmp_path / "cut"), run(4, tmp_path / "whole")
-    assert cut.history == whole.history
+
+@functools.cache  # a fixture of the module would be compiled without `fast_compile`
+def whole():
+    """Four epochs without a stop."""
+    return tilted()
+
+
+def assert_same(a, b):
+    assert a.history == b.history
+    assert a.best == b.best
+    jax.tree.map(np.testing.assert_array_equal, weights(a), weights(b))
+    np.testing.assert_array_equal(a.model(X), b.model(X))
+    for x, y in zip(jax.tree.leaves(a.state.params), jax.tree.leaves(b.state.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_training_goes_on_from_a_directory_bit_for_bit(tmp_path):
+    assert tilted(tmp_path, epochs=2).complete
+    cut = tilted(tmp_path)
     assert len(cut.history) == 4
-    jax.tree.map(np.testing.assert_array_equal, weights(cut), weights(whole))
+    assert_same(cut, whole())
+
+
+def test_a_finished_directory_gives_the_same_model_again(tmp_path):
+    for _ in range(2):
+        again = tilted(tmp_path)
+        assert again.complete
+        assert_same(again, whole())
+
+
+def mlp(width):
+    def make(rngs):
+        first, second = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+        return nnx.Sequential(first, nnx.relu, second)
+
+    return make
+
+
+def shifted(by):
+    return lambda key, x: x + by * jax.random.normal(key, x.shape)
+
+
+TABLES = [np.linspace(0.0, end, 10, dtype=np.float32)[:, None] for end in (0.1, 0.2)]
+
+
+@jax.jit
+def first_table(x):
+    return x + TABLES[0]
+
+
+@jax.jit
+def second_table(x):
+    return x + TABLES[1]
+
+
+TRAININGS = {
+    "learning rate": ({"base": optax.sgd(0.1)}, {"base": optax.sgd(0.1000001)}),
+    "momentum": ({"base": optax.sgd(0.1, 0.9)}, {"base": optax.sgd(0.1, 0.8)}),
+    "length of the schedule": (
+        {"base": optax.sgd(optax.cosine_decay_schedule(0.1, 100))},
+        {"base": optax.sgd(optax.cosine_decay_schedule(0.1, 101))},
+    ),
+    "injected rate": (
+        {"base": optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)},
+        {"base": optax.inject_hyperparams(optax.sgd)(learning_rate=0.2)},
+    ),
+    "loss": ({}, {"loss": lambda outputs, labels: jnp.abs(outputs[:, 0] - labels)}),
+    "width": ({"model": mlp(3)}, {"model": mlp(4)}),
+    "average": ({}, {"ema": 0.6}),
+    "no average": ({}, {"ema": None}),
+    "augmentation": ({"augment": shifted(0.1)}, {"augment": shifted(0.2)}),
+    "constants of the augmentation": (
+        {"augment": lambda key, x: first_table(x)},
+        {"augment": lambda key, x: second_table(x)},
+    ),
+    "preparation": ({}, {"prepare": lambda x: 2 * x}),
+    "estimator": ({"method": methods.sam(rho=0.1)}, {"method": methods.sam(rho=0.2)}),
+    "setting": ({"method": "sam(rho=0.1)"}, {"method": "sam(rho=0.2)"}),
+    "micro-batches": ({}, {"accumulate": 2}),
+    "statistics": ({}, {"recalibrate": True}),
+    "metric": ({}, {"metrics": {"zero": lambda outputs, labels: 0 * labels.sum()}}),
+    "seed": ({}, {"seed": 1}),
+    "batch": ({}, {"batch_size": 20}),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_directory_of_another_training_is_refused(tmp_path, name):
+    first, second = ({"method": "erm", "epochs": 1, **one} for one in TRAININGS[name])
+    tilted(tmp_path, **first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="is of another run"):
-        fit(linear, LINE, "erm", optax.sgd(0.1), **SMALL, directory=tmp_path / "cut")
+        tilted(tmp_path, **second)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def interrupt(monkeypatch, round_, times):
+    """Presses Ctrl-C in a round, when its state has been given up; then no more."""
+    ready, calls = jax.block_until_ready, []
+
+    def pressed(tree):
+        calls.append(tree)
+        for _ in range(times if len(calls) == round_ else 0):
+            signal.raise_signal(signal.SIGINT)
+        return ready(tree)
+
+    monkeypatch.setattr(jax, "block_until_ready", pressed)
+
+
+@pytest.mark.parametrize(("round_", "times", "left"), [(1, 1, 1), (3, 1, 3), (1, 2, 0), (3, 2, 2)])
+def test_ctrl_c_leaves_a_model_and_a_training_that_goes_on(
+    tmp_path, monkeypatch, round_, times, left
+):
+    """The first one ends the round that is computed, the second one loses it."""
+    interrupt(monkeypatch, round_, times)
+    cut = tilted(tmp_path)
+    assert not cut.complete
+    assert cut.history == whole().history[:left]
+    assert np.isfinite(cut.model(X)).all()
+    assert int(cut.state.step[0]) == 4 * left
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = tilted(tmp_path)
+    assert again.complete
+    assert_same(again, whole())
+
+
+@pytest.mark.parametrize("where", ["augment", "metrics"])
+def test_ctrl_c_while_the_first_round_is_compiled(where):
+    pressed = []
+
+    def press(result):
+        if not pressed:
+            pressed.append(signal.raise_signal(signal.SIGINT))
+        return result
+
+    functions = {
+        "augment": lambda key, x: press(x),
+        "metrics": {"hits": lambda outputs, labels: press(jnp.mean(labels))},
+    }
+    cut = tilted(**{where: functions[where]})
+    assert pressed
+    assert not cut.complete
+    assert cut.history[0]["train_loss"] == whole().history[0]["train_loss"]
+    assert np.isfinite(cut.model(X)).all()
+
+
+def test_ctrl_c_twice_without_a_directory_leaves_the_initial_model(monkeypatch):
+    interrupt(monkeypatch, 3, 2)
+    cut = tilted()
+    assert not cut.complete
+    assert cut.history == []
+    assert cut.best is None
+    start = linear(nnx.Rngs(jax.random.split(jax.random.key(0), 3)[0]))
+    np.testing.assert_allclose(cut.model(X), start(X), rtol=1e-6)
+
+
+def test_without_a_validation_part_progress_is_of_the_training_part():
+    shown = {}
+    for validation in (None, LINE):
+        console = Console(file=io.StringIO(), width=200)
+        fit(linear, LINE, "erm", optax.sgd(0.5), **SMALL, validation=validation, console=console)
+        shown[validation is None] = console.file.getvalue()
+    assert "val" not in shown[True]
+    assert "  train " in shown[True]
+    assert "  val " in shown[False]
+    assert "epoch 3/3" in shown[True]
+    assert "left 0:00" in shown[True]
+
+
+def test_the_first_metric_chooses_the_best_epoch():
+    metrics = {"nearness": lambda outputs, labels: -jnp.abs(outputs[:, 0] - labels).max()}
+    result = fit(
+        linear, LINE, "erm", optax.sgd(1.2), **SMALL, validation=LINE, metrics=metrics, seed=3
+    )
+    found = [line["validation_nearness"] for line in result.history]
+    assert result.best is result.history[int(np.argmax(found))]
+
+
+def test_statistics_of_the_model_are_recalibrated():
+    def normalised(rngs):
+        return nnx.Sequential(nnx.BatchNorm(1, rngs=rngs), nnx.Linear(1, 1, rngs=rngs))
+
+    result = fit(normalised, LINE, "erm", optax.sgd(0.01), **SMALL, recalibrate=True)
+    norm, batches = result.model.layers[0], np.asarray(X).reshape(4, 10)
+    np.testing.assert_allclose(norm.mean[...], [batches.mean()], atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], [batches.var(axis=1).mean()], rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_words(tmp_path):

@@ -1,6 +1,7 @@
-"""The training loop: what it computes, what it spends, and that seeds do not mix."""
+"""The training loop: what it computes, what it spends, and that runs do not mix."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,22 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from rich.console import Console
 
-from tsam_jax.train import config, loop
-from tsam_jax.train.losses import cross_entropy
+from tsam_jax.commands.study import Study
+from tsam_jax.train import config, loop, resolve, run
+from tsam_jax.train.metrics import cross_entropy
 from tsam_jax.train.network import Batch, make_network
+from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import load_task
+from tsam_jax.train.task import Data, load_task, select_seeds
 
-TASK = config.Task(train_size=200, width=8, depth=1)
+TASK = config.Task(train_size=200, width=8, depth=1, model="mlp", label_noise=0.4)
 OPTIMIZER = config.Optimizer(batch_size=60)
 SEEDS = [0, 1]
+TSAM = "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.05))"
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +42,27 @@ def network(task):
     return task.network
 
 
-def trained(network, data, text, seeds, epochs=3, every=1, optimizer=OPTIMIZER):
+def planned(text, epochs=3, optimizer=OPTIMIZER):
+    """The plan of a setting, and the arguments of its program."""
     [setting] = parse(text)
+    own = {name: x for name, x in setting.overrides.items() if name != "budget"}
+    optimizer = dataclasses.replace(optimizer, **own)
     plan = loop.plan_for(setting, optimizer, TASK.train_size, epochs)
+    return plan, loop.numbers_for(setting, optimizer)
+
+
+def trained(network, data, text, seeds, epochs=3, ends=None, optimizer=OPTIMIZER):
+    plan, numbers = planned(text, epochs, optimizer)
     program = loop.make_program(network, plan, TASK.train_size)
-    rows = [SEEDS.index(seed) for seed in seeds]
-    start = program.init(seeds)
-    rounds = list(
-        loop.train(program, start, loop.select_seeds(data, rows), epochs=epochs, every=every)
-    )
-    return program, rounds
+    start = program.init(seeds, [numbers] * len(seeds))
+    own = select_seeds(data, [SEEDS.index(seed) for seed in seeds])
+    rounds = loop.train(program, start, own, ends=ends or range(1, epochs + 1))
+    return program, list(rounds)
+
+
+def assert_close(a, b, rtol=1e-4, atol=1e-6):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
 def test_an_epoch_of_erm_is_sgd_with_momentum_and_coupled_weight_decay(network, data):
@@ -54,21 +72,15 @@ def test_an_epoch_of_erm_is_sgd_with_momentum_and_coupled_weight_decay(network, 
     order = jax.random.permutation(jax.random.fold_in(order_key, 0), TASK.train_size)
     velocity = jax.tree.map(jnp.zeros_like, params)
     for rows in order[:180].reshape(3, 60):  # what is left after the last full batch is left out
-        batch = data.train._replace(
-            inputs=data.train.inputs[rows], labels=data.train.labels[1][rows]
-        )
+        batch = Batch(data.train.inputs[rows], data.train.labels[1][rows])
         grads = jax.grad(lambda p, b=batch: network.loss(p, b, rest)[0])(params)
         velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
         params = jax.tree.map(lambda p, v: p - 0.05 * v, params, velocity)
-    found = jax.tree.map(lambda x: x[0], rounds[0].state.params)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert_close(jax.tree.map(lambda x: x[0], rounds[0].state.params), params)
     assert program.steps_per_epoch == 3
 
 
-@pytest.mark.parametrize(
-    "text", ["sam(rho=0.1)", "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.05))"]
-)
+@pytest.mark.parametrize("text", ["sam(rho=0.1)", TSAM])
 def test_seeds_together_give_what_each_gives_alone(network, data, text):
     _, together = trained(network, data, text, SEEDS)
     for row, seed in enumerate(SEEDS):
@@ -77,6 +89,60 @@ def test_seeds_together_give_what_each_gives_alone(network, data, text):
             np.testing.assert_allclose(
                 together[-1].metrics[name][row], alone[-1].metrics[name][0], rtol=1e-3, atol=1e-3
             )
+
+
+SAME_SHAPE = {
+    "tsam": (TSAM, "tsam(t=20, rho=0.3, s=2, noise=sphere(rms=0.01))"),
+    "vasso": ("vasso(rho=0.1, theta=0.4)", "vasso(rho=0.3, theta=0.9)"),
+    "fsam": ("fsam(rho=0.1, lmbda=0.6)", "fsam(rho=0.3, lmbda=0.9)"),
+    "wsam": ("wsam(rho=0.1, gamma=0.8)", "wsam(rho=0.3, gamma=0.3)"),
+    "base": (
+        "sam(rho=0.1, lr=0.1, momentum=0.9, weight_decay=0.01)",
+        "sam(rho=0.1, lr=0.03, momentum=0.5, weight_decay=0.1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME_SHAPE)
+def test_settings_that_differ_in_numbers_share_a_program_and_give_what_each_gives_alone(
+    network, data, name
+):
+    """Alone: numbers are constants of a program of its own. Shared: arguments, and rows of them."""
+    texts, traces = SAME_SHAPE[name], []
+    plans, numbers = zip(*map(planned, texts), strict=True)
+    assert len({parse(text)[0].shape for text in texts}) == 1
+    one = select_seeds(data, [0])
+
+    def augment(key, inputs):
+        traces.append(key)
+        return network.augment(key, inputs)
+
+    shared = loop.make_program(network._replace(augment=augment), plans[0], TASK.train_size)
+    alone = []
+    for plan, own in zip(plans, numbers, strict=True):
+        program = loop.make_program(network, plan, TASK.train_size, parts=())
+        alone.append(program.advance(program.init([0]), one, 2).params)
+        assert_close(shared.advance(shared.init([0], [own]), one, 2).params, alone[-1], 1e-3, 1e-5)
+    assert len(traces) == 1
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), *alone))) > 1e-4
+    rows = shared.advance(shared.init([0, 0], numbers), select_seeds(data, [0, 0]), 2).params
+    assert_close(rows, jax.tree.map(lambda *x: jnp.concatenate(x), *alone), rtol=1e-3, atol=1e-5)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize(
+    ("ordinary", "special"),
+    [
+        ("tsam(t=5, rho=0.1, s=2)", "tsam(t=0, rho=0.1, s=2)"),
+        ("tsam(t=5, rho=0.1, s=2)", "tsam(t=inf, rho=0.1, s=2)"),
+        ("sam(rho=0.1)", "sam(rho=0)"),
+        ("esam2(rhos=(0.1, 0.2))", "esam2(rhos=(0, 0.2))"),
+    ],
+)
+def test_zero_and_infinity_have_programs_of_their_own(ordinary, special):
+    [first], [second] = parse(ordinary), parse(special)
+    assert first.shape != second.shape
+    assert len(second.numbers) == len(first.numbers) - 1
 
 
 def test_seeds_differ_in_labels_weights_and_noise(network, data):
@@ -90,78 +156,150 @@ def test_seeds_differ_in_labels_weights_and_noise(network, data):
 
 
 def test_rounds_end_where_they_should(network, data):
-    _, rounds = trained(network, data, "erm()", [0], epochs=5, every=2)
+    program, rounds = trained(network, data, "erm()", [0], epochs=5, ends=[2, 4, 5])
     assert [this.epoch for this in rounds] == [2, 4, 5]
+    assert rounds[-1].state.step[0] == 15
+    more = loop.train(program, rounds[-1].state, select_seeds(data, [0]), ends=[1, 5, 6])
+    assert [this.epoch for this in more] == [6]
+
+
+def test_training_that_is_at_its_end_keeps_its_state(network, data):
+    program, rounds = trained(network, data, "erm()", SEEDS, epochs=1)
+    assert not list(loop.train(program, rounds[-1].state, data, ends=[1]))
+    assert np.isfinite(jax.tree.leaves(rounds[-1].state.params)[0]).all()
+    assert np.isfinite(jax.tree.leaves(rounds[-1].weights)[0]).all()
+
+
+def test_every_method_has_the_same_number_of_evaluations():
+    for epochs in (600, 300, 171, 100, 20):
+        looks = run.looks(epochs, 20)
+        assert len(set(looks)) == 20
+        assert looks == sorted(looks)
+        assert looks[0] > 0
+        assert looks[-1] == epochs
+        assert np.ptp(np.diff([0, *looks])) <= 1
 
 
 def test_measures_are_of_the_stated_parts(network, data):
     _, rounds = trained(network, data, "erm()", [0], epochs=1)
     params = jax.tree.map(lambda x: x[0], rounds[0].state.params)
     part = data.test
-    model_logits = network_logits(network, params, part)
-    losses = optax.softmax_cross_entropy_with_integer_labels(model_logits, part.labels)
+    logits = logits_by_hand(params, part)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
     assert rounds[0].metrics["test_loss"][0] == pytest.approx(float(losses.mean()), rel=1e-4)
-    hits = (model_logits.argmax(-1) == part.labels).mean()
+    hits = (logits.argmax(-1) == part.labels).mean()
     assert rounds[0].metrics["test_accuracy"][0] == pytest.approx(float(hits), rel=1e-4)
 
 
-def network_logits(network, params, part):
-    """The MLP by hand: dense, ReLU, dense."""
-    del network
+def logits_by_hand(params, part):
+    """The MLP: dense, ReLU, dense."""
     first, second = (params["layers"][i] for i in (0, 1))
     hidden = jnp.maximum(part.inputs @ first["kernel"] + first["bias"], 0)
     return hidden @ second["kernel"] + second["bias"]
 
 
-def test_a_gradient_budget_buys_epochs_by_cost():
-    texts = ["erm()", "sam(rho=1)", "tsam(t=1, rho=1, s=3)", "sam(rho=1, steps=6)"]
-    settings = [parse(text)[0] for text in [*texts, "sam(rho=1, steps=999)", "erm(budget=50)"]]
-    budget = config.Budget(budget=600)
-    assert [budget.epochs_for(setting) for setting in settings] == [600, 300, 100, 85, 1, 50]
-    fixed = config.Budget(epochs=9)
-    assert [fixed.epochs_for(setting) for setting in settings] == [9, 9, 9, 9, 9, 50]
-
-
-def trained_params(network, data, optimizer, text="sam(rho=0.1)", epochs=2):
-    _, rounds = trained(network, data, text, [0], epochs=epochs, optimizer=optimizer)
-    return rounds[-1]
-
-
-def assert_close(a, b, rtol=1e-4, atol=1e-6):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+@pytest.mark.parametrize(
+    ("texts", "budget", "expected"),
+    [
+        (
+            ["erm()", "sam(rho=1)", "tsam(t=1, rho=1, s=3)", "sam(rho=1, steps=6)"],
+            {"budget": 600},
+            [600, 300, 100, 85],
+        ),
+        (["sam(rho=1, steps=999)"], {"budget": 600}, [1]),
+        (["erm(budget=50)", "sam(rho=1, budget=50)"], {}, [50, 25]),
+        (["erm()", "tsam(t=1, rho=1, s=3)"], {"epochs": 9}, [9, 9]),
+    ],
+)
+def test_a_gradient_budget_buys_epochs_by_cost(texts, budget, expected):
+    command = Study(
+        methods=tuple(texts),
+        task=config.TaskFlags(dataset="digits", model="mlp"),
+        budget=config.BudgetFlags(**budget),
+    )
+    assert [plan.epochs for plan in resolve.resolve(command).plans] == expected
 
 
 def test_a_batch_in_parts_is_the_batch(network, data):
-    whole = trained_params(network, data, OPTIMIZER)
-    parts = trained_params(network, data, dataclasses.replace(OPTIMIZER, accumulate=3))
-    assert_close(parts.state.params, whole.state.params, rtol=1e-3, atol=1e-5)
+    parts = dataclasses.replace(OPTIMIZER, accumulate=3)
+    whole, split = (
+        trained(network, data, "sam(rho=0.1)", [0], epochs=2, optimizer=optimizer)[1][-1]
+        for optimizer in (OPTIMIZER, parts)
+    )
+    assert_close(split.state.params, whole.state.params, rtol=1e-3, atol=1e-5)
 
 
 def test_the_average_of_the_parameters_is_measured(network, data):
-    averaged = dataclasses.replace(OPTIMIZER, ema=0.5)
-    [setting] = parse("erm(lr=0.05)")
-    plan = loop.plan_for(setting, averaged, TASK.train_size, 2)
+    plan, numbers = planned("erm(lr=0.05)", 2, dataclasses.replace(OPTIMIZER, ema=0.5))
     program = loop.make_program(network, plan, TASK.train_size)
-    one = loop.select_seeds(data, [0])
-    start = program.init([0])
+    one = select_seeds(data, [0])
+    start = program.init([0], [numbers])
     average = jax.tree.map(np.array, start.params)
-    [first, second] = loop.train(program, start, one, epochs=2, every=1, stream=stream_of(data))
+    [first, second] = loop.train(program, start, one, ends=[1, 2], stream=stream_of(data))
     # The decay is (1 + n) / (10 + n) in step n, up to 0.5; the parameters in between are those of
     # training without an average.
     single = loop.make_program(network, plan._replace(ema=None), TASK.train_size)
-    state = single.init([0])
+    state = single.init([0], [numbers])
     for n in range(6):
         batch = list(stream_of(data)(n // 3))[n % 3]
         state = single.feed(state, jax.tree.map(lambda x: x[None], batch))
         kept = min(0.5, (1 + n) / (10 + n))
         average = jax.tree.map(lambda a, p, k=kept: k * a + (1 - k) * p, average, state.params)
     assert_close(second.state.average[0], average)
+    assert_close(second.weights[0], average)
     params = jax.tree.map(lambda x: x[0], second.state.average[0])
-    logits = network_logits(network, params, data.test)
-    hits = (logits.argmax(-1) == data.test.labels).mean()
+    hits = (logits_by_hand(params, data.test).argmax(-1) == data.test.labels).mean()
     assert second.metrics["test_accuracy"][0] == pytest.approx(float(hits), rel=1e-4)
     assert first.epoch == 1
+
+
+class Normalised(nnx.Module):
+    """A dense layer with BatchNorm, and a dense layer."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(2, 3, rngs=rngs)
+        self.norm = nnx.BatchNorm(3, momentum=0.9, rngs=rngs)
+        self.second = nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(self.norm(self.first(x)))
+
+
+def small_data(rows):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(22, 2)), jnp.float32) + 3
+    y = jnp.asarray(rng.integers(0, 2, (rows, 22)))
+    return Data(Batch(x, y), Batch(x[:7], y[0, :7]), Batch(x[7:], y[0, 7:]))
+
+
+@pytest.mark.parametrize(
+    ("ema", "recalibrate", "seeds"),
+    [(None, False, [0, 1]), (0.6, False, [0, 1]), (None, True, [0]), (0.6, True, [0, 1])],
+)
+def test_what_is_measured_is_measured_on_the_weights(ema, recalibrate, seeds):
+    """Averaged and recalibrated: by hand from the last state."""
+    network = make_network(Normalised, cross_entropy)
+    optimizer = config.Optimizer(batch_size=5, lr=0.1, ema=ema, recalibrate=recalibrate)
+    plan = loop.plan_for(parse("sam(rho=0.1)")[0], optimizer, 22, 2)
+    program, own = loop.make_program(network, plan, 22), small_data(len(seeds))
+    *_, last = loop.train(program, program.init(seeds), own, ends=[1, 2])
+    for row in range(len(seeds)):
+        params, rest = jax.tree.map(lambda x, row=row: x[row], last.weights)
+        kept = last.state.average if ema else (last.state.params, last.state.rest)
+        params_kept, rest_kept = jax.tree.map(lambda x, row=row: x[row], kept)
+        assert_close(params, params_kept)
+        mean, var = rest_kept["norm"]["mean"], rest_kept["norm"]["var"]
+        if recalibrate:
+            hidden = np.asarray(own.train.inputs @ params["first"]["kernel"])
+            batches = (hidden + np.asarray(params["first"]["bias"]))[:20].reshape(4, 5, 3)
+            mean, var = batches.mean((0, 1)), batches.var(1).mean(0)
+        np.testing.assert_allclose(rest["norm"]["mean"], mean, rtol=1e-4)
+        np.testing.assert_allclose(rest["norm"]["var"], var, rtol=1e-3)
+        for part in loop.PARTS:
+            inputs, labels = getattr(own, part)
+            labels = labels[row] if part == "train" else labels
+            loss = float(network.score(network.merge(params, rest)(inputs), labels)["loss"])
+            assert last.metrics[f"{part}_loss"][row] == pytest.approx(loss, rel=1e-4)
 
 
 def stream_of(data):
@@ -178,13 +316,13 @@ def stream_of(data):
 
 def test_streamed_data_are_the_data_on_the_device(network, data, monkeypatch):
     monkeypatch.setattr(loop, "_DISPATCH", 2)  # of three batches: a full and a shorter dispatch
-    [setting] = parse("tsam(t=5, rho=0.1, s=2)")
-    plan = loop.plan_for(setting, OPTIMIZER, TASK.train_size, 3)
+    plan, numbers = planned("tsam(t=5, rho=0.1, s=2)")
     program = loop.make_program(network, plan, TASK.train_size)
-    one = loop.select_seeds(data, [0])
+    one = select_seeds(data, [0])
     ends = []
     for stream in (None, stream_of(data)):
-        *_, last = loop.train(program, program.init([0]), one, epochs=3, every=2, stream=stream)
+        start = program.init([0], [numbers])
+        *_, last = loop.train(program, start, one, ends=[2, 3], stream=stream)
         assert last.epoch == 3
         ends.append(last.state._replace(key=jax.random.key_data(last.state.key)))
     assert_close(*ends)
@@ -210,8 +348,7 @@ def test_the_metrics_of_the_last_step_are_logged(network, data):
 
 def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):
     """The loss of step 4, the first of the second epoch, is made infinite by its inputs."""
-    [setting] = parse("erm(lr=0.0)")
-    plan = loop.plan_for(setting, OPTIMIZER, TASK.train_size, 3)
+    plan, numbers = planned("erm(lr=0.0)")
     program = loop.make_program(network, plan, TASK.train_size)
 
     def broken(epoch):
@@ -219,8 +356,8 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):
             bad = (epoch, step) in {(1, 0), (1, 2)}
             yield batch._replace(inputs=batch.inputs * (np.nan if bad else 1))
 
-    one = loop.select_seeds(data, [0])
-    rounds = loop.train(program, program.init([0]), one, epochs=3, every=1, stream=broken)
+    start = program.init([0], [numbers])
+    rounds = loop.train(program, start, select_seeds(data, [0]), ends=[1, 2, 3], stream=broken)
     assert [int(this.state.broken[0]) for this in rounds] == [0, 4, 4]
 
 
@@ -235,8 +372,58 @@ def test_augmentation_has_a_key_of_its_own_in_each_step():
     plan = loop.plan_for(parse("sam(rho=0.1)")[0], config.Optimizer(batch_size=2), 4, 2)
     program = loop.make_program(network, plan, 4, parts=())
     train = Batch(jnp.ones((4, 2)), jnp.zeros((1, 4), int))
-    state = program.init([0])
-    state = jax.block_until_ready(program.advance(state, loop.Data(train, None, None), 2))
+    state = jax.block_until_ready(program.advance(program.init([0]), Data(train, None, None), 2))
     jax.effects_barrier()
+    assert int(state.step[0]) == 4
     assert len(seen) == 4  # once a step, for both probes
     assert len(set(seen)) == 4
+
+
+EMA = dataclasses.replace(OPTIMIZER, ema=0.5)
+
+
+def runs_in(directory, texts, seeds):
+    """Runs with a directory each."""
+    for row, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
+        own = directory / str(row)
+        own.mkdir(parents=True, exist_ok=True)
+        yield run.Run(text, seed, planned(text, 4, EMA)[1], {"text": text, "seed": seed}, own)
+
+
+def finish(job, **options):
+    work = {one.label: job.price * job.ends[-1] for one in job.runs}
+    with Progress(work, Console(quiet=True)) as progress:
+        return run.train(job, progress, **options)
+
+
+def bits(tree):
+    def plain(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_checkpoint_goes_on_bit_for_bit(tmp_path, network, data, rows):
+    """One run, and a group whose rows differ in numbers and seeds; also when it is finished."""
+    texts = ["tsam(t=5, rho=0.1, s=2)"] if rows == 1 else ["sam(rho=0.1)", "sam(rho=0.3)"]
+    seeds = SEEDS[:rows]
+    program = loop.make_program(network, planned(texts[0], 4, EMA)[0], TASK.train_size)
+
+    def job(folder, ends):
+        runs = list(runs_in(tmp_path / folder, texts, seeds))
+        return run.Job(runs, network, program, select_seeds(data, seeds), ends, "accuracy")
+
+    whole = finish(job("whole", [1, 2, 3, 4]))
+    finish(job("cut", [1, 2]), checkpoint_every=1)
+    for _ in range(2):
+        cut = finish(job("cut", [1, 2, 3, 4]))
+        for one, other in zip(cut, whole, strict=True):
+            assert one.complete
+            assert one.best == other.best
+            assert one.log.lines == other.log.lines
+            pairs = zip(*(bits((x.weights, x.state)) for x in (one, other)), strict=True)
+            for a, b in pairs:
+                np.testing.assert_array_equal(a, b)
+    lines = (tmp_path / "cut" / "0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]

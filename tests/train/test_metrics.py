@@ -1,15 +1,71 @@
-"""Metrics of all predictions of a part, and what a task is judged by."""
+"""Losses and metrics, against NumPy and by hand, and what a task is judged by."""
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.train import config, loop, metrics
-from tsam_jax.train.metrics import GLUE, f1, matthews, metrics_of, pearson, spearman
+from tsam_jax.train import config, loop
+from tsam_jax.train.metrics import (
+    LOSSES,
+    METRICS,
+    accuracy,
+    f1,
+    matthews,
+    metric,
+    metrics_of,
+    pearson,
+    spearman,
+)
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import load_task
+
+
+OUTPUTS = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+LABELS = jnp.array([0, 2])
+
+
+def log_softmax():
+    x = np.asarray(OUTPUTS, np.float64)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def test_cross_entropy():
+    found = LOSSES["cross-entropy"](OUTPUTS, LABELS)
+    np.testing.assert_allclose(found, [-log_softmax()[0, 0], -log_softmax()[1, 2]], rtol=1e-6)
+
+
+def test_smoothing_as_in_optax_gives_each_class_its_share():
+    targets = np.full((2, 3), 0.1 / 3)
+    targets[[0, 1], [0, 2]] += 0.9
+    found = LOSSES["cross-entropy"](OUTPUTS, LABELS, smoothing=0.1)
+    np.testing.assert_allclose(found, -(targets * log_softmax()).sum(axis=1), rtol=1e-5)
+
+
+def test_the_official_smoothing_gives_the_other_classes_their_share_and_can_reach_zero():
+    targets = np.full((2, 3), 0.1 / 2)
+    targets[[0, 1], [0, 2]] = 0.9
+    divergence = (targets * (np.log(targets) - log_softmax())).sum(axis=1)
+    found = LOSSES["official"](OUTPUTS, LABELS, smoothing=0.1)
+    np.testing.assert_allclose(found, divergence, rtol=1e-5)
+    best = LOSSES["official"](jnp.log(jnp.asarray(targets)), LABELS, smoothing=0.1)
+    np.testing.assert_allclose(best, 0, atol=1e-6)
+
+
+def test_the_official_loss_without_smoothing_is_the_cross_entropy():
+    found = LOSSES["official"](OUTPUTS, LABELS)
+    np.testing.assert_allclose(found, LOSSES["cross-entropy"](OUTPUTS, LABELS), rtol=1e-6)
+
+
+def test_squared_error_is_of_the_only_output():
+    assert LOSSES["mse"](jnp.array([[1.0], [3.0]]), jnp.array([0.0, 5.0])).tolist() == [1, 4]
+
+
+def test_accuracy():
+    assert accuracy(OUTPUTS, LABELS).item() == pytest.approx(0.5)
 
 
 def logits(predicted, classes=2):
@@ -40,38 +96,22 @@ def test_correlations_by_hand():
     assert spearman(-outputs, labels) == pytest.approx(-0.8)
 
 
-@pytest.mark.parametrize("metric", [matthews, f1])
+@pytest.mark.parametrize("function", [matthews, f1])
 @pytest.mark.parametrize("predicted", [[0, 0, 0], [1, 0, 0]])
-def test_classes_that_are_constant_give_zero(metric, predicted):
+def test_classes_that_are_constant_give_zero(function, predicted):
     labels = np.zeros(3, int)
-    assert metric(logits(predicted), labels) == 0
+    assert function(logits(predicted), labels) == 0
     assert matthews(logits(labels), np.array(predicted)) == 0
 
 
-@pytest.mark.parametrize("metric", [pearson, spearman])
-def test_numbers_that_are_constant_give_zero_and_broken_ones_nan(metric):
+@pytest.mark.parametrize("function", [pearson, spearman])
+def test_numbers_that_are_constant_give_zero_and_broken_ones_nan(function):
     labels = np.arange(4.0)
-    assert metric(np.full((4, 1), 0.3), labels) == 0
-    assert metric(labels[:, None], np.ones(4)) == 0
-    assert metric(np.array([[1e8], [1e8], [1e8 + 1e-7], [1e8]]), labels) == pytest.approx(0, abs=1)
-    assert np.isnan(metric(np.array([[1], [2], [np.nan], [3]]), labels))
-
-
-def test_the_average_is_that_of_the_papers_table():
-    """Rows of ERM, SAM and TSAM of Table 1 and its column AVG."""
-    rows = {
-        77.15: "52/80.34 90.48 83.82 86.6/86.3 86.32 79.6 87.72 60.65 54.93",
-        77.56: "52/80.48 91.74 85.29 87.0/86.5 87.71 81.1 86.42 58.84 56.34",
-        78.01: "52/80.81 91.86 85.05 87.1/86.6 88.77 81.1 87.81 60.65 56.34",
-    }
-    for average, row in rows.items():
-        cells = [[float(number) for number in cell.split("/")] for cell in row.split()]
-        pairs = zip(GLUE.items(), cells, strict=True)
-        table = {task: dict(zip(names, numbers, strict=False)) for (task, names), numbers in pairs}
-        assert metrics.glue_average(table) == pytest.approx(average, abs=0.03)
-    del table["WNLI"], table["CoLA"]["accuracy"]
-    with pytest.raises(ValueError, match="it lacks CoLA accuracy, WNLI accuracy"):
-        metrics.glue_average(table)
+    assert function(np.full((4, 1), 0.3), labels) == 0
+    assert function(labels[:, None], np.ones(4)) == 0
+    nearly = np.array([[1e8], [1e8], [1e8 + 1e-7], [1e8]])
+    assert function(nearly, labels) == pytest.approx(0, abs=1)
+    assert np.isnan(function(np.array([[1], [2], [np.nan], [3]]), labels))
 
 
 @pytest.mark.parametrize(
@@ -80,6 +120,13 @@ def test_the_average_is_that_of_the_papers_table():
         ("glue:CoLA", 2, ("matthews", "accuracy")),
         ("glue/stsb", None, ("pearson", "spearman")),
         ("glue:MRPC", 2, ("accuracy", "f1")),
+        ("glue:SST-2", 2, ("accuracy",)),
+        ("glue/cola:2.0.0", 2, ("matthews", "accuracy")),
+        ("tfds:glue/cola:2.*.*", 2, ("matthews", "accuracy")),
+        ("tfds:glue/stsb", None, ("pearson", "spearman")),
+        ("glue/sst2", 2, ("accuracy",)),
+        ("glue:nothing", 2, ("accuracy",)),
+        ("tfds:cifar10:3.0.2", 10, ("accuracy",)),
         ("digits", 10, ("accuracy",)),
         ("table:scores.tsv", None, ()),
         ("table:cola", 2, ("accuracy",)),
@@ -89,12 +136,20 @@ def test_what_a_task_is_judged_by(dataset, classes, expected):
     assert metrics_of(config.Task(dataset=dataset), classes) == expected
 
 
+def test_metrics_that_are_asked_for_replace_those_of_the_task():
+    asked = config.Task(dataset="glue:CoLA", metrics=("f1", "accuracy"))
+    assert metrics_of(asked, 2) == ("f1", "accuracy")
+    assert metrics_of(config.Task(dataset="numbers", metrics=("spearman",)), None) == ("spearman",)
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "message"),
     [
-        ("pearson", 2, "of classes must be of accuracy, matthews, f1, got 'pearson'"),
-        ("f1", None, "of numbers must be of pearson, spearman, got 'f1'"),
-        ("mcc", 2, "got 'mcc'"),
+        ("pearson", 2, "of classes: there are accuracy, f1, matthews"),
+        ("f1", None, "of numbers: there are pearson, spearman"),
+        ("mcc", 2, "`mcc` is not a known metric"),
+        ("acuracy", 2, "Perhaps you meant `accuracy`"),
+        ("loss", 2, "`loss` is not a known metric"),
     ],
 )
 def test_metrics_that_do_not_fit_are_named(name, classes, message):
@@ -102,25 +157,52 @@ def test_metrics_that_do_not_fit_are_named(name, classes, message):
         metrics_of(config.Task(metrics=(name,)), classes)
 
 
+def test_the_row_of_a_metric_says_how_it_is_read():
+    assert {name for name, one in METRICS.items() if one.percent} == {"accuracy"}
+    assert {name for name, one in METRICS.items() if not one.higher_is_better} == {"loss"}
+    assert {name for name, one in METRICS.items() if not one.on_host} == {"loss", "accuracy"}
+    assert METRICS["accuracy"].shown(0.98765) == "98.77 %"
+    assert METRICS["accuracy"].shown(0.98765, digits=1) == "98.8 %"
+    assert METRICS["loss"].shown(0.123456) == "0.1235"
+    assert METRICS["f1"].shown(None) == METRICS["loss"].shown(float("nan")) == "-"
+
+
+@pytest.mark.parametrize("logged", ["loss", "validation_loss", "test_loss", "train_loss"])
+def test_of_losses_the_smaller_is_better(logged):
+    assert metric(logged).better(0.1) > metric(logged).better(0.2)
+    assert metric(logged).better(9.0) > metric(logged).better(float("nan"))
+
+
+def test_a_metric_of_the_users_own_is_higher_for_better():
+    assert metric("test_hit_rate").name == "hit_rate"
+    assert metric("hit_rate").better(2) > metric("hit_rate").better(1)
+    assert metric("hit_rate").better(-1e9) > metric("hit_rate").better(float("nan"))
+    assert metric("hit_rate").shown(0.5) == "0.5"
+    assert metric("validation_accuracy") is METRICS["accuracy"]
+
+
 @pytest.mark.usefixtures("fast_compile")
 def test_each_part_and_seed_is_measured_with_its_own_labels():
-    task = config.Task(train_size=60, width=8, depth=1, metrics=("f1", "accuracy"))
+    task = config.Task(
+        model="mlp", train_size=60, width=8, depth=1, metrics=("f1", "accuracy"), label_noise=0.4
+    )
     loaded = load_task(task, [0, 1])
+    assert loaded.metrics == ("f1", "accuracy", "loss")
     optimizer = config.Optimizer(batch_size=30, lr=0.1)
     plan = loop.plan_for(parse("erm()")[0], optimizer, 60, 1)
-    program = loop.make_program(loaded.network, plan, 60)
-    [this] = loop.train(program, program.init([0, 1]), loaded.data, epochs=1, every=1)
-    assert loaded.metric == "f1"
+    program = loop.make_program(loaded.network, plan, 60, metrics=["f1", "accuracy"])
+    [this] = loop.train(program, program.init([0, 1]), loaded.data, ends=[1])
     for part in ("train", "validation", "test"):
         examples = getattr(loaded.data, part)
-        outputs = np.asarray(program.predict(this.state, examples.inputs))
         for row in (0, 1):
+            params, rest = (jax.tree.map(lambda x, row=row: x[row], x) for x in this.weights)
+            outputs = np.asarray(loaded.network.predict(params, examples.inputs, rest))
             labels = np.asarray(examples.labels[row] if part == "train" else examples.labels)
             found = this.metrics[f"{part}_f1"][row]
-            assert found == pytest.approx(f1(outputs[row], labels), rel=1e-6)
-            hits = (outputs[row].argmax(-1) == labels).mean()
+            assert found == pytest.approx(f1(outputs, labels), rel=1e-6)
+            hits = (outputs.argmax(-1) == labels).mean()
             assert this.metrics[f"{part}_accuracy"][row] == pytest.approx(hits)
-    assert "test_outputs" not in this.metrics
+    assert "test_" not in this.metrics
 
 
 SENTENCES = ["a dog runs", "the cat sleeps", "a man eats", "birds fly high", "rain falls"]
@@ -148,7 +230,8 @@ def test_similarity_of_sentences_trains_to_its_correlations(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--dataset", "glue:STS-B", "--data-dir", str(tmp_path), "--loss", "mse"]
     options += ["--vocabulary", str(tmp_path / "vocab.txt"), "--model", "bert-tiny"]
-    options += ["--train-size", "None", "--label-noise", "0", "--max-length", "12"]
+    options += ["--max-length", "12", "--weight-decay", "0.0005"]
+    options += ["--schedule", "constant", "--warmup", "0", "--clip", "none"]
     options += ["--base", "adam", "--lr", "0.003", "--batch-size", "20", "--epochs", "12"]
     code = cli.main(["train", "--method", "erm()", *options, "--out", str(out)])
     shown = capsys.readouterr()

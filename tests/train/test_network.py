@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from tsam_jax import methods, value_and_grad
-from tsam_jax.train.losses import accuracy, cross_entropy
+from tsam_jax.train.metrics import accuracy, cross_entropy
 from tsam_jax.train.network import Batch, in_chunks, make_network
 
 
@@ -103,3 +103,66 @@ def test_chunks_change_nothing(size):
     inputs = {"a": jnp.arange(14.0).reshape(7, 2), "b": jnp.arange(7)}
     found = in_chunks(lambda some: some["a"] * 2 + some["b"][:, None], inputs, size)
     np.testing.assert_array_equal(found, inputs["a"] * 2 + inputs["b"][:, None])
+
+
+class Conv(nnx.Module):
+    """Two convolutions of kernel 1 (dense layers of pixels) with BatchNorm, dropout, a mean."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(2, 3, (1, 1), rngs=rngs)
+        self.norm = nnx.BatchNorm(3, momentum=0.9, rngs=rngs)
+        self.second = nnx.Conv(3, 2, (1, 1), rngs=rngs)
+        self.last = nnx.BatchNorm(2, momentum=0.6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.first(x)))
+        return self.dropout(self.last(self.second(x)).mean((1, 2)))
+
+
+BATCHES = np.random.default_rng(0).normal(3, 2, (5, 4, 3, 3, 2)).astype(np.float32)
+
+
+def test_recalibrated_statistics_are_the_means_of_those_of_the_batches():
+    network = make_network(Conv, cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    found = jax.jit(network.recalibrate)(params, rest, BATCHES)
+    pixels = BATCHES.reshape(5, 4 * 9, 2)
+    hidden = pixels @ np.asarray(params["first"]["kernel"])[0, 0]
+    mean, var = hidden.mean(axis=1), hidden.var(axis=1)
+    hidden = np.maximum((hidden - mean[:, None]) / np.sqrt(var[:, None] + 1e-5), 0)
+    last = hidden @ np.asarray(params["second"]["kernel"])[0, 0]
+    for name, by_hand in {
+        "norm": (mean.mean(0), var.mean(0)),
+        "last": (last.mean(axis=1).mean(0), last.var(axis=1).mean(0)),
+    }.items():
+        np.testing.assert_allclose(found[name]["mean"], by_hand[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[name]["var"], by_hand[1], rtol=1e-4, atol=1e-5)
+    assert (found["dropout"]["rngs"]["key"] == rest["dropout"]["rngs"]["key"]).all()
+    assert found["dropout"]["rngs"]["count"] == rest["dropout"]["rngs"]["count"]
+
+
+def test_recalibration_does_not_depend_on_the_statistics_before(network, start):
+    params, rest = start
+    batches = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), BATCH.inputs)
+    moved = network.loss(params, BATCH, rest)[1]
+    recalibrate = jax.jit(network.recalibrate)
+    one, other = (recalibrate(params, x, batches)["norm"] for x in (rest, moved))
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5)
+
+
+def test_recalibration_prepares_inputs_as_evaluation_does():
+    network = make_network(Conv, cross_entropy, prepare=lambda x: x / 10)
+    plain = make_network(Conv, cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    found = jax.jit(network.recalibrate)(params, rest, BATCHES)
+    desired = jax.jit(plain.recalibrate)(params, rest, BATCHES / 10)
+    for name in ("norm", "last"):
+        np.testing.assert_allclose(found[name]["mean"], desired[name]["mean"], rtol=1e-4, atol=1e-6)
+
+
+def test_without_batchnorm_nothing_is_recalibrated():
+    network = make_network(lambda rngs: nnx.Dropout(0.5, rngs=rngs), cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    assert network.recalibrate(params, rest, jnp.ones((2, 3, 2))) is rest

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -18,17 +19,18 @@ def console(width, *, terminal=True):
     return Console(file=io.StringIO(), width=width, **options)
 
 
-def advance(progress, label, epoch=12, gradients=120.0, metrics=METRICS):
-    progress.advance(
-        label,
-        seeds=[0, 1, 2],
-        epoch=epoch,
-        epochs=100,
-        gradients=gradients,
-        metrics=metrics,
-        score="validation_accuracy",
-        examples_per_second=12345.0,
-    )
+def job_of(*labels, price=10.0, metric="accuracy"):
+    """Runs with the seeds 0, 1, ... that train 100 epochs."""
+    runs = [SimpleNamespace(label=label, seed=seed) for seed, label in enumerate(labels)]
+    return SimpleNamespace(runs=runs, ends=range(1, 101), price=price, metric=metric)
+
+
+def advance(progress, job, *, start=0, epoch=12, metrics=METRICS, seconds=1.0, rate=4115.0):
+    """A round of a job; the numbers are those of its first run, others have a third more."""
+    count = len(job.runs)
+    rows = {name: x * np.linspace(1, 4 / 3, count) for name, x in metrics.items()}
+    this = SimpleNamespace(epoch=epoch, seconds=seconds, examples_per_second=rate, metrics=rows)
+    progress.advance(job, this, start)
 
 
 def rows_of(progress, screen):
@@ -40,21 +42,39 @@ def rows_of(progress, screen):
 def test_everything_is_seen_in_the_width_of_the_terminal(width):
     screen = console(width)
     progress = Progress({SETTING: 1000.0, "erm()": 500.0}, screen)
-    advance(progress, SETTING)
+    advance(progress, job_of(SETTING))
     first, _, everything = rows_of(progress, screen)
     for words in ("epoch 12/100", "loss 1.234", "val 87.6 %", " 2.90"):
         assert words in first
     assert "left" in everything
-    assert "12,345 examples/s" in everything
+    assert "4,115 examples/s" in everything
+
+
+def test_of_seeds_that_train_together_the_means_are_seen():
+    screen = console(80, terminal=False)
+    advance(Progress({SETTING: 3000.0}, screen), job_of(*[SETTING] * 3))
+    [line] = screen.file.getvalue().splitlines()
+    for words in ("seeds 0-2", f"loss {1.234 * 7 / 6:.3f}", "12,345 examples/s"):
+        assert words in line
+
+
+def test_settings_that_train_together_have_their_own_numbers():
+    screen = console(200)
+    work = {"erm(lr=0.1)": 1000.0, "erm(lr=0.4)": 1000.0}
+    progress = Progress(work, screen)
+    advance(progress, job_of(*work))
+    first, second, _ = rows_of(progress, screen)
+    assert "seed 0  epoch 12/100  loss 1.234" in first
+    assert f"seed 1  epoch 12/100  loss {1.234 * 4 / 3:.3f}" in second
 
 
 def test_of_many_settings_only_those_that_run_are_seen():
     screen = console(80)
     labels = [f"sam(rho={n})" for n in range(30)]
-    progress = Progress(dict.fromkeys(labels, 100.0), screen)
+    progress = Progress(dict.fromkeys(labels, 1000.0), screen)
     progress.note(labels[3], "compiling")
-    advance(progress, labels[4], gradients=50.0)
-    advance(progress, labels[5], gradients=100.0)  # that is all of it
+    advance(progress, job_of(labels[4]), epoch=50)
+    advance(progress, job_of(labels[5]), epoch=100)  # that is all of it
     names = [row.split(" ")[0] for row in rows_of(progress, screen)]
     assert names == ["sam(rho=3)", "sam(rho=4)", "all"]
 
@@ -65,14 +85,60 @@ def test_a_file_gets_lines_with_speed_samples_and_time_left(monkeypatch):
     screen = console(80, terminal=False)
     shown = Progress({SETTING: 1000.0}, screen)
     now[0] += 12.0
-    advance(shown, SETTING)  # 120 of the 1000
+    advance(shown, job_of(SETTING), seconds=12.0)  # 120 of the 1000
     [line] = screen.file.getvalue().splitlines()
     assert line.startswith(f"[   12 s] {SETTING}")
-    assert line.endswith("eff. samples 2.90  12,345 examples/s  left 1:28")
+    assert line.endswith("eff. samples 2.90  4,115 examples/s  left 1:28")
+
+
+def test_time_left_ignores_compilation(monkeypatch):
+    """Two minutes pass before the first round ends, of which it computed a second."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    screen = console(80, terminal=False)
+    shown = Progress({"erm()": 1000.0}, screen)
+    now[0] += 120.0
+    advance(shown, job_of("erm()"), epoch=1, seconds=1.0)
+    assert screen.file.getvalue().endswith("left 1:39\n")
+
+
+def percentages(shown):
+    return [task.percentage for task in shown._bars.tasks]
+
+
+def test_what_an_earlier_session_did_is_done_and_took_no_time():
+    screen = console(120)
+    shown = Progress({"erm()": 1000.0, "sam(rho=1)": 2000.0}, screen)
+    job = job_of("erm()")
+    shown.resume("erm()", 900.0)
+    assert percentages(shown) == [90, 0, 30]
+    advance(shown, job, start=90, epoch=95, seconds=1.0)  # 50 a second, and 2050 are left
+    assert "0:41 left" in rows_of(shown, screen)[-1]
+
+
+@pytest.mark.parametrize("before", [90, 100])
+def test_after_a_resumption_the_bars_end_at_100_percent_and_no_time_is_left(before):
+    screen = console(120)
+    labels = ("sam(rho=1)", "sam(rho=2)", "sam(rho=1)")  # a group: settings and seeds
+    shown = Progress({"sam(rho=1)": 2000.0, "sam(rho=2)": 1000.0}, screen)
+    for label in labels:
+        shown.resume(label, before * 10.0)
+    if before < 100:
+        advance(shown, job_of(*labels), start=before, epoch=100)
+    assert percentages(shown) == [100, 100, 100]
+    assert shown._left() == "0:00"
 
 
 def test_a_method_without_samples_has_no_effective_ones():
     screen = console(80, terminal=False)
     metrics = {name: METRICS[name] for name in ("train_loss", "validation_accuracy")}
-    advance(Progress({"erm()": 1000.0}, screen), "erm()", metrics=metrics)
+    advance(Progress({"erm()": 1000.0}, screen), job_of("erm()"), metrics=metrics)
     assert "eff." not in screen.file.getvalue()
+
+
+def test_without_a_validation_part_the_training_part_is_shown():
+    screen = console(80, terminal=False)
+    metrics = {"train_loss": 1.234, "train_accuracy": 0.876}
+    advance(Progress({"erm()": 1000.0}, screen), job_of("erm()"), metrics=metrics)
+    assert "train 87.6 %" in screen.file.getvalue()
+    assert "val" not in screen.file.getvalue()

@@ -1,21 +1,22 @@
 """Recipes: every cell of the paper is one, with its numbers; all of them can be started."""
 
 import dataclasses
+import math
 import re
+import typing
 
 import jax
 import numpy as np
 import pytest
 
 from tsam_jax import cli, data, recipes
+from tsam_jax.commands.study import Compare, Sweep
+from tsam_jax.commands.train import Train
 from tsam_jax.models import MODELS
 from tsam_jax.recipes import RECIPES, figures, table1_glue, table1_images, tables_2_and_4
-from tsam_jax.train import config
-from tsam_jax.train.architecture import network_for
-from tsam_jax.train.compare import Compare
-from tsam_jax.train.experiments import default_command
-from tsam_jax.train.single import Train
-from tsam_jax.train.sweep import Sweep
+from tsam_jax.train import config, resolve
+from tsam_jax.train.settings import parse_all
+from tsam_jax.train.task import network_for
 
 COLUMNS = {
     "images": "cifar100-resnet18 cifar100-wrn16-8 dtd-vit dtd-wrn16-8 cifar100-noise20-resnet18"
@@ -64,13 +65,94 @@ CELLS = [
 MEANS = {"erm": 77.15, "sam": 77.56, "esam1": 77.59, "esam2": 77.62, "tsam": 78.01}
 
 
+KINDS = {"task": config.Task, "optimizer": config.Optimizer, "budget": config.Budget}
+
+
+def task_of(name):
+    return config.Task(**RECIPES[name].task)
+
+
+def settings_of(name, *methods):
+    """The settings that the names stand for in a recipe; of all that it compares, if none."""
+    recipe = RECIPES[name]
+    return parse_all(methods or recipe.methods, recipe.settings, recipe.everything)
+
+
+@pytest.fixture
+def plans_of(monkeypatch):
+    """(command class, recipe, methods) -> the plans, by an empty data set of 45,000 examples."""
+
+    def opened(task):
+        records = data.Records(np.zeros(45_000, np.int32), None)
+        kind = "text" if task.dataset.startswith("glue:") else "image"
+        return data.OpenSplits(records, records, records, 10, kind=kind)
+
+    monkeypatch.setattr(resolve, "open_data", opened)
+
+    def plans(kind, name, *methods):
+        own = {"method": methods[0]} if kind is Train and methods else {}
+        own |= {"methods": methods} if kind is not Train else {}
+        task = config.TaskFlags(pretrained="none")  # its file is not here
+        return resolve.resolve(kind(recipe=name, task=task, **own)).plans
+
+    return plans
+
+
 @pytest.mark.parametrize(("table", "recipe", "method", "number"), CELLS)
-def test_every_cell_has_its_number_and_can_be_trained(table, recipe, method, number):
+def test_every_cell_has_its_number_and_can_be_trained(table, recipe, method, number, plans_of):
     found = RECIPES[recipe]
     assert re.search(rf"[ :]{method} {re.escape(number)}(,|$)", found.published)
     assert method in found.methods
-    command = dataclasses.replace(default_command(Train, recipe), method=method)
-    assert command.budget.epochs_for(command.setting()) >= 10
+    [plan] = plans_of(Train, recipe, method)
+    assert plan.epochs >= 10
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_its_whole_optimizer_and_its_length(name):
+    """Defaults of a model family may improve; experiments that are published may not change."""
+    own = {"base", "lr", "momentum", "weight_decay", "schedule", "warmup", "clip", "batch_size"}
+    assert own <= RECIPES[name].optimizer.keys()
+    assert len(RECIPES[name].budget) == 1
+    assert {"dataset", "model"} <= RECIPES[name].task.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_sets_known_options_and_no_switch(name):
+    """A switch cannot be turned off by a flag."""
+    for group, kind in KINDS.items():
+        values, hints = getattr(RECIPES[name], group), typing.get_type_hints(kind)
+        assert values.keys() <= hints.keys()
+        assert not [option for option in values if hints[option] is bool]
+        kind(**values)
+
+
+# ESAM2 pays for its loss values: 600 / (2 + 4 / 3).
+EPOCHS = {
+    "digits": {"erm": 600, "sam": 300, "tsam": 100, "esam2": 180, "tilted_sampling": 200},
+    "sst2-small": {"erm": 12, "sam": 6, "tsam": 2},
+    "cifar10-small": {"erm": 30, "sam": 30, "tsam": 30},
+    "cifar10-small-noise40": {"erm": 30, "sam": 30, "tsam": 30},
+    "dtd-vit": {"erm": 50, "sam": 50, "esam2": 50, "tsam": 50, "esam1": 150, "pgn": 150},
+    "cifar100-noise20-resnet18": {"sam": 300, "esam2": 300, "tsam": 300, "esam1": 1140},
+    "sst2-distilbert": {"erm": 10, "sam": 10, "esam1": 30, "esam2": 10, "tsam": 10},
+    "figure5-cifar100-resnet18": {"naive_s3": 90, "naive_s10": 90, "tsam": 90},
+}
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_epochs_are_those_of_the_experiment(name, plans_of):
+    plans = plans_of(Compare, name, *EPOCHS[name])
+    assert dict(zip(EPOCHS[name], [plan.epochs for plan in plans], strict=True)) == EPOCHS[name]
+
+
+def test_a_budget_buys_epochs_and_a_loss_value_costs_a_third(plans_of):
+    for plan in plans_of(Compare, "digits", "all"):
+        cost = plan.setting.cost
+        price = cost.gradients + cost.values / 3
+        budget = plan.setting.overrides.get("budget", 600)
+        assert plan.epochs == math.floor(budget / price + 1e-9)
+    values = [plan.setting.cost.values for plan in plans_of(Compare, "digits", "all")]
+    assert max(values) > 0  # of some method it counts
 
 
 def test_published_numbers_are_in_the_docstrings_row_by_row():
@@ -111,11 +193,12 @@ def test_there_are_no_other_cells_and_no_two_recipes_of_one_name():
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("kind", [Train, Compare, Sweep])
-def test_every_recipe_is_a_command_whose_settings_can_be_read(kind, name):
-    command, recipe = default_command(kind, name), RECIPES[name]
-    assert command.recipe == name
+def test_every_recipe_is_a_command_whose_settings_can_be_read(kind, name, plans_of):
+    recipe = RECIPES[name]
+    methods = (recipe.search or recipe.methods) if kind is Sweep else ()
+    assert len(plans_of(kind, name, *methods)) >= 1
     for method in (*recipe.methods, *recipe.settings):
-        assert len(config.parse_methods((method,), name)) == 1
+        assert len(settings_of(name, method)) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,35 +210,33 @@ def test_every_recipe_is_a_command_whose_settings_can_be_read(kind, name):
         ("cifar100-noise20-resnet18", 1, 5, 0.1, 300, 1140),
     ],
 )
-def test_images_have_the_papers_settings(name, t, s, rho, epochs, esam1):
-    command = default_command(Compare, name)
-    settings = dict(zip(command.methods, config.parse_methods(command.methods, name), strict=True))
-    tsam, sam = settings["tsam"], settings["sam"]
+def test_images_have_the_papers_settings(name, t, s, rho, epochs, esam1, plans_of):
+    plans = dict(zip(RECIPES[name].methods, plans_of(Compare, name), strict=True))
+    tsam, sam = plans["tsam"].setting, plans["sam"].setting
     assert (tsam.arguments["t"], tsam.arguments["s"], tsam.arguments["rho"]) == (t, s, 0.1)
     assert "noise=sphere(radius=20)" in tsam.text
     assert sam.arguments["rho"] == rho
-    of = command.budget.epochs_for
-    assert of(settings["erm"]) == of(sam) == of(tsam) == epochs
-    assert of(settings["esam1"]) == esam1
-    optimizer = command.optimizer
-    assert (optimizer.base, optimizer.batch_size, optimizer.momentum) == ("sgd", 64, 0.9)
-    assert (optimizer.weight_decay, optimizer.schedule) == (5e-4, "constant")
-    assert (command.task.loss, command.task.label_smoothing) == ("official", 0.1)
-    assert command.task.label_noise == (0.2 if "noise20" in name else 0)
+    assert {plans[method].epochs for method in ("erm", "sam", "tsam")} == {epochs}
+    assert plans["esam1"].epochs == esam1
+    for method, plan in plans.items():
+        optimizer = plan.optimizer
+        assert (optimizer.base, optimizer.batch_size, optimizer.momentum) == ("sgd", 64, 0.9)
+        assert (optimizer.weight_decay, optimizer.schedule) == (5e-4, "constant")
+        assert (optimizer.warmup, optimizer.clip) == (0, None)
+        assert optimizer.lr == (0.1 if method == "erm" else 0.003)
+    task = task_of(name)
+    assert (task.loss, task.label_smoothing) == ("official", 0.1)
+    assert task.label_noise == (0.2 if "noise20" in name else 0)
 
 
 def test_the_step_sizes_of_esam2_spend_the_budget_of_tsam():
     for name in COLUMNS["images"].split():
-        esam2, tsam = config.parse_methods(("esam2", "tsam"), name)
-        cost = esam2.build().cost
-        assert cost.gradients + cost.values / 3 == pytest.approx(tsam.build().cost.gradients)
+        esam2, tsam = settings_of(name, "esam2", "tsam")
+        assert esam2.price == pytest.approx(tsam.cost.gradients)
 
 
 def test_the_schedules_of_figure_8_end_with_the_training():
-    rising, falling, constant = config.parse_methods(
-        default_command(Compare, "figure8-cifar100-noise20-resnet18").methods,
-        "figure8-cifar100-noise20-resnet18",
-    )
+    rising, falling, constant = settings_of("figure8-cifar100-noise20-resnet18")
     last = 300 * (45_000 // 64)
     ends = [(float(x.arguments["t"](0)), float(x.arguments["t"](last))) for x in (rising, falling)]
     assert ends == [(0.0, 1.0), (1.0, 0.0)]
@@ -186,7 +267,7 @@ def example_of(task):
 # One of each network and data set; the others differ in settings only.
 SHAPES = {
     (task.dataset, task.model): (name, task)
-    for name, task in ((n, default_command(Train, n).task) for n in reversed(list(RECIPES)))
+    for name, task in ((n, task_of(n)) for n in reversed(list(RECIPES)))
 }
 
 
@@ -216,14 +297,17 @@ def test_a_small_recipe_trains_on_a_folder_and_a_vocabulary(tmp_path, capsys):
     assert "test: accuracy" in capsys.readouterr().out
 
 
-def test_pretrained_networks_are_not_silently_trained_from_scratch():
+def test_pretrained_networks_are_not_silently_trained_from_scratch(tmp_path, capsys):
     pretrained = [n for n in RECIPES if n.endswith(("-vit", "-distilbert"))]
     assert len(pretrained) == 13
-    assert all(default_command(Train, name).task.pretrained for name in pretrained)
+    assert all(task_of(name).pretrained for name in pretrained)
+    command = ["train", "dtd-vit", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "`--pretrained`: " in capsys.readouterr().err
 
 
 def test_no_recipe_names_a_place_on_a_machine():
     for name in RECIPES:
-        task = default_command(Train, name).task
+        task = task_of(name)
         places = (task.data_dir, task.pretrained, task.vocabulary, task.dataset.partition(":")[2])
         assert not any(place and place.startswith(("/", "~")) for place in places)

@@ -9,7 +9,8 @@ import pytest
 from tsam_jax import methods, noise, value_and_grad
 from tsam_jax.methods import FORMULAS
 from tsam_jax.recipes import noisy_digits
-from tsam_jax.train.settings import SettingError, parse
+from tsam_jax.train import defaults
+from tsam_jax.train.settings import SettingError, apply_grid, parse, parse_all
 
 
 def loss(x):
@@ -58,6 +59,67 @@ def test_bare_names_stand_for_defaults():
     assert [s.text for s in parse("erm")] == ["erm()"]
 
 
+def test_flags_replace_what_a_setting_has():
+    fixed = {"rho": 0.3, "lr": 0.5}
+    assert [x.text for x in parse("sam(rho=0.1)", fixed=fixed)] == ["sam(rho=0.3)"]
+    [setting] = parse("sam(rho=0.1, lr=0.01)", fixed=fixed)
+    assert setting.text == "sam(rho=0.3, lr=0.5)"
+    assert setting.overrides == {"lr": 0.5}
+    assert [x.text for x in parse("erm()", fixed=fixed)] == ["erm()"]
+
+
+def test_numbers_are_the_arguments_of_a_shared_program():
+    text = "tsam(t=[1, 20], rho=[0, 0.1], s=3, noise=antithetic(sphere(rms=0.02)), lr=0.03)"
+    settings = parse(text)
+    assert [x.numbers for x in settings[:2]] == [
+        {"t": 1.0, "noise.law.rms": 0.02},
+        {"t": 1.0, "rho": 0.1, "noise.law.rms": 0.02},
+    ]
+    assert len({x.shape for x in settings}) == 2  # rho = 0 computes something else
+    for setting in settings:
+        changed = {**setting.numbers, "t": 0.05}
+        by_hand = parse(setting.text, fixed={"t": 0.05})[0]
+        assert gradient(setting.build(changed)) == gradient(by_hand.build())
+        assert gradient(setting.build(setting.numbers)) == gradient(setting.build())
+
+
+@pytest.mark.parametrize("name", [x for x in noisy_digits.SETTINGS if x != "erm"])
+def test_every_method_takes_its_numbers_traced(name):
+    [setting] = parse(name, noisy_digits.SETTINGS)
+    assert setting.numbers
+    found = jax.jit(lambda numbers: _gradient(setting.build(numbers)))(setting.numbers)
+    expected = jax.jit(lambda: _gradient(setting.build()))()
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-6)
+
+
+def _gradient(estimator):
+    x = jnp.array([1.0, -2.0, 0.5])
+    step = value_and_grad(loss, estimator)
+    return step(x, step.init(x))[0][1]
+
+
+def test_a_grid_is_for_the_methods_that_take_it():
+    settings = parse_all(("erm", "sam(rho=0.1)"), {}, grid=["rho=0.1,0.2", "lr=1,2"])
+    assert [x.text for x in settings] == [
+        "erm(lr=1)",
+        "erm(lr=2)",
+        "sam(rho=0.1, lr=1)",
+        "sam(rho=0.1, lr=2)",
+        "sam(rho=0.2, lr=1)",
+        "sam(rho=0.2, lr=2)",
+    ]
+    laws = parse("tsam(t=1, rho=1, s=2, noise=antithetic(ball(rms=0.1)))")
+    assert [x.text for x in apply_grid(laws, ["radius=5"])] == [
+        "tsam(t=1, rho=1, s=2, noise=antithetic(ball(radius=5)))"
+    ]
+
+
+def test_the_price_counts_a_loss_value_as_a_third_of_a_gradient():
+    [esam2] = parse("esam2(rhos=(0.1, 0.2, 0.3))")
+    assert (esam2.cost.gradients, esam2.cost.values) == (2, 3)
+    assert esam2.price == pytest.approx(3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -87,6 +149,7 @@ def test_mistakes_are_named(text, message):
 
 
 def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():
+    family = defaults.settings(defaults.FAMILIES["mlp", False])
     for name, method in methods.METHODS.items():
         needed = [
             p.name
@@ -95,6 +158,7 @@ def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():
         ]
         if name in noisy_digits.SETTINGS or not needed:
             assert parse(name, noisy_digits.SETTINGS)
+            assert name in family or name == "tsam_hmc"
         else:
             with pytest.raises(SettingError, match=needed[0]):
                 parse(name, noisy_digits.SETTINGS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tsam_jax import data
+from tsam_jax import cli, data
+from tsam_jax.commands.train import Train
 from tsam_jax.data import augmentation
-from tsam_jax.train import config, loop
-from tsam_jax.train.job import run_job
+from tsam_jax.train import config, loop, restore, run
+from tsam_jax.train.progress import Progress
+from tsam_jax.train.resolve import resolve
 from tsam_jax.train.settings import parse
-from tsam_jax.train.single import Train, make_job
-from tsam_jax.train.task import load_task, prepare_task
+from tsam_jax.train.task import AUGMENTATIONS, load_task, open_data, prepare_task
 
 RNG = np.random.default_rng(0)
-PLAIN = {"label_noise": 0.0, "train_size": None}
+MODELS = Path(__file__).parent.parent / "data" / "models"
 
 
 def splits(inputs, labels, **fields):
@@ -49,9 +51,10 @@ def trained(task, dataset, text="sam(rho=0.05)", epochs=2):
     loaded = prepare_task(task, dataset, [0])
     optimizer = config.Optimizer(batch_size=6, lr=0.05)
     plan = loop.plan_for(parse(text)[0], optimizer, loaded.train_size, epochs)
-    program = loop.make_program(loaded.network, plan, loaded.train_size)
-    start = program.init([0])
-    return loaded, list(loop.train(program, start, loaded.data, epochs=epochs, every=1))
+    names = [name for name in loaded.metrics if name != "loss"]
+    program = loop.make_program(loaded.network, plan, loaded.train_size, metrics=names)
+    start = program.init([0], [loop.numbers_for(parse(text)[0], optimizer)])
+    return loaded, list(loop.train(program, start, loaded.data, ends=range(1, epochs + 1)))
 
 
 @pytest.mark.usefixtures("fast_compile")
@@ -62,7 +65,6 @@ def test_images_train_from_bytes_with_augmentation_in_half_precision():
         loss="official",
         label_smoothing=0.1,
         precision="bfloat16",
-        **PLAIN,
     )
     loaded, rounds = trained(task, IMAGES, "sam(rho=0.01)", epochs=12)
     assert loaded.data.train.inputs.dtype == jnp.uint8
@@ -74,22 +76,53 @@ def test_images_train_from_bytes_with_augmentation_in_half_precision():
 
 @pytest.mark.usefixtures("fast_compile")
 def test_text_trains_on_numbers_with_the_loss_as_the_measure():
-    task = config.Task(model="bert-tiny", loss="mse", **PLAIN)
+    task = config.Task(model="bert-tiny", loss="mse")
     loaded, rounds = trained(task, SIMILARITY)
-    assert loaded.metric is None
+    assert loaded.metrics == ("loss",)
     assert set(rounds[0].metrics) == {"train_loss", "validation_loss", "test_loss", "step_loss"}
     assert np.isfinite(rounds[-1].metrics["train_loss"][0])
 
 
+@pytest.mark.usefixtures("fast_compile")
+@pytest.mark.parametrize(
+    ("fields", "dataset", "names"),
+    [
+        ({"model": "cnn"}, IMAGES, ("accuracy",)),
+        ({"model": "cnn", "metrics": ("f1", "accuracy")}, IMAGES, ("f1", "accuracy")),
+        ({"model": "bert-tiny", "dataset": "glue:STS-B"}, SIMILARITY, ("pearson", "spearman")),
+    ],
+)
+def test_a_task_has_its_measures_and_the_first_one_selects(fields, dataset, names):
+    loaded, rounds = trained(config.Task(**fields), dataset, epochs=1)
+    assert loaded.metrics == (*names, "loss")
+    measured = {f"{part}_{name}" for part in loop.PARTS for name in (*names, "loss")}
+    assert measured <= rounds[0].metrics.keys()
+
+
+@pytest.mark.usefixtures("fast_compile")
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_images_with_a_constant_channel_train(name, tmp_path):
+    images = RNG.integers(0, 256, (60, 8, 8, 3), np.uint8)
+    images[..., 1] = 7
+    np.savez(tmp_path / "mine.npz", train_images=images, train_labels=np.arange(60) % 3)
+    task = config.Task(dataset=f"npz:{tmp_path / 'mine.npz'}", model="cnn", augmentation=name)
+    splits = data.read_splits(open_data(task))
+    assert splits.std[1] == 1
+    _, rounds = trained(task, splits)
+    assert np.isfinite(rounds[-1].metrics["train_loss"][0])
+    for x in jax.tree.leaves(rounds[-1].state.params):
+        assert jnp.isfinite(x).all()
+
+
 def test_images_are_normalised_in_training_and_in_evaluation():
-    network = prepare_task(config.Task(model="cnn", **PLAIN), IMAGES, [0]).network
+    network = prepare_task(config.Task(model="cnn"), IMAGES, [0]).network
     found = network.augment(jax.random.key(0), IMAGES.train.inputs)
     expected = (IMAGES.train.inputs / 255 - np.array(IMAGES.mean)) / np.array(IMAGES.std)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_crop_flip_is_the_official_recipe_without_cutout():
-    task = config.Task(model="cnn", augmentation="crop-flip", **PLAIN)
+    task = config.Task(model="cnn", augmentation="crop-flip")
     network = prepare_task(task, IMAGES, [0]).network
     key = jax.random.key(3)
     crop_key, flip_key, _ = jax.random.split(key, 3)
@@ -104,7 +137,7 @@ def test_label_noise_has_the_law_that_is_named():
     dataset = splits(np.zeros((2000, 2), np.float32), labels, num_classes=4)
     shares = {}
     for law in ("other-labels", "official"):
-        task = config.Task(label_noise=0.4, noise_law=law, train_size=None)
+        task = config.Task(model="mlp", label_noise=0.4, noise_law=law)
         noisy = prepare_task(task, dataset, [0, 1]).data.train.labels
         assert (noisy[0] != noisy[1]).any()
         shares[law] = float((noisy[0] != 0).mean())
@@ -113,8 +146,7 @@ def test_label_noise_has_the_law_that_is_named():
 
 
 def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
-    folder = Path(__file__).parent.parent / "data" / "models" / "hf_bert"
-    task = config.Task(pretrained=str(folder), loss="mse", dropout=0.0, **PLAIN)
+    task = config.Task(pretrained=str(MODELS / "hf_bert"), loss="mse", dropout=0.0)
     network = prepare_task(task, SIMILARITY, [0]).network
     plan = loop.plan_for(parse("erm")[0], config.Optimizer(batch_size=6), 12, 1)
     params = loop.make_program(network, plan, 12).init([0, 1]).params
@@ -129,36 +161,44 @@ def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
 @pytest.mark.parametrize(
     ("fields", "dataset", "message"),
     [
-        ({"model": "resnet"}, IMAGES, "`--model` must be one of mlp, cnn"),
+        ({"model": "resnet"}, IMAGES, "`resnet` is not a known model: .*Perhaps you meant"),
         ({"model": "bert-tiny"}, IMAGES, "`--model bert-tiny` is for text"),
         ({"model": "cnn", "loss": "mse"}, SIMILARITY, "is for image, and digits has text"),
-        ({"model": "cnn", "loss": "mse"}, IMAGES, "`--loss` must be mse for numbers"),
-        ({"model": "bert-tiny"}, SIMILARITY, "`--loss` must be mse for numbers"),
+        (
+            {"model": "cnn", "loss": "mse"},
+            IMAGES,
+            "`--loss` must be mse for regression.*'mse' for digits",
+        ),
+        ({"model": "bert-tiny", "loss": "cross-entropy"}, SIMILARITY, "`--loss` must be mse"),
+        ({"model": "bert-tiny", "label_noise": 0.1}, SIMILARITY, "are for classes"),
+        ({"model": "bert-tiny", "label_smoothing": 0.1}, SIMILARITY, "are for classes"),
+        ({"model": "cnn", "metrics": ("pearson",)}, IMAGES, r"`pearson` .* of classes"),
+        ({"model": "bert-tiny", "metrics": ("f1",)}, SIMILARITY, r"`f1` .* of numbers"),
         (
             {"model": "bert-tiny", "loss": "mse", "augmentation": "official"},
             SIMILARITY,
             "`--augmentation official` is for images",
         ),
-        ({"pretrained": "/nowhere"}, IMAGES, "`--pretrained`: `load_pretrained"),
+        ({"pretrained": "/nowhere"}, IMAGES, "`--pretrained`: "),
     ],
 )
 def test_what_does_not_fit_is_named(fields, dataset, message):
     with pytest.raises(config.ConfigError, match=message):
-        prepare_task(config.Task(**PLAIN, **fields), dataset, [0])
+        prepare_task(config.Task(**fields), dataset, [0])
 
 
 def test_a_data_set_is_loaded_by_name_with_its_options(tmp_path):
     images = RNG.integers(0, 256, (40, 6, 6, 3), np.uint8)
     np.savez(tmp_path / "mine.npz", train_images=images, train_labels=np.arange(40) % 4)
     name = f"npz:{tmp_path / 'mine.npz'}"
-    task = config.Task(dataset=name, model="cnn", train_size=20, label_noise=0.0, image_size=8)
+    task = config.Task(dataset=name, model="cnn", train_size=20, image_size=8)
     loaded = load_task(task, [0])
     assert loaded.train_size == 20
     assert loaded.data.train.inputs.shape == (20, 8, 8, 3)
     parts = load_task(dataclasses.replace(task, evaluation_size=3), [0]).data
     assert [len(part.labels) for part in (parts.validation, parts.test)] == [3, 3]
     assert parts.train.inputs.shape == loaded.data.train.inputs.shape
-    missing = config.Task(dataset="folder:nowhere", train_size=None)
+    missing = config.Task(dataset="folder:nowhere")
     with pytest.raises(config.ConfigError, match="`--dataset folder:nowhere`: nowhere"):
         load_task(missing, [0])
 
@@ -169,24 +209,67 @@ def test_streamed_training_is_training_from_the_device(tmp_path):
         train_inputs=RNG.normal(size=(40, 5)).astype(np.float32),
         train_labels=np.arange(40) % 2,
     )
-    task = config.Task(dataset=f"npz:{tmp_path / 'mine.npz'}", width=4, depth=1, train_size=None)
+    task = config.TaskFlags(dataset=f"npz:{tmp_path / 'mine.npz'}", width=4, depth=1)
     histories = []
     for stream in (False, True):
         command = Train(
             method="sam(rho=0.1)",
             task=dataclasses.replace(task, stream=stream),
-            optimizer=config.Optimizer(batch_size=6),
-            budget=config.Budget(epochs=2),
+            optimizer=config.OptimizerFlags(batch_size=6),
+            budget=config.BudgetFlags(epochs=2),
         )
-        job = make_job(command)
+        found = resolve(command)
+        [plan], loaded = found.plans, load_task(found.task, [0], opened=found.opened)
+        one = restore.make_run(plan, found.task, 0, None)
+        job = restore.make_job(loaded, plan, [one], loaded.data, [1, 2])
         assert (job.stream is not None) == stream
-        histories.append(run_job(job, None, Console(quiet=True)).log.lines)
+        with Progress({one.label: 1.0}, Console(quiet=True)) as progress:
+            [outcome] = run.train(job, progress)
+        histories.append(outcome.log.lines)
     assert len(histories[0]) == 2
     for a, b in zip(*histories, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_streaming_without_its_package_is_refused_with_what_to_install(monkeypatch):
+def test_streaming_without_its_package_is_refused_with_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(config.ConfigError, match="`--stream`: Streaming needs the package grain"):
-        config.Task(stream=True)
+    with pytest.raises(config.ConfigError, match=r"`--stream`: .*grain.*pip install"):
+        load_task(config.Task(stream=True, model="mlp"), [0])
+
+
+def text_files(folder):
+    """A tiny GLUE task, and a checkpoint whose folder has the vocabulary."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film"]
+    model = folder / "bert"
+    shutil.copytree(MODELS / "hf_bert", model)
+    (model / "vocab.txt").write_text("\n".join(words))
+    rows = [f"{('bad', 'good')[i % 2]} film\t{i % 2}" for i in range(40)]
+    (folder / "SST-2").mkdir()
+    for part in "train", "dev":
+        (folder / "SST-2" / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    return model
+
+
+def test_a_pretrained_network_brings_its_vocabulary_and_the_defaults_of_fine_tuning(tmp_path):
+    model = text_files(tmp_path)
+    task = {"dataset": "glue:SST-2", "data_dir": str(tmp_path), "pretrained": str(model)}
+    found = resolve(Train(method="erm", task=config.TaskFlags(**task)))
+    assert found.task.vocabulary == str(model)
+    assert found.family.name == "BERT, fine-tuned"
+    assert found.opened.vocab_size == 7
+    other = tmp_path / "other.txt"
+    other.write_text((model / "vocab.txt").read_text() + "\nmore")
+    found = resolve(Train(method="erm", task=config.TaskFlags(**task, vocabulary=str(other))))
+    assert (found.task.vocabulary, found.opened.vocab_size) == (str(other), 8)
+
+
+@pytest.mark.usefixtures("fast_compile")
+def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
+    model = text_files(tmp_path)
+    words = ["train", "glue:SST-2", "--data-dir", str(tmp_path), "--pretrained", str(model)]
+    words += ["--batch-size", "16", "--epochs", "2", "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "test: accuracy" in shown
+    assert "BERT, fine-tuned" in shown
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0

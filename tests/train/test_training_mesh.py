@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import device_programs
+import jax
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.train.mesh import parse_mesh
+from tsam_jax.train import config
+from tsam_jax.train.mesh import join_processes, make_devices, parse_mesh
+from tsam_jax.train.settings import parse
 
 
 def test_training_on_a_mesh_is_training_on_one_device():
@@ -39,11 +42,31 @@ def test_a_wrong_mesh_is_refused_before_anything_is_written(text, tmp_path, caps
 
 
 @pytest.mark.parametrize(
+    ("mesh", "text", "message"),
+    [
+        ("data=3", "erm()", "the 3 devices of axis data must divide `--batch-size`, 50"),
+        ("sample=2", "tsam(t=1, rho=1, s=3)", "must divide the samples of a step, s = 3 in `tsam"),
+        ("sample=2", "sam(rho=1)", "must divide the samples of a step, s = 1 in `sam"),
+    ],
+)
+def test_axes_divide_the_batch_and_the_samples(mesh, text, message, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
+    with pytest.raises(config.ConfigError, match=message):
+        make_devices(mesh, parse(text)[0], config.Optimizer(batch_size=50))
+
+
+@pytest.mark.parametrize("text", ["host", "host:1,2", "host:1,2,x", "host:1,2,3,4", "auto,1,2"])
+def test_distributed_is_auto_or_an_address_with_two_numbers(text):
+    with pytest.raises(config.ConfigError, match="`--distributed"):
+        join_processes(text)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (
             "tsam(t=1, rho=0.1, s=2, sample_axis='x')",
-            "`sample_axis` is not a setting; see `--mesh`",
+            "`sample_axis` is not a setting; `--mesh` sets the axis",
         ),
         ("sam(rho=0.1, sample_axis='x')", "`sample_axis` is not a setting"),
     ],

@@ -8,7 +8,7 @@ from tsam_jax.train.mesh import make_devices
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import load_task
 
-TASK = config.Task(train_size=80, width=8, depth=1)
+TASK = config.Task(model="mlp", train_size=80, width=8, depth=1, label_noise=0.4)
 OPTIMIZER = config.Optimizer(batch_size=40)
 TSAM = "tsam(t=5, rho=0.1, s=4, noise=sphere(rms=0.05))"
 CASES = {"data=4,sample=2": TSAM, "sample=4": TSAM, "data=8": "sam(rho=0.1)"}
@@ -17,13 +17,13 @@ CASES = {"data=4,sample=2": TSAM, "sample=4": TSAM, "data=8": "sam(rho=0.1)"}
 def trained(text, mesh):
     [setting] = parse(text)
     devices = make_devices(mesh, setting, OPTIMIZER)
-    task = load_task(TASK, [0])
-    data = devices.replicate(task.data)
+    task = load_task(TASK, [0], devices)
+    data = task.data
     plan = loop.plan_for(setting, OPTIMIZER, TASK.train_size, 2)
     program = loop.make_program(task.network, plan, TASK.train_size, devices=devices)
-    start = program.init([0])
+    start = program.init([0], [loop.numbers_for(setting, OPTIMIZER)])
     compiled = program.advance.lower(start, data, 2).compile().as_text()
-    [last] = loop.train(program, start, data, epochs=2, every=2)
+    [last] = loop.train(program, start, data, ends=[2])
     return last, "all-reduce" in compiled
 
 

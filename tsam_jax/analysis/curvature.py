@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from matfree import decomp
 
-from tsam_jax import _tree
+from tsam_jax import _checks, _tree
 from tsam_jax._checks import Params
 from tsam_jax.analysis.products import flat_hessian_of
+
+with _checks.extra("tsam_jax.analysis", "train"):
+    from matfree import decomp
 
 _DEFAULT_NUM_MATVECS = 40
 

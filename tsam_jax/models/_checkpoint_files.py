@@ -58,6 +58,30 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, _json(config) if config.is_file() else None, tensors)
 
 
+def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Reads no tensors.
+
+    Args:
+      path: as for `read`.
+
+    Returns:
+      The config.json of the checkpoint and, if it has none, the names of its tensors.
+
+    Raises:
+      PretrainedError: if there is no checkpoint.
+    """
+    if (path / "config.json").is_file():
+        return _json(path / "config.json"), set()
+    if not path.is_file():
+        return {}, set(read(path).tensors)
+    try:
+        with safe_open(path, framework="flax") as file:
+            return {}, set(file.keys())
+    except (SafetensorError, OSError) as error:
+        msg = f"{path} is no complete safetensors file: {error}"
+        raise PretrainedError(msg) from error
+
+
 def _shards(index: Path) -> dict[str, np.ndarray]:
     """The tensors of several files, which the index names for each."""
     files = _json(index).get("weight_map")

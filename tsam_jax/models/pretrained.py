@@ -18,7 +18,7 @@ from tsam_jax.models import _checkpoint_files, _names_resnet, _names_text, _name
 from tsam_jax.models._checkpoint_files import Checkpoint, PretrainedError
 from tsam_jax.models._names import Format
 
-__all__ = ["PretrainedError", "load_pretrained"]
+__all__ = ["PretrainedError", "architecture_of", "load_pretrained"]
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,19 @@ def load_pretrained(
     model: nnx.Module = form.build(num_outputs, **{**form.options, **options}, rngs=rngs)
     _fill(model, form, made_anew, checkpoint)
     return model
+
+
+def architecture_of(path: str | os.PathLike[str]) -> str:
+    """Returns the architecture of a checkpoint, "bert" or "resnet18" say, without its tensors.
+
+    Raises:
+      PretrainedError: if there is no checkpoint.
+    """
+    config, names = _checkpoint_files.describe(Path(path))
+    described = config.get("model_type") or config.get("architecture")
+    if described:
+        return str(described)
+    return "vit" if {"conv_proj.weight", "patch_embed.proj.weight"} & names else "resnet"
 
 
 def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:

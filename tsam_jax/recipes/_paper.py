@@ -26,13 +26,13 @@ the official code. Where the two differ, or say nothing, the recipes do this:
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tsam_jax.recipes._recipe import Recipe
+from tsam_jax.recipes._recipe import SGD, Recipe
 
 LRS = "[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]"
 TILTS = (0, 1, 5, 20, 100)
 RHOS_OF_SAM = (0.05, 0.1, 0.5, 1, 5, 15)
-OPTIMIZER: Mapping[str, Any] = {"batch_size": 64, "lr": 0.003, "momentum": 0.9}
-"""SGD with a constant rate; the default weight decay is the paper's, 0.0005."""
+OPTIMIZER: Mapping[str, Any] = {**SGD, "batch_size": 64, "lr": 0.003}
+"""SGD with a constant rate."""
 
 METHODS = ("erm", "sam", "esam1", "esam2", "pgn", "rsam", "tsam")
 """The rows of Table 1, images."""

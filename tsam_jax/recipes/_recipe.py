@@ -3,9 +3,20 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+SGD: Mapping[str, Any] = {
+    "base": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "clip": None,
+}
+"""The official code's SGD. A recipe names its whole optimizer: no default of a model family, which
+may improve, changes a published experiment."""
+
 
 class Recipe(NamedTuple):
-    """An experiment by name: values that replace the defaults of the configuration.
+    """An experiment by name.
 
     Attributes:
       summary: one line: what is learnt, from what, by which network.

@@ -7,7 +7,7 @@ that `tsam-jax compare --seeds 5` then found, with 95 % intervals: 92.4 +- 1.3 %
 benchmarks/results/noisy_digits.
 """
 
-from tsam_jax.recipes._recipe import Recipe
+from tsam_jax.recipes._recipe import SGD, Recipe
 
 BUDGET = 600.0
 """Gradient evaluations of a method, in passes over the training images."""
@@ -77,7 +77,7 @@ RECIPES = {
     "digits": Recipe(
         "handwritten digits, 8 x 8 pixels, 40 % wrong training labels, MLP",
         task={"dataset": "digits", "train_size": 1000, "label_noise": 0.4, "model": "mlp"},
-        optimizer={"lr": 0.03, "batch_size": 50},
+        optimizer={**SGD, "lr": 0.03, "batch_size": 50},
         budget={"budget": BUDGET},
         settings=SETTINGS,
         everything=ALL,

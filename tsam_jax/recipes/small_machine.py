@@ -7,7 +7,7 @@ not with published ones. Records: benchmarks/results/cifar10_small and glue_smal
 from collections.abc import Mapping
 from typing import Any
 
-from tsam_jax.recipes._recipe import Recipe
+from tsam_jax.recipes._recipe import SGD, Recipe
 
 _IMAGES: Mapping[str, Any] = {
     "dataset": "cifar10",
@@ -17,7 +17,7 @@ _IMAGES: Mapping[str, Any] = {
     "model": "resnet8-thin",
     "augmentation": "none",
 }
-_IMAGES_OPTIMIZER: Mapping[str, Any] = {"batch_size": 32, "schedule": "cosine"}
+_IMAGES_OPTIMIZER: Mapping[str, Any] = {**SGD, "lr": 0.1, "batch_size": 32, "schedule": "cosine"}
 
 IMAGES_SEARCH = (
     "erm(lr=[0.03, 0.1, 0.3], weight_decay=[0.0005, 0.005])",
@@ -42,7 +42,13 @@ IMAGES_ALL = (
 """For the same epochs, and for the gradients of TSAM."""
 
 _TEXT: Mapping[str, Any] = {"label_noise": 0.0, "model": "bert-thin"}
-_TEXT_OPTIMIZER: Mapping[str, Any] = {"base": "adamw", "batch_size": 32, "weight_decay": 0.01}
+_TEXT_OPTIMIZER: Mapping[str, Any] = {
+    **SGD,
+    "base": "adamw",
+    "lr": 0.001,
+    "batch_size": 32,
+    "weight_decay": 0.01,
+}
 
 TEXT_SEARCH = (
     "erm(lr=[0.0003, 0.001, 0.003, 0.01])",

@@ -11,8 +11,8 @@
 CoLA: Matthews' correlation and accuracy; STS-B: Pearson's and Spearman's correlation; else
 accuracy; all times 100. The mean is that of all eleven numbers.
 
-`tsam-jax train sst2-distilbert --data-dir GLUE --pretrained DISTILBERT --vocabulary VOCAB.txt`,
-with the official files in GLUE/SST-2 and so on, and the folder of distilbert-base-uncased. Beside
+`tsam-jax train sst2-distilbert --data-dir GLUE --pretrained DISTILBERT`, with the official files in
+GLUE/SST-2 and so on, and the folder of distilbert-base-uncased, whose vocabulary is used. Beside
 what `_paper` names, open are:
 
 - The paper gives no setting for GLUE. From the official code: SGD, batches of 64, 64 tokens,
@@ -37,7 +37,6 @@ TEXT: Mapping[str, Any] = {
     "label_noise": 0.0,
     "model": "distilbert",
     "pretrained": "distilbert-base-uncased",
-    "vocabulary": "distilbert-base-uncased/vocab.txt",
     "max_length": 64,
 }
 OPTIMIZER: Mapping[str, Any] = {"clip": 1.0}

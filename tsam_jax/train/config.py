@@ -1,145 +1,142 @@
-"""Configuration: frozen dataclasses, checked when they are made, before any work starts."""
+"""Options, and the one rule of precedence: flag > setting > recipe > default of the model family.
+
+`Task`, `Optimizer` and `Budget` hold resolved values. `flags(Task)` is the same class for the
+command line: every field defaults to None, which means "not given". Imports neither jax nor flax,
+so that `--help` is fast.
+"""
 
 import dataclasses
 import difflib
-import itertools
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
-from tsam_jax.data import streaming
-from tsam_jax.data.digits import NUM_IMAGES
-from tsam_jax.estimator import known_cost
+import tyro
+
 from tsam_jax.recipes import RECIPES, Recipe
-from tsam_jax.train.settings import Setting, parse
+
+VALUE_COST = 1 / 3
+"""Cost of a loss evaluation in gradient evaluations: forward against forward and backward."""
+
+OVERRIDES = ("lr", "momentum", "weight_decay", "budget")
+"""Options that a setting may override for its method."""
 
 
 class ConfigError(Exception):
     """A configuration that cannot be run; the message names the option.
 
-    Not a ValueError, which the parser of the command line would show in a form of its own.
+    Not a ValueError, which the parser of the command line would reformat.
     """
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is learnt, from which labels, by which network."""
+def option(default: Any, help_: str, **bounds: Any) -> Any:
+    """A field with help and bounds: `low`, `high`, `below` (exclusive), `above` (exclusive)."""
+    return dataclasses.field(default=default, metadata={"help": help_, **bounds})
 
-    dataset: str = "digits"
-    """The data set: digits (scikit-learn's, no download), cifar10 or another one of TensorFlow
-    Datasets, folder:PATH, npz:PATH, table:PATH, tiny-imagenet:PATH, glue:TASK."""
-    data_dir: str | None = None
-    """Where the files of a data set are that is known by name alone."""
-    vocabulary: str | None = None
-    """Vocabulary file of the tokens, for text."""
-    max_length: int = 64
-    """Tokens of a text; what is longer is cut."""
-    image_size: int | None = None
-    """Height and width to which images are resized."""
-    train_size: int | None = 1000
-    """Number of training examples, None for all."""
-    evaluation_size: int | None = None
-    """Number of validation examples, and of test examples, None for all."""
-    stream: bool = False
-    """Whether training examples are read while the device works, for what does not fit on it."""
-    label_noise: float = 0.4
-    """Share of the training labels that are replaced, 0 to 1."""
-    noise_law: Literal["other-labels", "official"] = "other-labels"
-    """By which labels: others, as the paper says; or any, as its code does."""
-    model: str = "mlp"
-    """The network by name."""
-    width: int = 256
-    """Units of a hidden layer of the MLP."""
-    depth: int = 2
-    """Hidden layers of the MLP."""
-    dropout: float | None = None
-    """Share of units that are dropped, below 1, where the network has dropout; None for its own."""
-    remat: bool = False
-    """Whether blocks of the network are computed anew for the gradient, to save memory."""
-    pretrained: str | None = None
-    """Folder or file of pretrained weights, in place of `model`."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters, losses and averages stay float32."""
-    augmentation: Literal["none", "crop-flip", "official"] = "none"
-    """What is done to the training images, anew in each step, whose probes all see the same;
-    official: crop, flip, and cutout of one half of them."""
-    loss: Literal["cross-entropy", "official", "mse"] = "cross-entropy"
-    """The loss: smoothed labels as in optax, or as in the paper's code; mse for regression."""
-    label_smoothing: float = 0.0
-    """Share of a label that goes to other classes, 0 to 1."""
 
-    metrics: tuple[str, ...] = ()
-    """What is measured beside the loss; the first one chooses the best epoch: accuracy, f1,
-    matthews; pearson, spearman of numbers. Default: what a task of GLUE is judged by, else
-    accuracy, or the loss for numbers."""
+def switch(help_: str) -> Any:
+    """A field that is off unless asked for."""
+    return option(default=False, help_=help_)
+
+
+class Options:
+    """Base of the option classes: checks every field against its bounds."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check("label-noise", self.label_noise, low=0, high=1)
-        if self.train_size is not None:
-            high = NUM_IMAGES - 298 if self.dataset == "digits" else math.inf
-            _check("train-size", self.train_size, low=1, high=high)
-        if self.evaluation_size is not None:
-            _check("evaluation-size", self.evaluation_size, low=1)
-        if self.stream:
-            try:
-                streaming.check_installed()
-            except ImportError as error:
-                msg = f"`--stream`: {error}"
-                raise ConfigError(msg) from None
-        _check("max-length", self.max_length, low=1)
-        _check("width", self.width, low=1)
-        _check("depth", self.depth, low=0)
-        if self.dropout is not None:
-            _check("dropout", self.dropout, low=0, below=1)
-        _check("label-smoothing", self.label_smoothing, low=0, high=1)
-        if self.loss == "mse" and (self.label_smoothing or self.label_noise):
-            msg = "`--loss mse` is for numbers: `--label-smoothing` and `--label-noise` must be 0."
-            raise ConfigError(msg)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            check(field.name, getattr(self, field.name), field.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """The base optimizer."""
+class Task(Options):
+    """Data, network and loss."""
 
-    base: str = "sgd"
-    """An optimizer of optax; with arguments of its own in quotes: "adamw(b2=0.99)"."""
-    lr: float = 0.03
-    """Learning rate; a setting may replace it: `sam(rho=0.8, lr=0.1)`."""
-    momentum: float = 0.9
-    """Momentum, below 1, of optimizers that take it; a setting may replace it."""
-    weight_decay: float = 5e-4
-    """Weight decay: decoupled in optimizers that have it, else an L2 penalty added to the gradient;
-    a setting may replace it."""
-    schedule: Literal["constant", "step", "cosine"] = "constant"
-    """Of the learning rate: step is times 0.2 after 30, 60 and 80 % of the training."""
-    warmup: float = 0.0
-    """Epochs in which the learning rate rises to its value."""
-    clip: float | None = None
-    """Largest global norm of the gradient estimate; what is longer is shortened."""
-    batch_size: int = 50
-    """Examples a step."""
-    accumulate: int = 1
-    """Parts in which a batch is evaluated one after the other, to save memory; the estimate is
-    that of the whole batch."""
-    ema: float | None = None
-    """Decay of an average of the parameters, below 1: it is what is measured, then."""
+    dataset: str = option(
+        "digits",
+        "Data set: digits (scikit-learn's), cifar10 or any other of TensorFlow Datasets,"
+        " folder:PATH, npz:PATH, table:PATH, tiny-imagenet:PATH, glue:TASK.",
+    )
+    data_dir: str | None = option(None, "Folder of data sets that are known by name.")
+    vocabulary: str | None = option(
+        None, "Vocabulary file for text. Default: vocab.txt in the folder of --pretrained."
+    )
+    max_length: int = option(128, "Tokens per text; longer texts are truncated.", low=1)
+    image_size: int | None = option(None, "Resize images to this height and width.", low=1)
+    train_size: int | None = option(None, "Training examples to use. Default: all.", low=1)
+    evaluation_size: int | None = option(
+        None, "Examples to use of the validation part and of the test part. Default: all.", low=1
+    )
+    stream: bool = switch("Read training examples while the device computes (needs grain).")
+    label_noise: float = option(0.0, "Fraction of training labels to replace.", low=0, high=1)
+    noise_law: Literal["other-labels", "official"] = option(
+        "other-labels",
+        "Label-noise law: other-labels (paper) or official (the authors' code, which may redraw"
+        " the true label).",
+    )
+    model: str | None = option(None, "Network by name. Default: by the kind of data.")
+    width: int = option(256, "Hidden units per layer of the mlp.", low=1)
+    depth: int = option(2, "Hidden layers of the mlp.", low=0)
+    dropout: float | None = option(
+        None, "Dropout rate. Default: the network's own.", low=0, below=1
+    )
+    remat: bool = switch("Recompute activations in the backward pass, to save memory.")
+    pretrained: str | None = option(None, "Folder or file of pretrained weights; sets the model.")
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32", "Precision of the network; parameters and losses stay float32."
+    )
+    augmentation: str = option(
+        "none", "Augmentation of training images: none, crop-flip, or official (adds cutout)."
+    )
+    loss: str | None = option(
+        None, "Loss: cross-entropy, official, or mse. Default: cross-entropy; mse for regression."
+    )
+    label_smoothing: float = option(0.0, "Label smoothing.", low=0, high=1)
+    metrics: tuple[str, ...] = option(
+        (), "Metrics; the first selects the best epoch. Default: GLUE's own, else accuracy."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Options):
+    """Base optimizer."""
+
+    base: str = option("sgd", 'Optimizer of optax; with arguments in quotes: "adamw(b2=0.99)".')
+    lr: float = option(0.1, "Learning rate.", low=0)
+    momentum: float = option(0.9, "Momentum, for optimizers that take it.", low=0, below=1)
+    weight_decay: float = option(
+        5e-4, "Weight decay: decoupled where the optimizer has it, else added to the loss.", low=0
+    )
+    schedule: str = option(
+        "constant",
+        "Learning-rate schedule: constant, linear, cosine, or step (times 0.2 at 30, 60 and 80 %).",
+    )
+    warmup: float = option(0.0, "Epochs of linear learning-rate warm-up.", low=0)
+    clip: float | None = option(None, "Clip the gradient to this global norm.", above=0)
+    batch_size: int = option(128, "Examples per step.", low=1)
+    accumulate: int = option(1, "Micro-batches per step, to save memory.", low=1)
+    ema: float | None = option(
+        None, "Decay of the weight average; the average is evaluated.", low=0, below=1
+    )
+    recalibrate: bool = switch(
+        "Recompute BatchNorm statistics on the training data before each evaluation."
+    )
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check("lr", self.lr, low=0)
-        _check("momentum", self.momentum, low=0, below=1)
-        _check("weight-decay", self.weight_decay, low=0)
-        _check("warmup", self.warmup, low=0)
-        _check("batch-size", self.batch_size, low=1)
-        _check("accumulate", self.accumulate, low=1)
-        if self.clip is not None:
-            _check("clip", self.clip, low=0, open_low=True)
-        if self.ema is not None:
-            _check("ema", self.ema, low=0, below=1)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             msg = (
                 f"`--accumulate` must divide `--batch-size`, got {self.accumulate} and"
@@ -147,148 +144,145 @@ class Optimizer:
             )
             raise ConfigError(msg)
 
-    def for_setting(self, setting: Setting) -> "Optimizer":
-        """The optimizer with what the setting replaces."""
-        return _overridden(self, setting)
-
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
-    """How long each method trains."""
+class Budget(Options):
+    """Length of training."""
 
-    budget: float = 600.0
-    """Gradient evaluations a method may spend, in passes over the training images: 600 are 600
-    epochs of ERM, 300 of SAM, 100 of TSAM with 3 samples."""
-    epochs: int | None = None
-    """Epochs of every method instead, whatever they cost."""
+    budget: float | None = option(
+        None,
+        "Gradient evaluations per method, in passes over the training set; a loss evaluation"
+        " counts a third. 600 buys 600 epochs of ERM, 300 of SAM, 100 of TSAM with 3 samples.",
+        above=0,
+    )
+    epochs: int | None = option(None, "Epochs of every method, whatever they cost.", low=1)
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check("budget", self.budget, low=0, open_low=True)
-        if self.epochs is not None:
-            _check("epochs", self.epochs, low=1)
-
-    def epochs_for(self, setting: Setting) -> int:
-        """Epochs that the budget buys a setting, by what its steps cost: at least 1."""
-        own = _overridden(self, setting)
-        if self.epochs is not None and "budget" not in setting.overrides:
-            return self.epochs
-        return max(1, math.floor(own.budget / known_cost(setting.build().cost).gradients))
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Several seeds of several methods: what `compare` and `sweep` share."""
-
-    seeds: int = 3
-    """Number of seeds, 0, 1, ...: each has its own wrong labels, initial weights, batches and
-    noise, and is the same for every method."""
-    seeds_together: Literal["auto", "yes", "no"] = "auto"
-    """Whether the seeds of a method run as one program; auto: whichever is faster here."""
-    evaluations: int = 100
-    """How often each method is measured while it trains."""
-    flatness_examples: int = 2000
-    """Training examples on whose loss `compare` measures flatness, 0 to leave that out: it costs
-    150 losses and 30 Hessian products for each of them."""
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        _check("seeds", self.seeds, low=1)
-        _check("flatness-examples", self.flatness_examples, low=0)
-        _check("evaluations", self.evaluations, low=1)
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of a name.
-
-    Args:
-      name: the name.
-
-    Returns:
-      The recipe.
-
-    Raises:
-      ConfigError: if there is none.
-    """
-    if name in RECIPES:
-        return RECIPES[name]
-    close = difflib.get_close_matches(name, RECIPES, n=1)
-    hint = f" Perhaps you meant `{close[0]}`." if close else ""
-    msg = f"`{name}` is not a recipe: there are {', '.join(RECIPES)}.{hint}"
-    raise ConfigError(msg)
-
-
-def parse_methods(texts: tuple[str, ...], recipe: str = "digits") -> list[Setting]:
-    """Reads settings, bare names standing for the tuned ones.
-
-    Args:
-      texts: settings or grids of settings; "all" for every method that the recipe compares.
-      recipe: the recipe whose settings bare names stand for.
-
-    Returns:
-      The settings, in order.
-
-    Raises:
-      ConfigError: if there is none, or one is given twice.
-    """
-    known = find_recipe(recipe)
-    texts = tuple(itertools.chain(*(known.everything if t == "all" else [t] for t in texts)))
-    settings = [setting for text in texts for setting in parse(text, known.settings)]
-    if not settings:
-        msg = "`--methods` needs at least one method, for example `--methods erm sam tsam`."
-        raise ConfigError(msg)
-    labels = [setting.text for setting in settings]
-    repeated = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
-    if repeated:
-        msg = f"`--methods` has {', '.join(repeated)} more than once."
-        raise ConfigError(msg)
-    return settings
-
-
-def check_batch(train_size: int | None, optimizer: Optimizer, settings: Sequence[Setting]) -> None:
-    """Refuses a batch that is larger than the training part, or that a setting cannot split.
-
-    Args:
-      train_size: training examples; None if that is not known yet.
-      optimizer: with the size of the batch.
-      settings: the settings.
-
-    Raises:
-      ConfigError: if it is.
-    """
-    if train_size is not None and optimizer.batch_size > train_size:
-        msg = (
-            f"`--batch-size` must be at most `--train-size`, got {optimizer.batch_size} and"
-            f" {train_size}."
-        )
-        raise ConfigError(msg)
-    for setting in settings:
-        s = setting.arguments["s"] if setting.arguments.get("split_batch") else 1
-        if optimizer.batch_size % s:
+        super().__post_init__()
+        if self.budget is not None and self.epochs is not None:
             msg = (
-                f"`--batch-size` must be a multiple of s = {s} in `{setting.text}`, whose samples"
-                f" split the batch, got {optimizer.batch_size}."
+                f"`--budget` and `--epochs` are two ways to set the length of training: give one,"
+                f" got {self.budget:g} and {self.epochs}."
             )
             raise ConfigError(msg)
 
 
-def check_new(path: Path) -> None:
-    """Refuses a directory for a run that is not new or empty.
+def flags(kind: type[Any]) -> Any:
+    """The command-line version of an option class: fields default to None, "not given".
 
-    Raises:
-      ConfigError: if it has files in it.
+    Where None is itself a value, the flag takes the word "none" for it. Switches default to
+    False, and no recipe or family sets one.
     """
+    hints = get_type_hints(kind)
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(kind):
+        hint, help_ = hints[field.name], field.metadata["help"]
+        if hint is bool:
+            flag: Any = Annotated[bool, tyro.conf.arg(help=help_)]
+            fields.append((field.name, flag, dataclasses.field(default=False)))
+            continue
+        choices = get_args(hint)
+        shown = hint.__name__ if not choices else None
+        if type(None) in choices:
+            shown = choices[0].__name__
+            hint |= Literal["none"]
+        shown = {"str": "TEXT", "int": "INT", "float": "FLOAT"}.get(shown or "")
+        argument = tyro.conf.arg(help=help_, help_behavior_hint="", metavar=shown)
+        flag = Annotated[hint | None, argument]
+        fields.append((field.name, flag, dataclasses.field(default=None)))
+    made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    made.__doc__, made.__module__ = kind.__doc__, __name__
+    return made
+
+
+if TYPE_CHECKING:
+    TaskFlags: TypeAlias = Any
+    OptimizerFlags: TypeAlias = Any
+    BudgetFlags: TypeAlias = Any
+else:
+    TaskFlags, OptimizerFlags, BudgetFlags = flags(Task), flags(Optimizer), flags(Budget)
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options that were given as flags, name -> value."""
+    values = {k: v for k, v in vars(options).items() if v is not None and v is not False}
+    return {k: None if v == "none" and k != "augmentation" else v for k, v in values.items()}
+
+
+Level = tuple[str, Mapping[str, Any]]
+"""Where values come from, in words, and the values by option name."""
+
+_Kind = TypeVar("_Kind")
+
+
+def merge(kind: type[_Kind], levels: Iterable[Level]) -> tuple[_Kind, dict[str, str]]:
+    """Resolves the options of a class.
+
+    Args:
+      kind: `Task`, `Optimizer` or `Budget`.
+      levels: from the weakest to the strongest.
+
+    Returns:
+      The options, and option -> the level that its value comes from ("default" if none has it).
+
+    Example:
+      >>> found, origins = merge(Optimizer, [("recipe", {"lr": 0.3}), ("flag", {"lr": 0.5})])
+      >>> found.lr, origins["lr"], origins["momentum"]
+      (0.5, 'flag', 'default')
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(names, "default")
+    for origin, level in levels:
+        own = {name: level[name] for name in names if name in level}
+        if own and kind is Budget:  # a stronger level replaces the length as a whole
+            values, origins = {}, dict.fromkeys(names, "default")
+        values |= own
+        origins |= dict.fromkeys(own, origin)
+    return kind(**values), origins
+
+
+def find_recipe(name: str) -> Recipe:
+    """Returns the recipe of a name, or raises ConfigError with the nearest one."""
+    known(name, RECIPES, "recipe")
+    return RECIPES[name]
+
+
+def known(name: str, names: Iterable[str], what: str, error: type[Exception] = ConfigError) -> None:
+    """Raises unless a name is one of several; lists them, the nearest first."""
+    names = list(names)
+    if name in names:
+        return
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Perhaps you meant `{close[0]}`." if close else ""
+    msg = f"`{name}` is not a known {what}: there are {', '.join(sorted(names))}.{hint}"
+    raise error(msg)
+
+
+def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a number is finite and within bounds, see `option`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low, above = bounds.get("low", -math.inf), bounds.get("above", -math.inf)
+    high, below = bounds.get("high", math.inf), bounds.get("below", math.inf)
+    if math.isfinite(value) and low <= value <= high and above < value < below:
+        return
+    words = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
+    rule = " and ".join(f"{word} {bounds[key]}" for key, word in words.items() if key in bounds)
+    msg = f"`--{name.replace('_', '-')}` must be a finite number {rule}, got {value!r}."
+    raise ConfigError(msg)
+
+
+def check_new(path: Path) -> None:
+    """Raises ConfigError unless a directory is new or empty."""
     if path.is_dir() and any(path.iterdir()):
         msg = f"`--out` must be a new or empty directory, but {path} has files in it."
         raise ConfigError(msg)
 
 
 def check_writable(path: Path) -> None:
-    """Makes a directory and writes a file in it, so that a failure comes before the work.
-
-    Raises:
-      ConfigError: if that fails.
-    """
+    """Makes a directory and writes a file in it, so that a failure comes before the work."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -296,31 +290,3 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         msg = f"`--out`: cannot write to {path}: {os.strerror(error.errno or 0)}."
         raise ConfigError(msg) from error
-
-
-_Config = TypeVar("_Config")
-
-
-def _overridden(shared: _Config, setting: Setting) -> _Config:
-    """Replaces what the setting has of its own."""
-    names = {field.name for field in dataclasses.fields(shared)}  # type: ignore[arg-type]
-    own: dict[str, Any] = {k: v for k, v in setting.overrides.items() if k in names}
-    return dataclasses.replace(shared, **own)  # type: ignore[type-var]
-
-
-def _check(
-    name: str,
-    value: float,
-    *,
-    low: float,
-    high: float = math.inf,
-    below: float = math.inf,
-    open_low: bool = False,
-) -> None:
-    good = low <= value <= high and value < below and not (open_low and value == low)
-    if not good or not math.isfinite(value):
-        bound = f"> {low}" if open_low else f">= {low}"
-        rule = f"a finite number {bound}" if math.isinf(high) else f"between {low} and {high}"
-        rule = rule if math.isinf(below) else f">= {low} and < {below}"
-        msg = f"`--{name}` must be {rule}, got {value!r}."
-        raise ConfigError(msg)

@@ -1,5 +1,7 @@
 """`fit`: a model and data of your own, from Python, in the one training loop."""
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +14,12 @@ from flax import nnx
 from rich.console import Console
 
 from tsam_jax.data import OpenSplits, Records, Splits
-from tsam_jax.estimator import GradientEstimator
-from tsam_jax.train import loop
-from tsam_jax.train.job import Job, run_job, stream_of
-from tsam_jax.train.losses import LOSSES, METRICS, Loss
-from tsam_jax.train.network import Batch, Model, make_network
+from tsam_jax.estimator import GradientEstimator, known_cost
+from tsam_jax.train import loop, run
+from tsam_jax.train.metrics import LOSSES, METRICS, Loss
+from tsam_jax.train.network import Batch, Model, Network, make_network
+from tsam_jax.train.progress import Progress
+from tsam_jax.train.restore import last_epoch
 from tsam_jax.train.settings import SettingError, parse
 from tsam_jax.train.task import MEASURED, Data
 
@@ -58,6 +61,7 @@ def fit(
     prepare: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    recalibrate: bool = False,
     seed: int = 0,
     directory: Path | str | None = None,
     checkpoint_every: int = 10,
@@ -67,7 +71,7 @@ def fit(
 
     Args:
       model: an `nnx.Module`, which is not changed, or a function `rngs -> module`. It maps inputs
-        (batch, ...) to outputs (batch, K); inputs that are a dict are given to it by name.
+        (batch, ...) to outputs (batch, K); inputs that are a dict are passed by name.
       data: `Splits`, or the training examples: inputs and labels (n,), integers for classes or
         real numbers for regression. They are kept on the device. What does not fit there is
         streamed, in the same batches: `OpenSplits`, or `Records` of the training examples.
@@ -75,34 +79,36 @@ def fit(
       base: the base optimizer, from optax.
       epochs: passes over the data, >= 1.
       batch_size: examples a step; what is left of an epoch after the last full batch is left out.
-      validation: examples to choose the best epoch on, if `data` are the training examples alone.
-      test: examples that are measured only, if `data` are the training examples alone.
+      validation: examples to choose the best epoch on, if `data` are only training examples.
+      test: examples to evaluate, if `data` are only training examples.
       loss: "cross-entropy", "official", "mse", or a function (outputs, labels) -> the loss of each
         example, shape (n,). Default: "cross-entropy" for integer labels, else "mse".
-      metrics: name -> (outputs, labels) -> a number, the larger the better. Default: the accuracy
-        for integer labels. The first one chooses the best epoch; without one, the loss.
+      metrics: name -> (outputs, labels) -> a number, higher is better. Default: the accuracy for
+        integer labels. The first one selects the best epoch; without one, the loss.
       augment: (key, inputs) -> inputs of the model in training, once a step, in the compiled step.
-      prepare: inputs -> inputs of the model where it is measured. Default: as they are.
-      accumulate: parts in which a batch is evaluated one after the other; divides `batch_size`.
-      ema: decay of an average of the weights, at least 0 and below 1; the average is measured and
-        returned.
+      prepare: inputs -> inputs of the model in evaluation. Default: unchanged.
+      accumulate: micro-batches of a step, to save memory; divides `batch_size`.
+      ema: decay of an average of the weights, in [0, 1); the average is evaluated and returned.
+      recalibrate: whether to recompute BatchNorm statistics on the training data for evaluation.
       seed: of the weights, the order of the batches and the noise of a setting.
-      directory: where metrics.jsonl, the newest checkpoints and the best one go. Training goes on
-        from what is there. Default: nothing is written.
+      directory: where metrics.jsonl, the newest checkpoints and the best weights go. Training
+        resumes from there; the directory of another training is refused. Default: none.
       checkpoint_every: epochs between checkpoints.
       console: where progress is shown. Default: nowhere.
 
     Returns:
-      The trained model and what was measured.
+      The trained model and what was measured. The first Ctrl-C ends the training after the epoch,
+      with a checkpoint.
 
     Raises:
       ValueError: if the arguments do not fit together.
       ImportError: if data are to be streamed and grain is not installed.
       SettingError: if `method` is a text that is not a setting.
-      ConfigError: if a checkpoint in `directory` is damaged, or of another training.
+      ConfigError: if a checkpoint in `directory` is damaged, or of another training: model, loss,
+        augmentation, method, base optimizer or any of their numbers differ.
       Diverged: if the loss is not finite; the message says where, and what to try.
 
-    Cost: epochs x batches x what a step of the method costs.
+    Cost: epochs x batches x the cost of a step of the method.
 
     Example:
       >>> import optax
@@ -121,13 +127,10 @@ def fit(
     """
     splits, records = _splits(data, validation, test)
     train_size = len(splits.train.labels if records is None else records.labels)
-    _check_sizes(splits, train_size, epochs, batch_size, accumulate)
-    if ema is not None and not 0 <= ema < 1:
-        msg = f"`fit(ema=...)` must be at least 0 and below 1, got {ema!r}."
-        raise ValueError(msg)
+    _check(splits, train_size, epochs, batch_size, accumulate, ema)
     numbers = jnp.issubdtype(splits.train.labels.dtype, jnp.inexact)
     if metrics is None:
-        metrics = {} if numbers else METRICS
+        metrics = {} if numbers else {"accuracy": METRICS["accuracy"].function}
     loss = ("mse" if numbers else "cross-entropy") if loss is None else loss
     if isinstance(loss, str) and loss not in LOSSES:
         msg = f"`fit(loss=...)` must be a function or one of {', '.join(LOSSES)}, got {loss!r}."
@@ -135,28 +138,67 @@ def fit(
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
     network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
     label, estimator = _estimator(method)
+    cost = known_cost(estimator().cost)
     parts = tuple(name for name, part in zip(splits._fields, splits, strict=True) if part)
-    plan = loop.Plan(estimator, base, batch_size, accumulate, ema)
-    job = Job(
-        label=label,
+    plan = loop.Plan(
+        lambda numbers, **axis: estimator(**axis),  # noqa: ARG005
+        lambda numbers: base,  # noqa: ARG005
+        cost,
+        batch_size,
+        accumulate,
+        ema,
+        recalibrate,
+    )
+    path = None if directory is None else Path(directory)
+    identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        options = (accumulate, ema, recalibrate, sorted(metrics))
+        identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, options)
+    job = run.Job(
+        runs=[run.Run(label, seed, {}, identity, path)],
         network=network,
         program=loop.make_program(network, plan, train_size, parts),
         data=splits._replace(train=splits.train._replace(labels=splits.train.labels[None])),
-        seed=seed,
-        epochs=epochs,
+        ends=range(1, epochs + 1),
         metric=next(iter(metrics), "loss"),
-        identity={"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size},
-        stream=None if records is None else stream_of(records, batch_size, seed),
+        stream=None if records is None else run.stream_of(records, batch_size, seed),
     )
-    path = None if directory is None else Path(directory)
-    if path is not None:
-        path.mkdir(parents=True, exist_ok=True)
     console = console if console is not None else Console(quiet=True)
-    outcome = run_job(job, path, console, checkpoint_every=checkpoint_every)
-    state = outcome.state
-    weights = (state.params, state.rest) if ema is None else state.average
-    trained = network.merge(*jax.tree.map(lambda x: x[0], weights))
-    return Fitted(trained, outcome.log.lines, outcome.best, state, outcome.complete)
+    with Progress({label: job.price * epochs}, console) as progress:
+        [outcome] = run.train(job, progress, checkpoint_every=checkpoint_every)
+    if outcome.diverged is not None:
+        kept = "none" if path is None else last_epoch(job, path)
+        raise run.Diverged(run.refusal(job.runs[0], outcome.diverged, kept))
+    trained = network.merge(*outcome.weights)
+    return Fitted(trained, outcome.log.lines, outcome.best, outcome.state, outcome.complete)
+
+
+def _fingerprint(
+    network: Network,
+    estimator: GradientEstimator,
+    base: optax.GradientTransformation,
+    splits: Data,
+    batch_size: int,
+    options: Any,
+) -> str:
+    """A hash of the program of a step, with every number in it."""
+    batch = jax.tree.map(lambda x: x[:1].repeat(batch_size, 0), splits.train)
+
+    def step(key: jax.Array, batch: Batch, params: Any, rest: Any) -> Any:
+        batch = batch._replace(inputs=network.augment(key, batch.inputs))
+        oracle = loop.value_and_grad(network.loss, estimator, has_aux=True)
+        (value, grads), _ = oracle(params, oracle.init(params), batch, rest)
+        outputs = network.score(network.predict(params, batch.inputs, rest), batch.labels)
+        return value, outputs, base.update(grads, base.init(params), params)
+
+    params, rest = jax.eval_shape(network.init, jax.random.key(0))
+    program = jax.make_jaxpr(step)(jax.random.key(0), batch, params, rest)
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{options} {program.jaxpr}")
+    digest = hashlib.sha256(text.encode())
+    for constant in program.consts:
+        digest.update(np.ascontiguousarray(constant).tobytes())
+    return digest.hexdigest()
 
 
 def _splits(
@@ -164,7 +206,7 @@ def _splits(
     validation: Examples | None,
     test: Examples | None,
 ) -> tuple[Data, Records | None]:
-    """The parts on the device, None for a part that there is not; and what is to be streamed."""
+    """The parts on the device, None for a missing one; and what is to be streamed."""
     # Of streamed examples, the training part has those that are measured.
     if isinstance(data, (Splits, OpenSplits)):
         if validation is not None or test is not None:
@@ -176,9 +218,8 @@ def _splits(
         parts = [data, validation, test]
     records = parts[0] if isinstance(parts[0], Records) else None
     parts = [_read(part) if isinstance(part, Records) else part for part in parts]
-    return Data(
-        *(part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts)
-    ), records
+    placed = (part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts)
+    return Data(*placed), records
 
 
 def _read(part: Records) -> Examples:
@@ -187,8 +228,8 @@ def _read(part: Records) -> Examples:
     return part.read(rows), part.labels[rows]
 
 
-def _check_sizes(
-    data: Data, train_size: int, epochs: int, batch_size: int, accumulate: int
+def _check(
+    data: Data, train_size: int, epochs: int, batch_size: int, accumulate: int, ema: float | None
 ) -> None:
     for name, part in zip(data._fields, data, strict=True):
         sizes = {x.shape[:1] for x in jax.tree.leaves(part)}
@@ -204,10 +245,13 @@ def _check_sizes(
     if epochs < 1:
         msg = f"`fit(epochs=...)` must be a positive integer, got {epochs!r}."
         raise ValueError(msg)
+    if ema is not None and not 0 <= ema < 1:
+        msg = f"`fit(ema=...)` must be at least 0 and below 1, got {ema!r}."
+        raise ValueError(msg)
 
 
 def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:
-    """What the method is called, and a function that makes its estimator."""
+    """The label of a method, and a function that makes its estimator."""
     if isinstance(method, GradientEstimator):
         return "an estimator", lambda: method
     settings = parse(method)

@@ -1,8 +1,8 @@
-"""The one training loop: any method, any network, one seed or several at once."""
+"""The one training loop: any method, any network, one run or several at once."""
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,15 +14,14 @@ from tsam_jax.estimator import Cost, GradientEstimator, value_and_grad
 from tsam_jax.methods import microbatched
 from tsam_jax.train.config import Optimizer
 from tsam_jax.train.mesh import Devices
-from tsam_jax.train.metrics import measured_on_host
+from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.network import Batch, Network, in_chunks
-from tsam_jax.train.optimizers import make_base
+from tsam_jax.train.optimizers import NUMBERS, make_base
 from tsam_jax.train.settings import Setting
 from tsam_jax.train.task import MEASURED, Data
 
 PARTS = Data._fields
 """The parts of a data set that can be measured."""
-
 
 Stream = Callable[[int], Iterable[Batch]]
 """epoch -> its batches, in the order in which they are trained on; on the host."""
@@ -33,7 +32,7 @@ _AUGMENT = 2**32 - 1  # no epoch: the keys of the augmentation are not those of 
 
 
 class TrainState(NamedTuple):
-    """All that training changes; with a leading axis over seeds where several run together.
+    """All that training changes; with a leading axis over runs.
 
     Attributes:
       step: optimizer steps done, which is also the position in the data; shape (), int32.
@@ -45,6 +44,7 @@ class TrainState(NamedTuple):
       average: average of (params, rest), which is measured; () if there is none.
       broken: the first step with a loss that is not finite, counted from 1; 0 if there is none;
         shape (), int32.
+      numbers: name -> number of the method or the base optimizer, shape ().
     """
 
     step: jax.Array
@@ -55,69 +55,82 @@ class TrainState(NamedTuple):
     base: Any
     average: Any
     broken: jax.Array
+    numbers: dict[str, jax.Array]
 
 
 class Plan(NamedTuple):
-    """How a network is trained.
+    """How a network is trained. Numbers are arguments, so that runs that differ in them share it.
 
     Attributes:
-      estimator: makes the gradient estimator; takes `sample_axis` if that is spread.
-      base: the base optimizer.
+      estimator: (numbers, sample_axis=axis) -> the gradient estimator.
+      base: numbers -> the base optimizer.
+      cost: cost of a step.
       batch_size: examples a step.
-      accumulate: parts in which a batch is evaluated.
+      accumulate: micro-batches of a step.
       ema: decay of the average of the parameters; None for no average.
+      recalibrate: whether BatchNorm statistics are recomputed for what is measured.
     """
 
     estimator: Callable[..., GradientEstimator]
-    base: optax.GradientTransformation
+    base: Callable[[Mapping[str, Any]], optax.GradientTransformation]
+    cost: Cost | None
     batch_size: int
     accumulate: int = 1
     ema: float | None = None
+    recalibrate: bool = False
 
 
 class Program(NamedTuple):
-    """Compiled functions that train a group of seeds.
+    """Compiled functions that train a group of runs.
 
     Attributes:
-      init: seeds -> `TrainState` with a leading axis over them.
+      init: (seeds, numbers of each run) -> `TrainState` with a leading axis over them.
       advance: (state, data, number of epochs) -> state; the old state is given up.
       feed: (state, batches with a leading axis over steps) -> state, for data that are not on the
         device; the old state is given up.
-      measure: (state, data) -> numbers of the measured parts, "test_loss" say, and the metrics of
-        the method in the last step, such as "step_loss" (the mean, of several samples); shape (g,)
-        each.
-      predict: (state, inputs) -> outputs, shape (g, n, outputs).
+      weights: (state, data) -> (params, rest) that are measured: averages if there are some,
+        recalibrated if asked.
+      measure: (weights, state, data) -> numbers of the measured parts, "test_loss" say, and the
+        metrics of the method in the last step, such as "step_loss"; shape (g,) each.
       cost: cost of one step, if the estimator states it.
       steps_per_epoch: optimizer steps an epoch.
       batch_size: examples a step.
     """
 
-    init: Callable[[Sequence[int]], TrainState]
+    init: Callable[..., TrainState]
     advance: Callable[[TrainState, Data, int], TrainState]
     feed: Callable[[TrainState, Batch], TrainState]
-    measure: Callable[[TrainState, Data], dict[str, jax.Array]]
-    predict: Callable[[TrainState, Any], jax.Array]
+    weights: Callable[[TrainState, Data], Any]
+    measure: Callable[[Any, TrainState, Data], dict[str, Any]]
     cost: Cost | None
     steps_per_epoch: int
     batch_size: int
 
 
 def plan_for(setting: Setting, optimizer: Optimizer, train_size: int, epochs: int) -> Plan:
-    """How a setting is trained.
+    """How a setting is trained, its schedules over so many epochs."""
+    per_epoch = train_size // optimizer.batch_size
 
-    Args:
-      setting: the method.
-      optimizer: the base optimizer, before what the setting replaces.
-      train_size: number of training examples.
-      epochs: epochs of the whole training, over which schedules run.
+    def base(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+        own = {name: numbers[name] for name in NUMBERS if name in numbers}
+        return make_base(
+            optimizer, steps=epochs * per_epoch, steps_per_epoch=per_epoch, numbers=own
+        )
 
-    Returns:
-      The `Plan`.
-    """
-    chosen = optimizer.for_setting(setting)
-    per_epoch = train_size // chosen.batch_size
-    base = make_base(chosen, steps=epochs * per_epoch, steps_per_epoch=per_epoch)
-    return Plan(setting.build, base, chosen.batch_size, chosen.accumulate, chosen.ema)
+    return Plan(
+        setting.build,
+        base,
+        setting.cost,
+        optimizer.batch_size,
+        optimizer.accumulate,
+        optimizer.ema,
+        optimizer.recalibrate,
+    )
+
+
+def numbers_for(setting: Setting, optimizer: Optimizer) -> dict[str, float]:
+    """The arguments of a setting's program."""
+    return setting.numbers | {name: float(getattr(optimizer, name)) for name in NUMBERS}
 
 
 def make_program(
@@ -126,6 +139,7 @@ def make_program(
     train_size: int,
     parts: Sequence[str] = PARTS,
     devices: Devices | None = None,
+    metrics: Sequence[str] = (),
 ) -> Program:
     """Compiles the training of one plan.
 
@@ -135,53 +149,60 @@ def make_program(
       train_size: number of training examples; what is left of an epoch after the last full
         batch is left out.
       parts: what is measured, some of `PARTS`.
-      devices: the mesh that it runs on; its state and data are the same on all devices of it.
+      devices: the mesh that it runs on.
+      metrics: what is measured; those of the network are, and of others those on the host.
 
     Returns:
       A `Program`.
     """
     devices = devices or Devices()
     batch_size, steps = plan.batch_size, train_size // plan.batch_size
+    on_host = {name: METRICS[name] for name in metrics if METRICS[name].on_host}
 
-    def accumulated(estimator: GradientEstimator) -> GradientEstimator:
-        if plan.accumulate == 1:
-            return estimator
-        return microbatched(estimator, batch_size // plan.accumulate, batch=1)
-
-    def start(keys: jax.Array, params: Any, rest: Any) -> TrainState:
+    def start(keys: jax.Array, params: Any, rest: Any, numbers: Any) -> TrainState:
         order_key, noise_key = keys
-        estimator = value_and_grad(network.loss, plan.estimator(), key=noise_key).init(params)
+        estimator = value_and_grad(network.loss, plan.estimator(numbers), key=noise_key)
         zero = jnp.zeros((), jnp.int32)
         # A copy: the state is given up as a whole, and no buffer can be given up twice.
         average = () if plan.ema is None else jax.tree.map(jnp.copy, (params, rest))
-        base = plan.base.init(params)
-        return TrainState(zero, order_key, params, rest, estimator, base, average, zero)
+        own, base = estimator.init(params), plan.base(numbers).init(params)
+        return TrainState(zero, order_key, params, rest, own, base, average, zero, numbers)
 
-    def init(seeds: Sequence[int]) -> TrainState:
+    starts = jax.jit(jax.vmap(start))
+
+    def init(seeds: Sequence[int], numbers: Sequence[Mapping[str, float]] = ()) -> TrainState:
         keys = [_keys(seed) for seed in seeds]
         networks = [network.init(key[0]) for key in keys]  # may read files, so it is not mapped
         params, rest = jax.tree.map(lambda *x: jnp.stack(x), *networks)
         rows = jnp.stack([key[1:] for key in keys])
-        return devices.replicate(jax.jit(jax.vmap(start))(rows, params, rest))  # type: ignore[no-any-return]
-
-    axis = devices.sample_axis
-    spread = plan.estimator() if axis is None else plan.estimator(sample_axis=axis)
-    estimate = value_and_grad(network.loss, accumulated(spread), has_aux=True)
+        names = numbers[0] if numbers else {}
+        table = {name: jnp.asarray([own[name] for own in numbers], float) for name in names}
+        return devices.replicate(starts(rows, params, rest, table))  # type: ignore[no-any-return]
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _AUGMENT), state.step)
         batch = devices.split(batch._replace(inputs=network.augment(key, batch.inputs)))
-        ((value, rest), grads), estimator = estimate(
-            state.params, state.estimator, batch, state.rest
-        )
-        updates, base = plan.base.update(grads, state.base, state.params)
+        axis = {} if devices.sample_axis is None else {"sample_axis": devices.sample_axis}
+        estimator = plan.estimator(state.numbers, **axis)
+        if plan.accumulate > 1:
+            estimator = microbatched(estimator, batch_size // plan.accumulate, batch=1)
+        estimate = value_and_grad(network.loss, estimator, has_aux=True)
+        ((value, rest), grads), own = estimate(state.params, state.estimator, batch, state.rest)
+        updates, base = plan.base(state.numbers).update(grads, state.base, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
-        broken = jnp.where((state.broken == 0) & ~jnp.isfinite(value), done, state.broken)
         average = state.average
         if plan.ema is not None:
             average = _averaged(average, (params, rest), plan.ema, state.step)
-        return TrainState(done, state.key, params, rest, estimator, base, average, broken)
+        return state._replace(
+            step=done,
+            params=params,
+            rest=rest,
+            estimator=own,
+            base=base,
+            average=average,
+            broken=jnp.where((state.broken == 0) & ~jnp.isfinite(value), done, state.broken),
+        )
 
     def feed(state: TrainState, batches: Batch) -> TrainState:
         return jax.lax.scan(lambda state, batch: (step(state, batch), None), state, batches)[0]
@@ -197,39 +218,82 @@ def make_program(
         return jax.lax.scan(body, state, order)[0]
 
     def advance(state: TrainState, data: Data, epochs: jax.Array) -> TrainState:
-        def body(_: int, state: TrainState) -> TrainState:
-            return one_epoch(state, data.train)
-
+        body = lambda _, state: one_epoch(state, data.train)  # noqa: E731
         return TrainState(*jax.lax.fori_loop(0, epochs, body, state))
 
-    def predict(state: TrainState, inputs: Any) -> jax.Array:
+    def weights(state: TrainState, data: Data) -> Any:
         params, rest = (state.params, state.rest) if plan.ema is None else state.average
-        return in_chunks(lambda some: network.predict(params, some, rest), inputs, _CHUNK)
+        if plan.recalibrate:
+            inputs, count = data.train.inputs, min(train_size, MEASURED) // batch_size
+            some = jax.tree.map(lambda x: x[: count * batch_size], inputs)
+            shape = (count, batch_size)
+            batches = jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), some)
+            rest = network.recalibrate(params, rest, batches)
+        return params, rest
 
-    def measure(state: TrainState, data: Data) -> dict[str, jax.Array]:
-        metrics: dict[str, jax.Array] = {}
+    def scores(weights: Any, state: TrainState, data: Data) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+        predict = lambda some: network.predict(weights[0], some, weights[1])  # noqa: E731
         for part in parts:
-            some = jax.tree.map(lambda x: x[:MEASURED], data.train)
-            examples = some if part == "train" else getattr(data, part)
-            scores = network.score(predict(state, examples.inputs), examples.labels)
-            metrics |= {f"{part}_{name}": value for name, value in scores.items()}
+            examples = measured_examples(data, part, min(train_size, MEASURED))
+            outputs = in_chunks(predict, examples.inputs, _CHUNK)
+            own = network.score(outputs, examples.labels) | ({"": outputs} if on_host else {})
+            found |= {f"{part}_{name}": value for name, value in own.items()}
         last = state.estimator.last.metrics
-        return metrics | {f"step_{name}": jnp.mean(x) for name, x in last.items()}
+        found |= {f"step_{name}": jnp.mean(x) for name, x in last.items()}
+        return devices.everywhere(found)  # type: ignore[no-any-return]
 
     shared: Any = None
-    axes = Data(Batch(shared, 0), shared, shared)  # type: ignore[arg-type]  # labels differ by seed
+    axes: Any = Data(Batch(shared, 0), shared, shared)  # labels differ by seed
+    score = _rows(scores, (0, 0, axes))
+
+    def measure(weights: Any, state: TrainState, data: Data) -> dict[str, Any]:
+        found: dict[str, Any] = jax.device_get(score(weights, state, data))
+        for part in parts if on_host else ():
+            outputs, labels = found.pop(f"{part}_"), getattr(data, part).labels
+            labels = np.broadcast_to(labels[..., : outputs.shape[1]], outputs.shape[:2])
+            for name, one in on_host.items():
+                values = [one.function(*row) for row in zip(outputs, labels, strict=True)]
+                found[f"{part}_{name}"] = np.array(values, np.float32)
+        return found
+
     return Program(
         init,
-        jax.jit(devices.spread(jax.vmap(advance, in_axes=(0, axes, None))), donate_argnums=0),
-        jax.jit(devices.spread(jax.vmap(feed, in_axes=(0, None))), donate_argnums=0),
-        measured_on_host(
-            jax.jit(jax.vmap(measure, in_axes=(0, axes))), network.host_metrics, parts
-        ),
-        jax.jit(jax.vmap(predict, in_axes=(0, None))),
-        plan.estimator().cost,
+        _rows(devices.spread(advance), (0, axes, None), donate=True),
+        _rows(devices.spread(feed), (0, None), donate=True),
+        _rows(weights, (0, axes)),
+        measure,
+        plan.cost,
         steps,
         batch_size,
     )
+
+
+def _rows(function: Callable[..., Any], axes: tuple[Any, ...], *, donate: bool = False) -> Any:
+    """Compiles a function over a leading axis of runs; one run alone is not mapped."""
+
+    def over_rows(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments[0])[0]) > 1:
+            return jax.vmap(function, in_axes=axes)(*arguments)
+        own = [_first(x, axis) for x, axis in zip(arguments, axes, strict=True)]
+        return jax.tree.map(lambda x: x[None], function(*own))
+
+    return jax.jit(over_rows, donate_argnums=(0,) if donate else ())
+
+
+def _first(tree: Any, axis: Any) -> Any:
+    """The first row of what is mapped over: all of a tree, none, or the labels of `Data`."""
+    if axis is None:
+        return tree
+    if isinstance(axis, Data):
+        return tree._replace(train=tree.train._replace(labels=tree.train.labels[0]))
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def measured_examples(data: Data, part: str, count: int) -> Batch:
+    """The examples of a part that are measured: of the training part the first ones."""
+    examples: Batch = getattr(data, part)
+    return jax.tree.map(lambda x: x[:count], examples) if part == "train" else examples
 
 
 def order_key(seed: int) -> jax.Array:
@@ -265,13 +329,15 @@ class Round(NamedTuple):
 
     Attributes:
       state: the state, until the next round is asked for.
+      weights: (params, rest) that were measured, with a leading axis over runs.
       epoch: epochs done.
       seconds: time that the epochs of this round took, compilation and measuring left out.
-      examples_per_second: training examples of one seed, in that time.
+      examples_per_second: training examples of one run, in that time.
       metrics: numbers of the measured parts and of the estimator, shape (g,) each.
     """
 
     state: TrainState
+    weights: Any
     epoch: int
     seconds: float
     examples_per_second: float
@@ -283,8 +349,7 @@ def train(
     state: TrainState,
     data: Data,
     *,
-    epochs: int,
-    every: int,
+    ends: Sequence[int],
     stream: Stream | None = None,
 ) -> Iterator[Round]:
     """Trains, and measures at the end of every round of epochs.
@@ -292,33 +357,34 @@ def train(
     Args:
       program: the compiled functions.
       state: where to start; it is given up.
-      data: the data of this group of seeds; with a `stream`, those that are measured.
-      epochs: epochs in all, those that the state has behind it included.
-      every: epochs a round; the last one may be shorter.
-      stream: epoch -> its batches of training data, for what does not fit on the device; all seeds
+      data: the data of this group of runs; with a `stream`, those that are measured.
+      ends: epochs at which to measure, ascending; the last one ends the training. Those that the
+        state has behind it are passed over.
+      stream: epoch -> its batches of training data, for what does not fit on the device; all runs
         of the group get the same. As many as `program.steps_per_epoch`.
 
     Yields:
       A `Round` after each.
     """
     done = int(state.step[0]) // program.steps_per_epoch
-    if stream is None:
+    ahead = [end for end in ends if end > done]
+    if stream is None and ahead:
         state = program.advance(state, data, 0)  # compiles
-    while done < epochs:
-        this = min(every - done % every, epochs - done)
+    for end in ahead:
         start = time.perf_counter()
         if stream is None:
-            state = program.advance(state, data, this)
+            state = program.advance(state, data, end - done)
         else:
-            for epoch in range(done, done + this):
+            for epoch in range(done, end):
                 for batches in _stacked(stream(epoch)):
                     state = program.feed(state, batches)
         state = jax.block_until_ready(state)
         seconds = time.perf_counter() - start
-        done += this
-        examples = this * program.steps_per_epoch * program.batch_size
-        metrics = jax.device_get(program.measure(state, data))
-        yield Round(state, done, seconds, examples / seconds, metrics)
+        examples = (end - done) * program.steps_per_epoch * program.batch_size
+        weights = program.weights(state, data)
+        metrics = program.measure(weights, state, data)
+        yield Round(state, weights, end, seconds, examples / seconds, metrics)
+        done = end
 
 
 def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -326,17 +392,3 @@ def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:
     batches = iter(batches)
     while some := list(itertools.islice(batches, _DISPATCH)):
         yield jax.tree.map(lambda *x: np.stack(x), *some)
-
-
-def select_seeds(data: Data, rows: Sequence[int]) -> Data:
-    """The data of some of the seeds.
-
-    Args:
-      data: data of all seeds.
-      rows: which of them.
-
-    Returns:
-      `Data` with `train.labels` of these only.
-    """
-    labels = data.train.labels[jnp.asarray(rows)]
-    return data._replace(train=data.train._replace(labels=labels))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tsam_jax.train.config import ConfigError, Optimizer
@@ -54,21 +56,62 @@ class Devices(NamedTuple):
 
     @property
     def sample_axis(self) -> str | None:
-        """The axis over which a method has to spread its samples."""
+        """The axis over which a method spreads its samples."""
         return "sample" if self.mesh is not None and self.mesh.shape["sample"] > 1 else None
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that the mesh spans."""
+        return 1 if self.mesh is None else len({d.process_index for d in self.mesh.devices.flat})
 
     def replicate(self, tree: Any) -> Any:
         """Places a copy of every array on every device."""
         if self.mesh is None:
             return tree
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        if self.processes == 1:
+            return jax.device_put(tree, everywhere)
+
+        def place(x: Any) -> Any:
+            if not getattr(x, "is_fully_addressable", True):
+                return x
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(place(jax.random.key_data(x)))
+            return jax.device_put(np.asarray(x), everywhere)
+
+        return jax.tree.map(place, tree)
+
+    def share(self, count: int) -> np.ndarray:
+        """The rows of `count` that this process reads: as many for each, so the last may repeat."""
+        each = -(-count // self.processes)
+        each += -each % (self.mesh.shape["data"] // self.processes if self.mesh else 1)
+        first = each * jax.process_index()
+        return np.minimum(np.arange(first, first + each), count - 1)
+
+    def join(self, tree: Any) -> Any:
+        """Arrays whose leading axis is spread over the processes, each of which has its `share`."""
+        assert self.mesh is not None
+        rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), tree)
+
+    def pooled(self, mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of all shares, which are of the same size."""
+        own = np.stack([mean, np.square(std) + np.square(mean)])
+        every = np.asarray(multihost_utils.process_allgather(own)).mean(axis=0, dtype=float)
+        return tuple(every[0].tolist()), tuple(np.sqrt(every[1] - np.square(every[0])).tolist())
 
     def split(self, batch: Any) -> Any:
         """Splits the leading axis over "data", in a compiled program."""
+        return self._constrained(batch, PartitionSpec("data"))
+
+    def everywhere(self, tree: Any) -> Any:
+        """Replicates results, in a compiled program."""
+        return self._constrained(tree, PartitionSpec())
+
+    def _constrained(self, tree: Any, spec: PartitionSpec) -> Any:
         if self.mesh is None:
-            return batch
-        rows = NamedSharding(self.mesh, PartitionSpec("data"))
-        return jax.lax.with_sharding_constraint(batch, rows)
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
 
     def spread(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The program in which samples are spread; its arguments are the same on all devices."""
@@ -83,11 +126,39 @@ class Devices(NamedTuple):
         )
 
 
+def join_processes(text: str | None) -> None:
+    """Joins the other processes of a run, before anything is computed.
+
+    Args:
+      text: `--distributed`: "auto" for what a launcher (SLURM, Open MPI, Kubernetes, Cloud TPU)
+        has in the environment, or "HOST:PORT,COUNT,INDEX" of the first process, the number of
+        processes and the number of this one, from 0. None for a run of one process.
+
+    Raises:
+      ConfigError: if the text is neither, or no launcher is found.
+    """
+    if text is None or jax.distributed.is_initialized():
+        return
+    address, *numbers = text.split(",")
+    if text != "auto" and (len(numbers) != 2 or not all(x.isdecimal() for x in numbers)):
+        msg = f"`--distributed` must be auto or HOST:PORT,COUNT,INDEX, got {text!r}."
+        raise ConfigError(msg)
+    try:
+        if text == "auto":
+            jax.distributed.initialize()
+        else:
+            count, index = map(int, numbers)
+            jax.distributed.initialize(address, count, index)
+    except (ValueError, RuntimeError) as error:
+        msg = f"`--distributed {text}`: {error}"
+        raise ConfigError(msg) from error
+
+
 def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> Devices:
     """Makes the mesh of a run.
 
     Args:
-      text: `--mesh`; None for a single device.
+      text: `--mesh`; None for a single device, or for all devices of several processes.
       setting: the method, whose samples go over "sample".
       optimizer: the base optimizer, whose batch goes over "data".
 
@@ -97,9 +168,11 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
     Raises:
       ConfigError: if there are too few devices, or they do not divide the batch or the samples.
     """
-    if text is None:
+    if text is None and jax.process_count() == 1:
         return Devices()
-    sizes, there = parse_mesh(text), jax.devices()
+    there = jax.devices()
+    text = text or f"data={len(there)}"  # of all processes
+    sizes = parse_mesh(text)
     needed = math.prod(sizes.values())
     if needed > len(there):
         msg = (
@@ -108,7 +181,7 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
             " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)"
         )
         raise ConfigError(msg)
-    batch_size = optimizer.for_setting(setting).batch_size
+    batch_size = optimizer.batch_size
     if batch_size % sizes["data"]:
         msg = (
             f"`--mesh {text}`: the {sizes['data']} devices of axis data must divide `--batch-size`,"

@@ -1,20 +1,137 @@
-"""Metrics of GLUE, by scikit-learn and scipy: of all predictions of a part, on the host.
-
-They are no means over examples (F1, correlations), so that means over batches would be wrong.
-"""
+"""Losses and metrics by name. Everything that depends on a metric reads its row of `METRICS`."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from tsam_jax.train import config, losses
-from tsam_jax.train.network import Network
+from tsam_jax.train import config
 
-HostMetric = Callable[[np.ndarray, np.ndarray], float]
-"""(outputs (n, K), labels (n,)) -> a number, the larger the better."""
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""(outputs, labels) -> the loss of each example; shapes (n, outputs), (n,) and (n,), float32."""
+
+
+def cross_entropy(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy; with `smoothing`, of labels mixed with the uniform law.
+
+    Args:
+      outputs: logits, shape (n, K).
+      labels: shape (n,), integers in 0..K - 1.
+      smoothing: e, in 0..1: the target is 1 - e + e/K for the label and e/K for each other class.
+
+    Returns:
+      Shape (n,).
+
+    Example:
+      >>> round(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).item(), 2)
+      1.39
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016,
+    Section 7; `optax.smooth_labels`.
+    """
+    losses: jax.Array
+    if smoothing:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, outputs.shape[-1]), smoothing)
+        losses = optax.softmax_cross_entropy(outputs, targets)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return losses
+
+
+def official(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
+    """The Kullback-Leibler divergence from smoothed labels, as the paper's code has it.
+
+    KL(p || softmax(outputs)),  p = 1 - e for the label and e / (K - 1) for each other class:
+    unlike the smoothed cross-entropy it can reach 0, which matters to nothing but its value:
+    a constant in the loss changes no tilt weight.
+
+    Args:
+      outputs: logits, shape (n, K), K >= 2.
+      labels: shape (n,), integers in 0..K - 1.
+      smoothing: e, in 0..1.
+
+    Returns:
+      Shape (n,).
+
+    Example:
+      >>> outputs = jnp.log(jnp.array([[0.9, 0.05, 0.05]]))
+      >>> abs(official(outputs, jnp.array([0]), smoothing=0.1)).max() < 1e-6
+      Array(True, dtype=bool)
+
+    Source: the loss of the official code of Li et al., "Tilted Sharpness-Aware Minimization", ICML
+    2025, where e = 0.1.
+    """
+    classes = outputs.shape[-1]
+    truth = jax.nn.one_hot(labels, classes)
+    targets = (1 - smoothing) * truth + smoothing / (classes - 1) * (1 - truth)
+    losses: jax.Array = optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets)
+    return losses
+
+
+def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The squared error of the only output: regression.
+
+    Args:
+      outputs: shape (n, 1).
+      labels: shape (n,), real numbers.
+
+    Returns:
+      Shape (n,).
+
+    Example:
+      >>> squared_error(jnp.array([[1.0], [3.0]]), jnp.array([1.0, 1.0])).tolist()
+      [0.0, 4.0]
+    """
+    return (outputs[:, 0] - labels) ** 2
+
+
+LOSSES: Mapping[str, Callable[..., jax.Array]] = {
+    "cross-entropy": cross_entropy,
+    "official": official,
+    "mse": squared_error,
+}
+"""Name -> loss."""
+
+
+class Metric(NamedTuple):
+    """A number that is measured on a part of a data set.
+
+    Attributes:
+      name: its name.
+      function: (outputs, labels) -> a number.
+      labels: what labels it is for.
+      on_host: whether it needs NumPy arrays of all predictions; else it is compiled.
+      percent: whether it is shown in percent.
+      higher_is_better: which end is good.
+    """
+
+    name: str
+    function: Callable[[Any, Any], Any]
+    labels: Literal["classes", "numbers", "any"] = "classes"
+    on_host: bool = False
+    percent: bool = False
+    higher_is_better: bool = True
+
+    def shown(self, value: float | None, digits: int = 2) -> str:
+        """A value as people read it."""
+        if value is None or np.isnan(value):
+            return "-"
+        return f"{100 * value:.{digits}f} %" if self.percent else f"{value:.4g}"
+
+    def better(self, value: float) -> float:
+        """A number that is larger for better values; -inf for what is not known."""
+        if np.isnan(value):
+            return -np.inf
+        return value if self.higher_is_better else -value
+
+
+def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The fraction of examples whose largest output is the label's; shape ()."""
+    return jnp.mean((jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32))
 
 
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -98,15 +215,23 @@ def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
     return _correlation("spearmanr", outputs, labels)
 
 
-HOST_METRICS: Mapping[str, HostMetric] = {
-    "matthews": matthews,
-    "f1": f1,
-    "pearson": pearson,
-    "spearman": spearman,
-}
-"""Name -> metric that sees all predictions of a part at once."""
+def _unknown(outputs: Any, labels: Any) -> float:  # noqa: ARG001
+    """The function of a metric whose values come from elsewhere."""
+    return float("nan")
 
-_OF_NUMBERS = ("pearson", "spearman")
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", _unknown, labels="any", higher_is_better=False),
+        Metric("accuracy", accuracy, percent=True),
+        Metric("matthews", matthews, on_host=True),
+        Metric("f1", f1, on_host=True),
+        Metric("pearson", pearson, labels="numbers", on_host=True),
+        Metric("spearman", spearman, labels="numbers", on_host=True),
+    )
+}
+"""Name -> metric. The network computes "loss", whose function is that of the task."""
 
 GLUE: Mapping[str, tuple[str, ...]] = {
     "CoLA": ("matthews", "accuracy"),
@@ -124,38 +249,11 @@ GLUE: Mapping[str, tuple[str, ...]] = {
 Source: Wang et al., "GLUE", ICLR 2019, Table 1; CoLA's accuracy is in the table of Li et al. 2025.
 """
 
-_ONE_IN_PAPER = ("MRPC", "QQP")  # whose F1 the paper's table does not have
 
-
-def glue_average(measured: Mapping[str, Mapping[str, float]]) -> float:
-    """The average of the paper's table of GLUE.
-
-    Args:
-      measured: task, a key of `GLUE`, -> metric -> value.
-
-    Returns:
-      The plain mean of 11 numbers: both of CoLA and of STS-B, the accuracy of the other seven.
-
-    Raises:
-      ValueError: if one of them is missing.
-
-    Example:
-      >>> glue_average({task: dict.fromkeys(names, 0.5) for task, names in GLUE.items()})
-      0.5
-
-    Source: Li et al., "Tilted Sharpness-Aware Minimization", ICML 2025, Table 1; its column AVG is
-    this mean within 0.03, where a mean over tasks of the means of pairs is not.
-    """
-    columns = [
-        (task, name)
-        for task, names in GLUE.items()
-        for name in (names[:1] if task in _ONE_IN_PAPER else names)
-    ]
-    missing = [f"{task} {name}" for task, name in columns if name not in measured.get(task, {})]
-    if missing:
-        msg = f"`measured` must have all columns of the table; it lacks {', '.join(missing)}."
-        raise ValueError(msg)
-    return float(np.mean([measured[task][name] for task, name in columns]))
+def metric(name: str) -> Metric:
+    """The metric of a logged name, "validation_accuracy" say; one of a user's own by default."""
+    name = name.partition("_")[2] if name.startswith(("train_", "validation_", "test_")) else name
+    return METRICS.get(name, Metric(name, _unknown))
 
 
 def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
@@ -166,74 +264,20 @@ def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
       num_classes: number of classes; None for regression.
 
     Returns:
-      Names, the first of which chooses: those of the task in `GLUE`, else the accuracy of classes.
+      Names; the first one selects epochs and settings. By default those of the GLUE task, in files
+      or in TensorFlow Datasets, versioned or not; else the accuracy; () for other regression.
 
     Raises:
       ConfigError: if a name is unknown, or not for such labels.
     """
-    allowed = [*losses.METRICS, *(name for name in HOST_METRICS if name not in _OF_NUMBERS)]
-    if num_classes is None:
-        allowed = list(_OF_NUMBERS)
+    labels = "numbers" if num_classes is None else "classes"
+    allowed = [name for name, one in METRICS.items() if one.labels == labels]
     for name in task.metrics:
-        if name not in allowed:
-            labels = "numbers" if num_classes is None else "classes"
-            msg = f"`--metrics` of {labels} must be of {', '.join(allowed)}, got {name!r}."
-            raise config.ConfigError(msg)
-    known = {_plain(name): names for name, names in GLUE.items()}
-    kind, _, name = task.dataset.replace("/", ":").partition(":")
-    usual = known.get(_plain(name)) if kind == "glue" else None
+        config.known(name, allowed, f"metric (`--metrics`) of {labels}")
+    kind, _, name = task.dataset.removeprefix("tfds:").replace("/", ":").partition(":")
+    tasks = {_plain(name): names for name, names in GLUE.items()}
+    usual = tasks.get(_plain(name.partition(":")[0])) if kind == "glue" else None
     return tuple(task.metrics) or usual or (() if num_classes is None else ("accuracy",))
-
-
-def with_metrics(network: Network, names: Sequence[str]) -> Network:
-    """A network that is also measured on the host.
-
-    Args:
-      network: the network.
-      names: metrics; those that are not of `HOST_METRICS` it has already.
-
-    Returns:
-      The network; if there are any, its `score` also returns the outputs, for them.
-    """
-    chosen = {name: HOST_METRICS[name] for name in names if name in HOST_METRICS}
-    if not chosen:
-        return network
-
-    def score(outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        return {**network.score(outputs, labels), "outputs": outputs}
-
-    return network._replace(score=score, host_metrics=chosen)
-
-
-def measured_on_host(
-    measure: Callable[[Any, Any], dict[str, Any]],
-    metrics: Mapping[str, HostMetric],
-    parts: Sequence[str],
-) -> Callable[[Any, Any], dict[str, Any]]:
-    """A function that measures, with what is measured on the host in place of the outputs.
-
-    Args:
-      measure: (state, data) -> numbers, shape (g,), and "PART_outputs", shape (g, n, K).
-      metrics: name -> metric.
-      parts: the measured parts.
-
-    Returns:
-      (state, data) -> numbers, shape (g,) each.
-    """
-    if not metrics:
-        return measure
-
-    def measured(state: Any, data: Any) -> dict[str, Any]:
-        found: dict[str, Any] = jax.device_get(measure(state, data))
-        for part in parts:
-            outputs = found.pop(f"{part}_outputs")
-            labels = np.asarray(getattr(data, part).labels)[..., : outputs.shape[1]]
-            rows = list(zip(outputs, np.broadcast_to(labels, outputs.shape[:2]), strict=True))
-            for name, metric in metrics.items():
-                found[f"{part}_{name}"] = np.array([metric(*row) for row in rows], np.float32)
-        return found
-
-    return measured
 
 
 def _correlation(function: str, outputs: np.ndarray, labels: np.ndarray) -> float:

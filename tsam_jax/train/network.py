@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from tsam_jax.train.losses import Loss
+from tsam_jax.train.metrics import Loss
 
 Model = nnx.Module | Callable[[nnx.Rngs], nnx.Module]
 """A model, whose weights are where training starts, or a function that makes one."""
@@ -29,10 +28,10 @@ class Network(NamedTuple):
       augment: (key, inputs) -> inputs of a training step; the same for all probes of the step.
       loss: (params, batch of augmented inputs, rest) -> (mean loss, rest), in training mode.
       predict: (params, inputs, rest) -> outputs, shape (n, outputs), float32; in evaluation mode.
-      score: (outputs, labels) -> the mean loss and the metrics by name, shape () each.
+      score: (outputs, labels) -> the mean loss and the compiled metrics by name, shape () each.
       merge: (params, rest) -> the flax model, in evaluation mode.
-      host_metrics: metrics by name that are computed on the host, (outputs, labels) -> a number;
-        if there are some, `score` also returns the "outputs".
+      recalibrate: (params, rest, batches of inputs with a leading axis) -> rest with the BatchNorm
+        statistics averaged over these batches.
     """
 
     init: Callable[[jax.Array], tuple[Any, Any]]
@@ -41,7 +40,7 @@ class Network(NamedTuple):
     predict: Callable[[Any, Any, Any], jax.Array]
     score: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
     merge: Callable[[Any, Any], nnx.Module]
-    host_metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {}
+    recalibrate: Callable[[Any, Any, Any], Any]
 
 
 def make_network(
@@ -56,15 +55,15 @@ def make_network(
 
     Args:
       model: a flax model that maps inputs to outputs (n, outputs), or a function `rngs -> model`.
-        Inputs that are a dict are given to it by name.
+        Inputs that are a dict are passed by name.
       loss: (outputs, labels) -> the loss of each example.
       metrics: name -> (outputs, labels) -> a number.
-      augment: (key, inputs) -> what the model gets in training; default: what `prepare` gives.
-      prepare: inputs -> what the model gets in evaluation; default: the inputs.
+      augment: (key, inputs) -> inputs of the model in training; default: what `prepare` returns.
+      prepare: inputs -> inputs of the model in evaluation; default: the inputs.
 
     Returns:
-      A `Network`. A model with random numbers of its own (dropout) carries their keys and counters
-      in `rest`: all probes of a step start from the same, and so see the same masks.
+      A `Network`. Keys and counters of dropout are in `rest`: all probes of a step start from the
+      same ones, and so use the same masks.
     """
     ready = prepare if prepare is not None else lambda inputs: inputs
 
@@ -84,6 +83,7 @@ def make_network(
             params, rest = split_model(model(nnx.Rngs(key)))[1:]
             return params, rest
 
+    chosen = _statistics(shapes)
     shapes.train()
     training = split_model(shapes)[0]
     shapes.eval()
@@ -105,9 +105,46 @@ def make_network(
         values = {name: metric(outputs, labels) for name, metric in (metrics or {}).items()}
         return {"loss": jnp.mean(loss(outputs, labels)), **values}
 
+    def recalibrate(params: Any, rest: Any, batches: Any) -> Any:
+        leaves, tree = jax.tree.flatten(rest)
+        structure: Any = tree
+        if not any(chosen):
+            return rest
+
+        def after(start: float, inputs: Any) -> list[jax.Array]:
+            """Statistics after one batch, of running ones that are all `start`."""
+            filled = [
+                jnp.full_like(x, start) if own else x for x, own in zip(leaves, chosen, strict=True)
+            ]
+            merged = forward(training, params, structure.unflatten(filled), ready(inputs))[1]
+            return jax.tree.leaves(split_model(merged)[2])
+
+        # The update is linear, new = kept * old + (1 - kept) * batch: two starts give `kept`.
+        first = jax.tree.map(lambda x: x[0], batches)
+        zero, one = after(0.0, first), after(1.0, first)
+        total, _ = jax.lax.scan(
+            lambda total, some: (jax.tree.map(jnp.add, total, statistics(after(0.0, some))), None),
+            jax.tree.map(jnp.zeros_like, statistics(leaves)),
+            batches,
+        )
+        count, sums = jax.tree.leaves(batches)[0].shape[0], iter(total)
+        return structure.unflatten([
+            next(sums) / (count * (1 - (b - a))) if own else x
+            for x, own, a, b in zip(leaves, chosen, zero, one, strict=True)
+        ])
+
+    def statistics(leaves: list[jax.Array]) -> list[jax.Array]:
+        return [x for x, own in zip(leaves, chosen, strict=True) if own]
+
     augmented = augment if augment is not None else lambda _, inputs: ready(inputs)
     return Network(
-        init, augmented, mean_loss, predict, score, lambda *state: nnx.merge(evaluation, *state)
+        init,
+        augmented,
+        mean_loss,
+        predict,
+        score,
+        lambda *state: nnx.merge(evaluation, *state),
+        recalibrate,
     )
 
 
@@ -120,7 +157,7 @@ def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> j
       size: examples at a time.
 
     Returns:
-      What `function(inputs)` would give.
+      The value of `function(inputs)`.
     """
     count = jax.tree.leaves(inputs)[0].shape[0]
     if count <= size:
@@ -134,13 +171,13 @@ def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> j
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
-    """The graph, the parameters and the rest of a model.
-
-    Args:
-      model: the model.
-
-    Returns:
-      The graph, and two plain pytrees of arrays.
-    """
+    """The graph, the parameters and the rest of a model, the last two as plain pytrees."""
     graph, params, *rest = nnx.split(model, nnx.Param, ...)
     return graph, nnx.as_pure(params), nnx.as_pure(rest[0])
+
+
+def _statistics(model: nnx.Module) -> list[bool]:
+    """Which leaves of the rest of a model are BatchNorm statistics."""
+    _, _, *rest = nnx.split(model, nnx.Param, ...)
+    variables = jax.tree.leaves(rest, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return [isinstance(variable, nnx.BatchStat) for variable in variables]

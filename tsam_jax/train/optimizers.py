@@ -6,32 +6,61 @@ from typing import Any
 
 import optax
 
-from tsam_jax.train.config import ConfigError, Optimizer
+from tsam_jax.train.config import ConfigError, Optimizer, known
 from tsam_jax.train.settings import SettingError, parse_call
 
 _EXAMPLE = "adamw(b2=0.99)"
 _STEP_FACTOR, _STEP_AT = 0.2, (0.3, 0.6, 0.8)
+_LEFT_OUT = {
+    "lbfgs": "searches along a line: it evaluates the loss itself",
+    "optimistic_adam": "deprecated for optimistic_adam_v2",
+    "noisy_sgd": "draws from a key of its own, the same for all seeds",
+}
+NUMBERS = ("lr", "weight_decay", "momentum")
+"""Numbers of an `Optimizer` that a compiled program takes as arguments."""
 
 
 def _of_optax() -> dict[str, Callable[..., Any]]:
-    """The aliases of optax that need a gradient and the parameters, and nothing else."""
+    """The aliases of optax that need nothing but a gradient and the parameters."""
     found = {}
     for name, function in vars(optax).items():
         public = inspect.isfunction(function) and not name.startswith(("_", "scale_by_"))
         if public and "learning_rate" in inspect.signature(function).parameters:
             found[name] = function
-    del found["lbfgs"]  # searches along a line: it evaluates the loss by itself
-    del found["optimistic_adam"]  # deprecated for optimistic_adam_v2
-    del found["noisy_sgd"]  # draws from a key of its own, the same for all seeds
-    return found
+    return {name: function for name, function in found.items() if name not in _LEFT_OUT}
 
 
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = _of_optax()
 """Name -> function of optax."""
 
 
+def _step(lr: Any, steps: int) -> optax.Schedule:
+    drops: dict[int, float] = {}
+    for at in (round(fraction * steps) for fraction in _STEP_AT):
+        drops[at] = drops.get(at, 1.0) * _STEP_FACTOR  # a short training has several at once
+    return optax.piecewise_constant_schedule(lr, drops)
+
+
+SCHEDULES: Mapping[str, Callable[[Any, int], Any]] = {
+    "constant": lambda lr, steps: lr,  # noqa: ARG005
+    "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
+    "cosine": optax.cosine_decay_schedule,
+    "step": _step,
+}
+"""Name -> (learning rate after the warm-up, steps left) -> a number, or a function of the step."""
+
+
+def parse_base(text: str) -> tuple[str, dict[str, Any]]:
+    """Reads `--base`; SettingError, with the nearest name, if it is no optimizer of optax."""
+    return parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
+
+
 def make_base(
-    optimizer: Optimizer, *, steps: int, steps_per_epoch: int
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    numbers: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
     """Makes the base optimizer.
 
@@ -43,37 +72,33 @@ def make_base(
       optimizer: the configuration.
       steps: optimizer steps of the whole training, over which the schedule runs.
       steps_per_epoch: for `warmup`, which is in epochs.
-
-    Returns:
-      The transformation.
+      numbers: values of `NUMBERS` in place of the configuration's; they may be traced.
 
     Raises:
       SettingError: if `base` is not an optimizer of optax, or refuses its arguments.
-      ConfigError: if the warm-up is longer than the training.
+      ConfigError: if the warm-up is longer than the training, or `base` takes no schedule.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> base = make_base(
-      ...     Optimizer(base="sgd", lr=0.5, momentum=0.0, weight_decay=0.0),
-      ...     steps=10,
-      ...     steps_per_epoch=5,
-      ... )
-      >>> params = jnp.array([1.0])
+      >>> sgd = Optimizer(base="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
+      >>> base, params = make_base(sgd, steps=10, steps_per_epoch=5), jnp.array([1.0])
       >>> base.update(jnp.array([2.0]), base.init(params), params)[0].item()
       -1.0
     """
-    name, arguments = parse_call(optimizer.base, OPTIMIZERS, "optimizer", _EXAMPLE)
+    name, arguments = parse_base(optimizer.base)
     function = OPTIMIZERS[name]
     parameters = inspect.signature(function).parameters
-    given = {"learning_rate": schedule(optimizer, steps=steps, steps_per_epoch=steps_per_epoch)}
+    own = {key: getattr(optimizer, key) for key in NUMBERS} | dict(numbers or {})
+    rate = schedule(optimizer, own["lr"], steps=steps, steps_per_epoch=steps_per_epoch)
+    if callable(rate) and "Callable" not in str(parameters["learning_rate"].annotation):
+        msg = f"`--base {name}` takes no schedule: give `--schedule constant --warmup 0`."
+        raise ConfigError(msg)
+    given = {"learning_rate": rate}
     own_decay = "weight_decay" in parameters
-    if own_decay:
-        given["weight_decay"] = optimizer.weight_decay
-    if "momentum" in parameters:
-        given["momentum"] = optimizer.momentum
-    for argument in arguments.keys() & {"learning_rate", "weight_decay"}:
-        option = {"learning_rate": "lr", "weight_decay": "weight-decay"}[argument]
-        msg = f"in `--base {optimizer.base}`: give `{argument}` as `--{option}`."
+    given |= {key: own[key] for key in ("weight_decay", "momentum") if key in parameters}
+    for argument in sorted(arguments.keys() & {"learning_rate", "weight_decay"}):
+        option = {"learning_rate": "--lr", "weight_decay": "--weight-decay"}[argument]
+        msg = f"in `--base {optimizer.base}`: give `{argument}` as `{option}`."
         raise SettingError(msg)
     try:
         main = function(**(given | arguments))
@@ -82,20 +107,21 @@ def make_base(
         raise SettingError(msg) from error
     parts = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
     if not own_decay:
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay))
+        parts.append(optax.add_decayed_weights(own["weight_decay"]))
     return optax.chain(*parts, main)
 
 
 def schedule(
-    optimizer: Optimizer, *, steps: int, steps_per_epoch: int
+    optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int
 ) -> float | Callable[[Any], Any]:
-    """The learning rate, or its schedule: a linear warm-up, and then what `schedule` says.
+    """The learning rate, or its schedule: a linear warm-up, and then one of `SCHEDULES`.
 
-    "step": times 0.2 after 30, 60 and 80 % of the steps, as in the example of davda54's SAM, from
-    which the paper's code comes; "cosine": half a period down to 0.
+    "linear" and "cosine" (half a period) fall to 0; "step": times 0.2 after 30, 60 and 80 % of the
+    steps, as in the example of davda54's SAM, from which the paper's code comes.
 
     Args:
       optimizer: the configuration.
+      lr: learning rate after the warm-up; may be traced.
       steps: optimizer steps of the whole training.
       steps_per_epoch: for `warmup`, which is in epochs.
 
@@ -103,10 +129,10 @@ def schedule(
       A number if it is constant, or a function of the step.
 
     Raises:
-      ConfigError: if the warm-up is longer than the training.
+      ConfigError: if the schedule is unknown, or the warm-up is longer than the training.
 
     Example:
-      >>> cosine = schedule(Optimizer(lr=1.0, schedule="cosine"), steps=10, steps_per_epoch=5)
+      >>> cosine = schedule(Optimizer(schedule="cosine"), 1.0, steps=10, steps_per_epoch=5)
       >>> [round(float(cosine(step)), 3) for step in (0, 5, 10)]
       [1.0, 0.5, 0.0]
     """
@@ -118,15 +144,10 @@ def schedule(
             f" got {optimizer.warmup:g}."
         )
         raise ConfigError(msg)
-    lr = optimizer.lr
-    main: float | Callable[[Any], Any] = lr
-    if optimizer.schedule == "cosine":
-        main = optax.cosine_decay_schedule(lr, after)
-    elif optimizer.schedule == "step":
-        drops = {round(share * after): _STEP_FACTOR for share in _STEP_AT}
-        main = optax.piecewise_constant_schedule(lr, drops)
+    known(optimizer.schedule, SCHEDULES, "schedule (`--schedule`)")
+    main = SCHEDULES[optimizer.schedule](lr, after)
     if not warmup:
-        return main
+        return main  # type: ignore[no-any-return]
     rising = optax.linear_schedule(lr / (warmup + 1), lr, warmup)  # its first step is not idle
     falling = main if callable(main) else optax.constant_schedule(main)
     joined: Callable[[Any], Any] = optax.join_schedules([rising, falling], [warmup])

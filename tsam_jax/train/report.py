@@ -1,227 +1,167 @@
-"""The report of a comparison: a table for the terminal, and a directory of files.
+"""The report of a study: report.json, figures, and a page that stands alone."""
 
-The columns of the table are defined once, in `COLUMNS`: terminal and page show the same cells.
-"""
-
+import base64
 import io
 import json
 import math
 import os
-import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
-from rich.text import Text
+import jinja2
 
-from tsam_jax.train import plots
-from tsam_jax.train._page import render_page
-from tsam_jax.train.results import Comparison
-from tsam_jax.train.summary import Estimate, SummaryRow, stated_noise_rms, summary_rows
+from tsam_jax.train import plots, record, table
+from tsam_jax.train.config import ConfigError
+from tsam_jax.train.table import Line, Row, Study
 
-_DPI = 160
-_UNKNOWN = "-"
-_LABEL_WIDTH = 18  # what is left of 80 columns
-
-
-class Cell(NamedTuple):
-    """A number and the half width of its interval, as texts; the latter may be empty."""
-
-    value: str
-    spread: str = ""
-
-
-class Column(NamedTuple):
-    """A column of numbers.
-
-    Attributes:
-      heading: short words, one below the other in the terminal.
-      meaning: what stands in it, for the legend.
-      cell: makes the cell of a row.
-    """
-
-    heading: tuple[str, ...]
-    meaning: str
-    cell: Callable[[SummaryRow], Cell]
-
-
-COLUMNS = (
-    Column(
-        ("test", "acc.", "%"),
-        "test accuracy at the last epoch",
-        lambda row: _percent(row.test_accuracy),
+_TITLES = {"compare": "Comparison of methods", "sweep": "Search for settings", "study": "Study"}
+_CAPTIONS = {
+    "learning_curves": (
+        "Learning curves over gradient evaluations, mean and range of the seeds; in a sweep, of the"
+        " best setting of each method. A step of ERM costs one gradient, of SAM two, of TSAM with s"
+        " samples 2 s. Training curves are on the labels that were trained on: with noisy labels, a"
+        " high training accuracy means memorised noise."
     ),
-    Column(
-        ("early", "stop", "%"),
-        "test accuracy at the epoch of best validation accuracy",
-        lambda row: _percent(row.early_stopped_accuracy),
+    "sharpness": (
+        "Training loss under random noise on the final parameters: mean increase"
+        " E[L(θ+ε)] - L(θ) and variance Var[L(θ+ε)], mean and range of the seeds. Lower is flatter."
     ),
-    Column(("test", "loss"), "test loss at the last epoch", lambda row: _number(row.test_loss)),
-    Column(
-        ("mean", "loss", "nearby"),
-        "mean of the training loss under {noise}",
-        lambda row: _number(row.neighbourhood_mean),
+    "heatmap": (
+        "Mean of the validation metric over the seeds, at the last epoch. The two axes are the"
+        " arguments with the most values; a cell has the best value over all other arguments. The"
+        " frame marks the chosen setting."
     ),
-    Column(
-        ("var.", "nearby"),
-        "variance of the training loss under {noise}",
-        lambda row: _number(row.neighbourhood_variance),
-    ),
-    Column(
-        ("top", "Hess.", "eig."),
-        "largest eigenvalue of the Hessian of the training loss",
-        lambda row: _number(row.top_eigenvalue),
-    ),
-    Column(
-        ("grads", "spent"),
-        "mini-batch gradients spent per seed",
-        lambda row: Cell(_count(row.gradient_evaluations)),
-    ),
-    Column(("time",), "training time per seed", lambda row: Cell(_duration(row.wall_seconds))),
-)
+}
 
 
-def render_table(comparison: Comparison, /) -> Table:
-    """The summary as a table of at most 80 columns.
+def read_study(directory: Path) -> tuple[Study, list[Row]]:
+    """Reads study.json and the rows of all shards.
 
     Args:
-      comparison: the results, complete or not.
+      directory: directory of a study, finished or not.
 
     Returns:
-      A table for a rich console; in a terminal of 80 columns long labels are folded. The caption
-      explains the columns. Nothing rests on colour.
+      The study, and its rows; of several with the same setting and seed the last one.
 
-    Example:
-      >>> from tsam_jax.train.results import Comparison
-      >>> nothing = Comparison(task={}, config={}, versions={}, complete=True, methods=())
-      >>> render_table(nothing).row_count
-      0
+    Raises:
+      ConfigError: if the directory has no study.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        leading=1,
-        caption=_caption(comparison),
-        caption_justify="left",
-        caption_style="",
-    )
-    # Texts, not strings: a label may hold brackets, which rich would read as markup.
-    table.add_column(Text("method"), overflow="fold", min_width=12, vertical="top")
-    for column in COLUMNS:
-        table.add_column(Text("\n".join(column.heading)), justify="right", no_wrap=True)
-    for row in summary_rows(comparison):
-        cells = ["\n".join(filter(None, column.cell(row))) for column in COLUMNS]
-        table.add_row(*map(Text, (_folded(row.label), *cells)))
-    return table
+    if not (directory / "study.json").is_file():
+        msg = f"{directory} is not the directory of a study: it has no study.json."
+        raise ConfigError(msg)
+    study = json.loads((directory / "study.json").read_text())
+    lines = [
+        row for path in sorted(directory.glob("rows*.jsonl")) for row in record.read_lines(path)
+    ]
+    return study, list({(row["setting"], row["seed"]): row for row in lines}.values())
 
 
-def write_report(comparison: Comparison, directory: Path, /) -> Path:
-    """Writes report.json, learning_curves.png, sharpness.png and report.html.
-
-    The page is self-contained: it may be moved or sent without the other files. Each file is
-    replaced as a whole, so that an interruption leaves the former one; the data come first.
+def write_report(directory: Path) -> Path:
+    """Writes report.json, the figures and report.html; each file is replaced as a whole.
 
     Args:
-      comparison: the results, complete or not.
-      directory: where; made if it does not exist.
+      directory: directory of a study, finished or not.
 
     Returns:
-      The path of report.html.
+      The path of report.html, which needs no other file.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(comparison.to_json_dict(), allow_nan=False)
-    _replace(directory / "report.json", data.encode())
-    figures = {
-        "learning_curves": _png(plots.learning_curves(comparison)),
-        "sharpness": _png(plots.sharpness(comparison)),
-    }
-    for name, image in figures.items():
-        _replace(directory / f"{name}.png", image)
-    noise = _noise(comparison)
-    page = render_page(
-        comparison,
-        columns=[(column.heading, column.meaning.format(noise=noise)) for column in COLUMNS],
-        rows=[
-            (row.label, [column.cell(row) for column in COLUMNS])
-            for row in summary_rows(comparison)
-        ],
-        figures=figures,
-    )
+    study, rows = read_study(directory)
+    lines = {"summary": table.summary(study, rows), "differences": table.differences(study, rows)}
+    statistics = {name: [_plain(line) for line in these] for name, these in lines.items()}
+    record.write_json(directory / "report.json", {"study": study, "rows": rows, **statistics})
+    drawings = {"learning_curves": plots.learning_curves}
+    if any(row["flatness"] for row in rows):
+        drawings["sharpness"] = plots.sharpness
+    if study["kind"] == "sweep":
+        drawings["heatmap"] = plots.heat_map
+    figures, failures = [], []
+    for name, draw in drawings.items():
+        buffer = io.BytesIO()
+        try:
+            draw(study, rows).savefig(buffer, format="png", dpi=160)
+        except Exception as error:  # whatever it is, the report must not be lost
+            failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
+            continue
+        _replace(directory / f"{name}.png", buffer.getvalue())
+        figures.append((base64.b64encode(buffer.getvalue()).decode(), _CAPTIONS[name]))
+    page = _page(study, rows, figures=figures, problems=problems(study, rows) + failures, **lines)
     _replace(directory / "report.html", page.encode())
     return directory / "report.html"
 
 
-def _noise(comparison: Comparison) -> str:
-    rms = stated_noise_rms(comparison)
-    return "noise" if rms is None else f"noise of {rms:g} rms per coordinate"
+def problems(study: Study, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What is missing, diverged or failed, as (setting, words)."""
+    found = []
+    for setting, own in table.by_setting(study, rows).items():
+        done = {row["seed"] for row in own}
+        missing = [str(seed) for seed in study["seeds"] if seed not in done]
+        if missing:
+            found.append((setting, f"seed {', '.join(missing)} not finished"))
+        for row in own:
+            if row["diverged"]:
+                found.append((setting, f"seed {row['seed']} diverged at {row['diverged']}"))
+            if row["flatness_error"]:
+                words = f"seed {row['seed']}: flatness not measured: {row['flatness_error']}"
+                found.append((setting, words))
+    return found
 
 
-def _caption(comparison: Comparison) -> Text:
-    sentences = [
-        "Early stop: at the epoch of best validation accuracy.",
-        f"Nearby: training loss under {_noise(comparison)}.",
-        "Gradients and time are per seed.",
+def commands(study: Study, rows: Sequence[Row]) -> list[str]:
+    """The commands to go on with: train the best setting of all, compare the best of each method.
+
+    Args:
+      study: a sweep.
+      rows: its finished settings and seeds.
+
+    Returns:
+      The commands, with the flags of the sweep; none if nothing is finished.
+    """
+    chosen = list(table.choose(rows, study["metric"]).values())
+    if not chosen:
+        return []
+    best = table.ranked(rows, study["metric"])[0][0]["setting"]
+    recipe, flags = [study["recipe"]] if study["recipe"] else [], study["flags"]
+    seeds = [] if "--seeds" in flags else ["--seeds", str(len(study["seeds"]))]
+    return [
+        shlex.join(["tsam-jax", "train", *recipe, "--method", best, *flags]),
+        shlex.join(["tsam-jax", "compare", *recipe, "--methods", *chosen, *flags, *seeds]),
     ]
-    if any(len(method.seeds) > 1 for method in comparison.methods):
-        sentences.append("±: 95% interval over seeds.")
-    return Text(" ".join(sentences))
 
 
-def _folded(label: str) -> str:
-    """Breaks a label at spaces and after brackets, where a reader would."""
-    lines = [""]
-    for word in filter(None, re.findall(r"[^ (]*(?:[ (]|$)", label)):
-        if lines[-1] and len(lines[-1] + word.rstrip()) > _LABEL_WIDTH:
-            lines.append("")
-        lines[-1] += word
-    return "\n".join(line.rstrip() for line in lines)
+def _page(study: Study, rows: Sequence[Row], summary: Sequence[Line], **content: Any) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("tsam_jax.train").joinpath("page.html.jinja").read_text("utf-8")
+    place = {own[0]["setting"]: i for i, own in enumerate(table.ranked(rows, study["metric"]))}
+    sweep = study["kind"] == "sweep"
+    return environment.from_string(source).render(
+        content,
+        study=study,
+        title=f"{_TITLES[study['kind']]} on {study['title_name']}",
+        noise=f"{100 * study['label_noise']:.3g}\N{NO-BREAK SPACE}%" * bool(study["label_noise"]),
+        seeds=max((len(line.seeds) for line in summary), default=0),
+        columns=table.columns(study, rows),
+        compared=table.compared(study, rows),
+        cells=table.cells,
+        summary=sorted(summary, key=lambda x: place.get(x.setting, len(place)) if sweep else 0),
+        chosen=list(table.choose(rows, study["metric"]).values()) if sweep else [],
+        commands=commands(study, rows) if sweep else [],
+        runs=[own[0] for own in table.by_setting(study, rows).values() if own],
+    )
 
 
-def _percent(estimate: Estimate) -> Cell:
-    return _cell(100 * estimate.mean, 100 * estimate.half_width, ".2f", ".2f")
-
-
-def _number(estimate: Estimate) -> Cell:
-    return _cell(estimate.mean, estimate.half_width, "#.3g", "#.2g")
-
-
-def _cell(mean: float, half_width: float, mean_format: str, spread_format: str) -> Cell:
-    value = _UNKNOWN if math.isnan(mean) else f"{mean:{mean_format}}".rstrip(".")
-    spread = "" if math.isnan(half_width) else f"±{half_width:{spread_format}}".rstrip(".")
-    return Cell(value, spread)
-
-
-def _count(number: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if number >= size:
-            return f"{number / (1e3 if unit == 'k' else size):.3g}{unit}"
-    return str(number)
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return _UNKNOWN
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+def _plain(line: Line) -> dict[str, Any]:
+    pairs = line.estimates.items()
+    numbers = {name: [x if math.isfinite(x) else None for x in pair] for name, pair in pairs}
+    return {**line._asdict(), "estimates": numbers}
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        draft.write_bytes(content)
+        draft.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)

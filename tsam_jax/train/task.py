@@ -1,22 +1,31 @@
-"""The task: its data on the device, and its network."""
+"""The task: its data on the device, and its network with what is done to its inputs."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tsam_jax import data
-from tsam_jax.data import read_splits
+from tsam_jax.data import Splits, augmentation
+from tsam_jax.models import MODELS
 from tsam_jax.train import config
-from tsam_jax.train.architecture import network_for
-from tsam_jax.train.losses import METRICS
-from tsam_jax.train.metrics import metrics_of, with_metrics
-from tsam_jax.train.network import Batch, Network
+from tsam_jax.train.mesh import Devices
+from tsam_jax.train.metrics import LOSSES, METRICS, metrics_of
+from tsam_jax.train.network import Batch, Network, make_network, split_model
 
 MEASURED = 10_000
 """Training examples that are measured, the first ones: as many as a usual test part."""
+
+AUGMENTATIONS: Mapping[str, Callable[..., jax.Array] | None] = {
+    "none": None,
+    "crop-flip": functools.partial(augmentation.official, cutout_size=0),
+    "official": augmentation.official,
+}
+"""Name -> (key, images, mean, std) -> normalised images; None for no augmentation."""
 
 
 class Data(NamedTuple):
@@ -28,88 +37,162 @@ class Data(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A task that is ready to be trained on.
+    """A task that is ready for training.
 
     Attributes:
       data: the examples, `train.labels` of shape (seeds, n).
       network: the network.
       train_size: number of training examples.
-      metric: what the best epoch is chosen by, the larger the better; None: by the loss.
+      metrics: names of what is measured; the first one selects: a metric, or "loss" alone.
       records: the training examples of the first seed, if they are streamed; else None.
     """
 
     data: Data
     network: Network
     train_size: int
-    metric: str | None
+    metrics: tuple[str, ...]
     records: data.Records | None = None
 
 
-def load_task(task: config.Task, seeds: Sequence[int]) -> Loaded:
-    """Loads the data set, and prepares the task as `prepare_task` does.
-
-    Args:
-      task: the task.
-      seeds: one for each run.
-
-    Returns:
-      What there is to train on.
+def open_data(task: config.Task) -> data.OpenSplits:
+    """Opens the data set of a task; its inputs are not read yet.
 
     Raises:
       ConfigError: if there is no such data set, or its files cannot be used.
     """
     options: dict[str, Any] = {}
     if task.vocabulary is not None:
-        options |= {"vocab": task.vocabulary, "max_length": task.max_length}
+        options = {"vocab": task.vocabulary, "max_length": task.max_length, "pad_to_longest": True}
     if task.image_size is not None:
         options["size"] = task.image_size
     held_out = task.evaluation_size
     sizes = {"train": task.train_size, "validation": held_out, "test": held_out}
     subset = {part: size for part, size in sizes.items() if size is not None}
     try:
-        opened = data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
-        if not task.stream:
-            return prepare_task(task, read_splits(opened), seeds)
-        rows = min(MEASURED, len(opened.train.labels))
-        first = data.Records(opened.train.labels[:rows], opened.train.read)
-        splits = read_splits(opened._replace(train=first))
-    except data.DataError as error:
+        return data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
+    except (data.DataError, ImportError) as error:
         msg = f"`--dataset {task.dataset}`: {error}"
         raise config.ConfigError(msg) from error
-    return prepare_task(task, splits, seeds, opened.train)
+
+
+def load_task(
+    task: config.Task,
+    seeds: Sequence[int],
+    devices: Devices | None = None,
+    opened: data.OpenSplits | None = None,
+) -> Loaded:
+    """Reads the data set, and prepares the task as `prepare_task` does.
+
+    Args:
+      task: the task.
+      seeds: one for each run.
+      devices: where the examples go. If they are of several processes, each reads its share of
+        the training examples.
+      opened: the data set, if it is open.
+
+    Raises:
+      ConfigError: if there is no such data set, or its files cannot be used.
+    """
+    opened = open_data(task) if opened is None else opened
+    whole = opened.train
+    try:
+        if task.stream:
+            data.streaming.check_installed()
+            count = min(MEASURED, len(whole.labels))
+            opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
+        elif devices is not None and devices.processes > 1:
+            rows = devices.share(len(whole.labels))
+            share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
+            opened = opened._replace(train=share)
+        splits = data.read_splits(opened)
+    except (data.DataError, ImportError) as error:
+        option = "stream" if isinstance(error, ImportError) else f"dataset {task.dataset}"
+        msg = f"`--{option}`: {error}"
+        raise config.ConfigError(msg) from error
+    if devices is not None and devices.processes > 1 and splits.mean:
+        mean, std = devices.pooled(splits.mean, splits.std)
+        splits = splits._replace(mean=mean, std=std)
+    return prepare_task(task, splits, seeds, whole, devices)
 
 
 def prepare_task(
     task: config.Task,
-    splits: data.Splits,
+    splits: Splits,
     seeds: Sequence[int],
     records: data.Records | None = None,
+    devices: Devices | None = None,
 ) -> Loaded:
     """Corrupts the training labels anew for each seed, and makes the network.
 
     Args:
       task: the task.
       splits: its data set, with the labels as they are.
-      seeds: one for each run; the same seed gives the same wrong labels to every method.
-      records: all training examples, if they are streamed; those of `splits` are the first.
-
-    Returns:
-      What there is to train on.
+      seeds: one for each run; a seed gives the same wrong labels to every method.
+      records: all training examples, of which `splits` may have the first ones or a share.
+      devices: where the examples go; default: the default device.
     """
     names = metrics_of(task, splits.num_classes)
-    on_device = {name: METRICS[name] for name in names if name in METRICS}
-    network = with_metrics(network_for(task, splits, on_device), names)
+    compiled = {n: METRICS[n].function for n in names if not METRICS[n].on_host}
+    network = network_for(task, splits, compiled)
+    devices = devices or Devices()
     clean = splits.train.labels if records is None else records.labels
     labels = _labels(task, clean, splits.num_classes, seeds)
-    train = Batch(splits.train.inputs, labels[:, : len(splits.train.labels)])
-    parts = (train, Batch(*splits.validation), Batch(*splits.test))
-    return Loaded(
-        Data(*jax.tree.map(jnp.asarray, parts)),
-        network,
-        len(clean),
-        next(iter(names), None),
-        records and data.Records(labels[0], records.read),
+    shown = labels[:, : MEASURED if task.stream else None]
+    inputs = splits.train.inputs
+    if devices.processes > 1:
+        inputs = devices.join(inputs)
+    parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
+    placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
+    streamed = data.Records(labels[0], records.read) if task.stream and records else None
+    return Loaded(placed, network, len(clean), (*names, "loss"), streamed)
+
+
+def select_seeds(data: Data, rows: Sequence[int]) -> Data:
+    """The data with `train.labels` of some of the seeds."""
+    labels = data.train.labels[jnp.asarray(rows)]
+    return data._replace(train=data.train._replace(labels=labels))
+
+
+def network_for(
+    task: config.Task, splits: Splits, metrics: Mapping[str, Callable[..., Any]]
+) -> Network:
+    """Makes the network of a task.
+
+    Images are normalised by the statistics of the training part in the compiled step.
+
+    Args:
+      task: the task.
+      splits: its data set, for the shape of the inputs and the number of outputs.
+      metrics: what is compiled beside the loss.
+
+    Raises:
+      ConfigError: if the model, the augmentation or the loss is not for such data.
+    """
+    regression = splits.num_classes is None
+    name = task.loss or ("mse" if regression else "cross-entropy")
+    config.known(name, LOSSES, "loss (`--loss`)")
+    if regression != (name == "mse"):
+        rule = "mse for regression, another one for classes"
+        msg = f"`--loss` must be {rule}, got {name!r} for {task.dataset}."
+        raise config.ConfigError(msg)
+    if regression and (task.label_smoothing or task.label_noise):
+        msg = (
+            "`--label-smoothing` and `--label-noise` are for classes, and"
+            f" {task.dataset} has numbers: leave them out."
+        )
+        raise config.ConfigError(msg)
+    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
+    loss = functools.partial(LOSSES[name], **smoothing)
+    augment, prepare = _preparations(task, splits)
+    make = functools.partial(
+        make_network, loss=loss, metrics=metrics, augment=augment, prepare=prepare
     )
+    if task.pretrained is None:
+        return make(_model(task, splits))
+    build = _pretrained(task, splits)
+    # Files are not read while a function is compiled: their content would be part of it.
+    network = make(build(nnx.Rngs(0)))
+    return network._replace(init=lambda key: split_model(build(nnx.Rngs(key)))[1:])
 
 
 def _labels(
@@ -121,3 +204,65 @@ def _labels(
     law = data.LABEL_NOISE[task.noise_law]
     noisy = [law(labels, fraction=task.label_noise, num_classes=classes, seed=n) for n in seeds]
     return np.stack(noisy)
+
+
+def _options(task: config.Task) -> dict[str, Any]:
+    """Options of every model."""
+    options: dict[str, Any] = {"remat": task.remat}
+    if task.precision == "bfloat16":
+        options["dtype"] = jnp.bfloat16
+    if task.dropout is not None:
+        options["dropout"] = task.dropout
+    return options
+
+
+def _model(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.Module]:
+    """The function that makes a model of the zoo, for these inputs."""
+    model = task.model or ""
+    config.known(model, MODELS, "model")
+    entry, options, inputs = MODELS[model], _options(task), splits.train.inputs
+    text = isinstance(inputs, dict)
+    shape = () if text else inputs.shape[1:]
+    if (entry.kind == "text") != text or (len(shape) != 3 and model != "mlp" and not text):
+        have = "text" if text else f"inputs of shape {shape}"
+        msg = f"`--model {model}` is for {entry.kind}, and {task.dataset} has {have}."
+        raise config.ConfigError(msg)
+    if model == "mlp":
+        options |= {"width": task.width, "depth": task.depth}
+    if text:
+        length = inputs["token_ids"].shape[1]
+        options |= {"vocabulary": splits.vocab_size, "max_length": length}
+    else:
+        options["image_shape"] = shape
+    outputs = splits.num_classes or 1
+    return lambda rngs: entry.build(outputs, **options, rngs=rngs)
+
+
+def _pretrained(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.Module]:
+    """The function that reads a pretrained model, with a new head from random numbers."""
+    from tsam_jax.models.pretrained import PretrainedError, load_pretrained
+
+    options, path, outputs = _options(task), str(task.pretrained), splits.num_classes or 1
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        try:
+            return load_pretrained(path, num_outputs=outputs, rngs=rngs, **options)
+        except (PretrainedError, ValueError) as error:
+            msg = f"`--pretrained`: {error}"
+            raise config.ConfigError(msg) from error
+
+    return build
+
+
+def _preparations(task: config.Task, splits: Splits) -> tuple[Any, Any]:
+    """What is done to the inputs in training and in evaluation; None for nothing."""
+    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
+    augment = AUGMENTATIONS[task.augmentation]
+    if not splits.mean:
+        if augment is not None:
+            msg = f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none."
+            raise config.ConfigError(msg)
+        return None, None
+    statistics: dict[str, Any] = {"mean": splits.mean, "std": splits.std}
+    prepare = functools.partial(augmentation.normalise, **statistics)
+    return (functools.partial(augment, **statistics) if augment else None), prepare

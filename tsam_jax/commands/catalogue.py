@@ -1,37 +1,67 @@
-"""`tsam-jax methods`: all methods and wrappers; what they compute and cost, and their knobs."""
+"""`tsam-jax methods` and `tsam-jax recipes`: what there is, in tables."""
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tsam_jax.estimator import known_cost
-from tsam_jax.methods import FORMULAS, METHODS, WRAPPERS
-from tsam_jax.recipes import noisy_digits
-from tsam_jax.train.settings import parse
+from tsam_jax.recipes import RECIPES, noisy_digits
 
 _PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
 _COMMON = ("mask", "aux", "strategy")
 
 
-def methods_table() -> Table:
-    """The table of methods, and of the wrappers around them.
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """List every method and wrapper: formula, arguments, cost and source."""
 
-    Returns:
-      A row for each of `METHODS` and `WRAPPERS`: name, formula and source; cost of a step of the
-      method's setting for the embedded task; arguments with their defaults, those that all methods
-      share left out.
+    def run(self, console: Console) -> int:
+        """Prints the table; returns 0."""
+        console.print(methods_table())
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """List every recipe: the task, and what its source reports."""
+
+    def run(self, console: Console) -> int:
+        """Prints the table; returns 0."""
+        console.print(recipes_table())
+        return 0
+
+
+def recipes_table() -> Table:
+    """The table of recipes: name, task, published results."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("task", overflow="fold")
+    table.add_column("published", overflow="fold")
+    for name, recipe in RECIPES.items():
+        table.add_row(Text(name, "bold"), Text(recipe.summary), Text(recipe.published or "-"))
+    return table
+
+
+def methods_table() -> Table:
+    """The table of methods, with costs of their settings for the digits, and of wrappers.
+
+    Arguments that all methods share are left out.
     """
+    from tsam_jax.methods import METHODS, WRAPPERS
+    from tsam_jax.train.settings import parse
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
     table.add_column("method", no_wrap=True)
-    table.add_column("gradient estimate, knobs with defaults, source", overflow="fold")
+    table.add_column("gradient estimate, arguments with defaults, source", overflow="fold")
     table.add_column("gradients\n+ losses\na step", justify="right")
     for name, method in METHODS.items():
-        cost = known_cost(parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].build().cost)
+        cost = parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].cost
         losses = f"\n+ {cost.values:g}" if cost.values else ""
         table.add_row(*_described(name, method), f"{cost.gradients:g}{losses}")
     for name, wrapper in WRAPPERS.items():
@@ -40,7 +70,9 @@ def methods_table() -> Table:
 
 
 def _described(name: str, function: Callable[..., Any]) -> tuple[Text, Text]:
-    """The name; and formula, knobs and source. Without a formula, the summary in words."""
+    """The name; and formula, arguments and source. Without a formula, the summary in words."""
+    from tsam_jax.methods import FORMULAS
+
     formula = FORMULAS.get(name) or (inspect.getdoc(function) or "").partition("\n")[0]
     parts = [Text(formula), Text(_knobs(function), "bold"), Text(_source(function), "dim")]
     return Text(name, style="bold"), Text("\n").join(part for part in parts if part)

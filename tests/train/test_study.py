@@ -1,0 +1,288 @@
+"""Studies: they survive what stops them, in any number of shards, and share programs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tsam_jax import cli
+from tsam_jax.train import config, loop, record, restore, study
+from tsam_jax.train.resolve import Plan
+from tsam_jax.train.settings import parse
+from tsam_jax.train.task import load_task, select_seeds
+
+TASK = config.Task(train_size=150, width=8, depth=1, model="mlp", label_noise=0.4)
+SMALL = ["--train-size", "150", "--width", "8", "--depth", "1", "--batch-size", "50"]
+TINY = [*SMALL, "--epochs", "2", "--seeds", "2", "--vectorize", "False"]
+METHODS = ["--methods", "erm(lr=0.1)", "sam(rho=0.1)", "sam(rho=0.2)"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compile_of_all():
+    """Also of `whole`: other optimizations would give other last digits."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def run(capsys, *arguments):
+    code = cli.main(list(arguments))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def rows_of(directory):
+    """The rows of all shards, in the order of the study, without times."""
+    rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
+    return sorted(({**row, "seconds": None} for row in rows), key=lambda row: row["directory"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("studies") / "whole"
+    assert cli.main(["study", *METHODS, *TINY, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_study_goes_on_with_the_runs_that_are_not_finished(tmp_path, capsys, monkeypatch, whole):
+    out, train = tmp_path / "study", loop.train
+
+    def killed(program, state, data, *, ends, **options):
+        for this in train(program, state, data, ends=ends, **options):
+            if len(record.read_lines(out / "rows.jsonl")) == 3 and this.epoch == 2:
+                raise SystemExit
+            yield this
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", killed)
+        with pytest.raises(SystemExit):
+            cli.main(["study", *METHODS, *TINY, "--out", str(out)])
+    with (out / "rows.jsonl").open("a") as rows:
+        rows.write('{"setting": "sam(rho=0.1)", "se')  # and the file was cut off
+    trained = []
+
+    def counted(job, progress, **options):
+        trained.extend((run.label, run.seed) for run in job.runs)
+        return run_train(job, progress, **options)
+
+    run_train = study.train
+    monkeypatch.setattr(study, "train", counted)
+    code, _, _ = run(capsys, "study", *METHODS, *TINY, "--out", str(out))
+    assert code == 0
+    assert trained == [("sam(rho=0.1)", 1), ("sam(rho=0.2)", 0), ("sam(rho=0.2)", 1)]
+    assert rows_of(out) == rows_of(whole)
+
+
+def test_shards_are_the_study(tmp_path, capsys, whole):
+    out = tmp_path / "shards"
+    command = ["study", *METHODS, *TINY, "--out", str(out)]
+    for shard in ("2/2", "1/2"):
+        assert run(capsys, *command, "--shard", shard)[0] == 0
+    assert {path.name for path in out.glob("rows*")} == {"rows-1-of-2.jsonl", "rows-2-of-2.jsonl"}
+    assert rows_of(out) == rows_of(whole)
+    code, shown, _ = run(capsys, "report", str(out))
+    assert code == 0
+    assert "(2 of 2 seeds)" in shown
+    reports = [json.loads((path / "report.json").read_text()) for path in (out, whole)]
+    assert reports[0]["summary"] == reports[1]["summary"]
+    code, _, _ = run(capsys, *command)  # all of it: there is nothing left to do
+    assert code == 0
+    assert not (out / "rows.jsonl").exists()
+
+
+def test_two_shards_at_once_do_not_disturb_each_other(tmp_path, whole):
+    out = tmp_path / "shards"
+    command = [sys.executable, "-m", "tsam_jax.cli", "study", *METHODS, *TINY, "--out", str(out)]
+    processes = [subprocess.Popen([*command, "--shard", f"{i}/2"]) for i in (1, 2)]
+    assert [process.wait(timeout=900) for process in processes] == [0, 0]
+    for ours, theirs in zip(rows_of(out), rows_of(whole), strict=True):
+        assert ours["setting"] == theirs["setting"]
+        np.testing.assert_allclose(
+            ours["final"]["test_loss"], theirs["final"]["test_loss"], rtol=1e-3
+        )
+
+
+def test_a_kill_in_the_middle(tmp_path, capsys):
+    out = tmp_path / "study"
+    words = ["study", "--methods", "sam(rho=0.1)", *SMALL, "--seeds", "1", "--epochs", "400"]
+    words += ["--evaluations", "400", "--vectorize", "False", "--out", str(out)]
+    log = out / "cells/000-sam-seed0/metrics.jsonl"
+    with subprocess.Popen([sys.executable, "-m", "tsam_jax.cli", *words]) as process:
+        deadline = time.monotonic() + 600
+        while not (log.parent / "checkpoints/240").exists():  # epoch 80 of 400, 3 steps each
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    code, _, _ = run(capsys, *words)
+    assert code == 0
+    assert [line["epoch"] for line in record.read_lines(log)] == list(range(1, 401))
+
+
+def test_a_setting_that_diverges_does_not_stop_the_others(tmp_path, capsys):
+    out = tmp_path / "study"
+    for vectorize in ("False", "True"):
+        words = [*TINY[:-1], vectorize, "--out", str(out / vectorize)]
+        code, shown, _ = run(
+            capsys, "compare", "--methods", "erm(lr=1e30)", "erm(lr=0.1)", *words,
+            "--flatness-examples", "50",
+        )  # fmt: skip
+        assert code == 1
+        assert "Diverged: erm(lr=1e+30), seed 0, at step" in shown
+        rows = rows_of(out / vectorize)
+        assert [row["diverged"] is None for row in rows] == [False, False, True, True]
+        assert [row["flatness"] is None for row in rows] == [True, True, False, False]
+        assert "diverged" in (out / vectorize / "report.html").read_text()
+
+
+def test_flatness_that_fails_loses_no_report(tmp_path, capsys, monkeypatch):
+    def too_large(*_):
+        msg = "RESOURCE_EXHAUSTED: out of memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(restore, "make_flatness", lambda network: too_large)
+    out = tmp_path / "study"
+    code, _, _ = run(capsys, "compare", "--methods", "erm(lr=0.1)", *TINY, "--out", str(out))
+    assert code == 0
+    assert {row["flatness_error"] for row in rows_of(out)} == {"RESOURCE_EXHAUSTED: out of memory"}
+    assert "RESOURCE_EXHAUSTED" in (out / "report.html").read_text()
+
+
+def test_flatness_is_the_same_in_batches_and_of_the_average(tmp_path):
+    """That of 500 examples is computed 250 at a time: the mean of the two halves."""
+    loaded = load_task(config.Task(model="mlp", width=8, depth=1), [0])
+    params, rest = loaded.network.init(jax.random.key(0))
+    train = loop.Batch(loaded.data.train.inputs, loaded.data.train.labels[0])
+    measure = restore.make_flatness(loaded.network)
+    found = measure((params, rest), restore.some_batches(train, 500))
+    outputs = loaded.network.predict(params, train.inputs[:500], rest)
+    loss = loaded.network.score(outputs, train.labels[:500])["loss"]
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+    halves = [
+        measure((params, rest), restore.some_batches(part, 250))["mean"]
+        for part in (train, loop.Batch(train.inputs[250:], train.labels[250:]))
+    ]
+    np.testing.assert_allclose(found["mean"], np.mean(halves, axis=0), rtol=1e-4)
+    assert found["top_eigenvalue"] > 0
+
+
+def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys):
+    out = tmp_path / "sweep"
+    grids = ["erm(lr=[1e-6, 0.05])", "sam(rho=0.05, lr=[0.05, 1e-6])"]
+    words = ["--train-size", "200", "--width", "8", "--batch-size", "50", "--budget", "12"]
+    code, shown, _ = run(capsys, "sweep", "--methods", *grids, *words, "--out", str(out))
+    assert code == 0
+    assert "sam(rho=0.05, lr=0.05)" in shown
+    for path in (*out.glob("rows*"), out / "report.json", *out.glob("cells/*/metrics.jsonl")):
+        text = path.read_text()
+        assert "validation_accuracy" in text
+        assert "test_accuracy" not in text
+        assert "test_loss" not in text
+    assert (out / "heatmap.png").exists()
+    assert "tsam-jax compare digits --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
+
+
+def cells_of(*texts, budget=None, **fields):
+    optimizer = config.Optimizer(batch_size=50, **fields)
+    plans = []
+    for text in texts:
+        for setting in parse(text):
+            own = {k: v for k, v in setting.overrides.items() if k != "budget"}
+            epochs = int(setting.overrides.get("budget", 3))
+            values = {**vars(optimizer), **own}
+            plans.append(Plan(setting, config.Optimizer(**values), epochs))
+    return [study.Cell(n, plan, 0) for n, plan in enumerate(plans)]
+
+
+def groups_of(*texts):
+    loaded = load_task(TASK, [0])
+    groups = study._groups(cells_of(*texts), loaded, vectorize=True)
+    return [[cell.plan.setting.text for cell in group] for group in groups]
+
+
+def test_what_shapes_the_computation_is_not_shared():
+    found = groups_of(
+        "tsam(t=[1, 5], rho=[0, 0.1], s=[2, 3])",
+        "sam(rho=[0.1, 0.2], steps=[1, 2])",
+        "erm(lr=[0.1, 0.2], momentum=[0, 0.9])",
+    )
+    assert sorted(map(len, found)) == [2, 2, 2, 2, 2, 2, 4]
+    assert groups_of("sam(rho=0.1, budget=[4, 8])") == [
+        ["sam(rho=0.1, budget=4)"],
+        ["sam(rho=0.1, budget=8)"],
+    ]
+
+
+def test_methods_with_memory_share_a_program():
+    for text in (
+        "vasso(rho=0.1, theta=[0.4, 0.9])",
+        "fsam(rho=0.1, lmbda=[0.6, 0.9])",
+        "wsam(rho=0.1, gamma=[0.3, 0.6])",
+    ):
+        assert [len(group) for group in groups_of(text)] == [2]
+
+
+def test_settings_at_once_are_what_each_is_alone():
+    loaded = load_task(TASK, [0])
+    cells = cells_of(
+        "tsam(t=[1, 20], rho=0.5, s=2, noise=sphere(rms=0.02), lr=0.1)",
+        "tsam(t=20, rho=0.5, s=2, noise=sphere(rms=0.3), lr=0.1, weight_decay=0.3)",
+        schedule="cosine",
+        warmup=1,
+    )
+    plan = cells[0].plan
+    how = loop.plan_for(plan.setting, plan.optimizer, 150, 3)
+    program = loop.make_program(loaded.network, how, 150)
+    numbers = [loop.numbers_for(c.plan.setting, c.plan.optimizer) for c in cells]
+
+    def losses(rows):
+        state = program.init([0] * len(rows), rows)
+        data = select_seeds(loaded.data, [0] * len(rows))
+        *_, last = loop.train(program, state, data, ends=[2, 3])
+        return last.metrics["train_loss"]
+
+    together, alone = losses(numbers), np.concatenate([losses([own]) for own in numbers])
+    np.testing.assert_allclose(together, alone, rtol=2e-4)
+    assert np.ptp(alone) > 1e-3  # the numbers matter
+    for cell, loss in zip(cells, alone, strict=True):  # and those of a program without arguments
+        setting, optimizer, _ = cell.plan
+        own = loop.plan_for(setting, optimizer, 150, 3)
+        base = own.base(loop.numbers_for(setting, optimizer))
+        fixed = own._replace(
+            estimator=lambda _, setting=setting: setting.build(), base=lambda _, base=base: base
+        )
+        single = loop.make_program(loaded.network, fixed, 150)
+        *_, last = loop.train(single, single.init([0]), loaded.data, ends=[3])
+        np.testing.assert_allclose(last.metrics["train_loss"][0], loss, rtol=2e-4)
+
+
+def test_memory_bounds_what_trains_at_once(monkeypatch):
+    loaded = load_task(TASK, [0])
+    cells = cells_of("erm(lr=[0.1, 0.2, 0.3, 0.4, 0.5])")
+    monkeypatch.setattr(study, "_BYTES_TOGETHER", 3 * 4 * 6 * (64 * 8 + 8 + 8 * 10 + 10))
+    groups = list(study._groups(cells, loaded, vectorize=True))
+    assert [len(group) for group in groups] == [3, 2]
+
+
+def test_the_directory_of_another_study_is_refused(whole, capsys):
+    before = (whole / "rows.jsonl").read_text()
+    for words, name in (["--seeds", "3"], "seeds"), (["--lr", "0.7"], "optimizers"):
+        code, _, errors = run(capsys, "study", *METHODS, *TINY, "--out", str(whole), *words)
+        assert code == 2
+        assert name in errors
+        assert "has another run" in errors
+    assert (whole / "rows.jsonl").read_text() == before
+    code, _, errors = run(capsys, "study", "--resume", str(whole), "--seeds", "2")
+    assert code == 2
+    assert "leave out the other options" in errors
+
+
+def test_a_study_in_a_terminal_of_80_columns(whole, capsys):
+    _, shown, _ = run(capsys, "report", str(whole))
+    assert max(map(len, shown.splitlines()[:-1])) <= 80

@@ -1,0 +1,262 @@
+"""The numbers of a study: intervals, paired differences, choices, and the tables for a terminal."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from made_up_study import GLUE, GRID, PLAIN, STUDIES, THREE, TWO, diverged, row, rows_of, study
+from rich.console import Console
+
+from tsam_jax.train import table
+
+every_study = pytest.mark.parametrize("name", STUDIES)
+
+
+def printed(rendered):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(rendered)
+    return console.file.getvalue()
+
+
+def column(study_, rows, name):
+    return next(c for c in table.columns(study_, rows) if c.name == name)
+
+
+def estimates(study_, rows, setting):
+    return next(line for line in table.summary(study_, rows) if line.setting == setting).estimates
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 31])
+def test_interval_is_students(count):
+    values = np.random.default_rng(count).normal(size=count)
+    mean, half_width = table.mean_and_interval(values)
+    expected = scipy.stats.t.interval(0.95, count - 1, values.mean(), scipy.stats.sem(values))
+    np.testing.assert_allclose((mean - half_width, mean + half_width), expected)
+
+
+def test_interval_of_two_seeds_in_closed_form():
+    mean, half_width = table.mean_and_interval([0.70, 0.72])
+    assert mean == pytest.approx(0.71)
+    assert half_width == pytest.approx(math.tan(math.pi * 0.475) * 0.01)  # t of 1 degree is Cauchy
+
+
+def test_interval_of_one_seed_is_unknown_and_nan_is_not_skipped():
+    assert table.mean_and_interval([0.5])[0] == 0.5
+    assert math.isnan(table.mean_and_interval([0.5])[1])
+    assert all(map(math.isnan, table.mean_and_interval([])))
+    assert math.isnan(table.mean_and_interval([0.5, math.nan, 0.7])[0])
+
+
+def test_columns_are_those_of_the_metrics():
+    def names(*pair):
+        return [c.name for c in table.columns(*pair)]
+
+    cost, flat = ["gradient_evaluations", "seconds"], ["nearby_mean", "nearby_variance"]
+    assert names(*STUDIES["complete"]) == [
+        *["test_accuracy", "early_test_accuracy", "test_loss", *cost, *flat, "top_eigenvalue"]
+    ]
+    pearson = [f"{early}test_{x}" for x in ("pearson", "spearman") for early in ("", "early_")]
+    assert names(GLUE, []) == [*pearson, "test_loss", *cost]
+    assert names(PLAIN, []) == ["test_loss", "early_test_loss", *cost]
+    of_sweep = ["validation_accuracy", "early_validation_accuracy", "validation_loss", *cost]
+    assert names(*STUDIES["sweep"]) == of_sweep
+
+
+def test_only_accuracy_is_in_percent():
+    units = {c.name: c.unit for c in table.columns(*STUDIES["complete"])}
+    assert {name for name, unit in units.items() if unit == "%"} == {
+        "test_accuracy",
+        "early_test_accuracy",
+    }
+    assert "%" not in {c.unit for c in table.columns(*STUDIES["glue"])}
+    rows = [row("erm()", seed, names=("pearson", "loss"), test_pearson=0.75) for seed in (0, 1)]
+    text = printed(table.render(study("erm()", metric="pearson", metrics=["pearson"]), rows))
+    assert " 0.750 " in text
+    assert "75.0" not in text
+
+
+def test_summary_takes_the_last_epoch_and_the_best_validation_epoch():
+    rows = [row("erm()", seed, test_accuracy=value) for seed, value in enumerate((0.70, 0.72))]
+    rows[0]["best"]["test_accuracy"], rows[1]["best"]["test_accuracy"] = 0.8, 0.9
+    found = estimates(study("erm()", seeds=[0, 1]), rows, "erm()")
+    quantile = scipy.stats.t.ppf(0.975, 1)
+    assert found["test_accuracy"] == pytest.approx((0.71, quantile * 0.01))
+    assert found["early_test_accuracy"] == pytest.approx((0.85, quantile * 0.05))
+    text = printed(table.render(study("erm()", seeds=[0, 1]), rows))
+    assert "71.00" in text
+    assert "±12.71" in text
+
+
+def test_flatness_is_at_the_middle_noise_size():
+    rows = rows_of(TWO)
+    found = estimates(TWO, rows, "erm()")
+    expected = np.mean([r["flatness"]["mean"][3] for r in rows[:3]])
+    assert found["nearby_mean"][0] == pytest.approx(expected)
+    assert "0.03 rms" in column(TWO, rows, "nearby_mean").meaning
+
+
+def test_differences_are_within_seeds():
+    """Seeds that differ by much more than methods do: the interval is that of the pairs."""
+    two = study("erm()", "sam(rho=0.2)", seeds=[0, 1, 2, 7])
+    values = {("erm()", 0): 0.5, ("erm()", 1): 0.7, ("erm()", 2): 0.9}
+    values |= {("sam(rho=0.2)", 0): 0.51, ("sam(rho=0.2)", 1): 0.72, ("sam(rho=0.2)", 2): 0.93}
+    rows = [row(text, seed, test_accuracy=x) for (text, seed), x in values.items()]
+    rows.append(row("sam(rho=0.2)", 7, test_accuracy=0.1))  # without a partner
+    [line] = table.differences(two, rows[::-1])
+    assert (line.setting, line.seeds) == ("sam(rho=0.2)", [0, 1, 2])
+    half_width = scipy.stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
+    assert line.estimates["test_accuracy"] == pytest.approx((0.02, half_width))
+    assert set(line.estimates) == {"test_accuracy", "early_test_accuracy", "test_loss"}
+    text = printed(table.render_differences(two, rows))
+    assert "+2.00" in text
+    assert "±2.48" in text
+    assert "(3 of 4 pairs)" in text
+
+
+def test_differences_leave_out_diverged_runs_and_count_pairs():
+    rows = STUDIES["diverged"][1]
+    found = {line.setting: line for line in table.differences(THREE, rows)}
+    assert [len(line.seeds) for line in found.values()] == [0, 1]
+    sam, tsam = (line.estimates["test_accuracy"] for line in found.values())
+    assert all(map(math.isnan, sam))
+    tsam0, erm0 = (r["final"]["test_accuracy"] for r in (rows[6], rows[0]))
+    assert tsam[0] == pytest.approx(tsam0 - erm0)
+    assert math.isnan(tsam[1])  # one pair has no interval
+
+
+def test_a_diverged_seed_is_announced_and_leaves_no_mean():
+    rows = STUDIES["diverged"][1]
+    shown = table.columns(THREE, rows)
+    erm, sam, tsam = (table.cells(line, shown) for line in table.summary(THREE, rows))
+    assert erm[0][0] not in {"diverged", "-"}
+    assert sam[0] == ("diverged", "")
+    assert tsam[0] == ("2 of 3", "diverged")
+    place = [c.name for c in shown].index("gradient_evaluations")
+    assert [cell[0] for cell in sam[1:place]] == ["-"] * (place - 1)
+    assert sam[place][0] == "800"  # it was spent
+    text = " ".join(printed(table.render(THREE, rows)).split())
+    assert "Settings with a diverged seed have no means." in text
+    assert "no means" not in printed(table.render(*STUDIES["complete"]))
+
+
+@every_study
+def test_tables_fit_eighty_columns_and_need_no_terminal(name):
+    study_, rows = STUDIES[name]
+    views = [table.render, table.render_differences, table.render_choice]
+    for view in views:
+        text = printed(view(study_, rows))
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text  # nothing cut
+    text = printed(table.render(study_, rows)).replace("\n", " ")
+    assert all(setting.split()[-1] in text for setting in study_["settings"])
+
+
+def test_columns_that_do_not_fit_are_left_out_from_the_right():
+    rows = rows_of(GLUE, names=("pearson", "spearman", "loss"))
+    head = printed(table.render(GLUE, rows))
+    assert "spearman" in head
+    assert "Hess." not in head
+    assert "report.html has more columns." in " ".join(head.split())
+    assert "more columns" not in printed(table.render(PLAIN, []))
+    assert "top_eigenvalue" in [c.name for c in table.columns(GLUE, rows)]
+
+
+def test_missing_seeds_are_counted():
+    text = printed(table.render(*STUDIES["partial"]))
+    assert "(3 of 3 seeds)" in text
+    assert "(2 of 3 seeds)" in text
+    assert "(1 of 3 seeds)" in text
+
+
+def test_brackets_in_settings_are_not_markup():
+    one = study("sam(w=[red])", seeds=[0])
+    assert "sam(w=[red])" in printed(table.render(one, [row("sam(w=[red])", 0)]))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999.9, "1k"),
+        (1380, "1.38k"),
+        (999_700, "1M"),
+        (1_234_567, "1.23M"),
+        (2.5e9, "2.5G"),
+    ],
+)
+def test_counts_are_short(number, text):
+    rows = [row("erm()", 0, gradient_evaluations=number)]
+    one = study("erm()")
+    [line] = table.summary(one, rows)
+    assert table.cells(line, [column(one, rows, "gradient_evaluations")]) == [(text, "")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.25, "0.25 s"), (90, "1.5 min"), (3600, "1 h"), (59.99, "1 min")]
+)
+def test_times_have_units(seconds, text):
+    rows = [row("erm()", 0, seconds=seconds)]
+    one = study("erm()")
+    [line] = table.summary(one, rows)
+    assert table.cells(line, [column(one, rows, "seconds")]) == [(text, "")]
+
+
+def settings_with(name, values, names=("loss",)):
+    """Settings sam(rho=k) of two seeds whose validation values have these means."""
+    return [
+        row(f"sam(rho={k})", seed, names=names, **{f"validation_{name}": value + seed - 0.5})
+        for k, value in enumerate(values)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "best"), [("accuracy", 2), ("pearson", 2), ("matthews", 2), ("loss", 1)]
+)
+def test_choice_knows_which_end_is_good(name, best):
+    rows = settings_with(name, [0.5, 0.3, 0.9, 0.7], names=(name,))
+    assert table.choose(rows, name) == {"sam": f"sam(rho={best})"}
+
+
+def test_choice_is_for_each_method_and_of_equals_the_first():
+    values = {"sam(rho=0.1)": 0.8, "sam(rho=0.2)": 0.8, "erm()": 0.9, "sam(rho=0.3)": 0.7}
+    rows = [row(text, 0, validation_accuracy=x) for text, x in values.items()]
+    chosen = table.choose(rows, "accuracy")
+    assert list(chosen.items()) == [("sam", "sam(rho=0.1)"), ("erm", "erm()")]
+    ranks = [own[0]["setting"] for own in table.ranked(rows, "accuracy")]
+    assert ranks == ["erm()", "sam(rho=0.1)", "sam(rho=0.2)", "sam(rho=0.3)"]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_a_setting_with_a_diverged_seed_ranks_last(name):
+    good = row("sam(rho=0.1)", 0)
+    lucky = [row("sam(rho=0.2)", 0, validation_accuracy=1.0, validation_loss=0.0)]
+    rows = [*lucky, diverged("sam(rho=0.2)", 1), good]
+    assert table.choose(rows, name) == {"sam": "sam(rho=0.1)"}
+    assert table.choose(rows[:2], name) == {"sam": "sam(rho=0.2)"}
+
+
+def test_varied_arguments_come_in_order_of_their_number_of_values():
+    rows = [r for r in rows_of(GRID) if r["method"] == "sam"]
+    assert table.varied(rows) == ["rho", "lr"]
+    assert table.varied(rows[:1]) == []
+    assert table.varied([row("sam()", 0), row("sam(rho=1)", 0)]) == ["rho"]
+
+
+def test_the_table_of_a_sweep_has_what_differs_and_the_seeds():
+    values = [0.70, 0.80, 0.75]
+    rows = [row(f"sam(rho=0.{k}, lr=0.1)", 0, validation_accuracy=x) for k, x in enumerate(values)]
+    rows += [row("erm()", 0, validation_accuracy=0.6), diverged("sam(rho=9, lr=0.1)", 0)]
+    found = study(*(r["setting"] for r in rows), kind="sweep", seeds=[0])
+    lines = [line.split() for line in printed(table.render_choice(found, rows)).splitlines()]
+    body = [words for words in lines if any("rho" in word or word == "erm" for word in words)]
+    assert body == [
+        ["sam", "rho=0.1", "80.0", "%", "80.0"],
+        ["rho=0.2", "75.0", "%", "75.0"],
+        ["rho=0.0", "70.0", "%", "70.0"],
+        ["rho=9", "diverged", "-"],
+        ["erm", "-", "60.0", "%", "60.0"],
+    ]

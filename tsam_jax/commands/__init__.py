@@ -1,0 +1,116 @@
+"""The commands of `tsam-jax`: a dataclass each, with `run(console) -> exit status`.
+
+A module is imported when its command is called. `Common` has the options that `train`, `study`,
+`compare` and `sweep` share.
+"""
+
+import dataclasses
+import datetime as dt
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import tyro
+from rich.console import Console
+
+from tsam_jax.train import config
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells expect it."""
+
+
+class Entry(NamedTuple):
+    """A command: its class in a module of this package, a line of help, what a first word is."""
+
+    module: str
+    kind: str
+    summary: str
+    first: str | None = None
+
+
+COMMANDS = {
+    "train": Entry("train", "Train", "Train one method with one seed.", "--recipe"),
+    "compare": Entry("study", "Compare", "Compare methods over seeds, with a report.", "--recipe"),
+    "sweep": Entry("study", "Sweep", "Search settings on the validation part.", "--recipe"),
+    "study": Entry("study", "Study", "Run settings x seeds, in shards if asked.", "--recipe"),
+    "report": Entry("report", "Report", "Write the report of a study, merging its shards."),
+    "evaluate": Entry("train", "Evaluate", "Evaluate a checkpoint.", "--checkpoint"),
+    "analyze": Entry("analyze", "Analyze", "Measure how flat trained networks are."),
+    "landscape": Entry("landscape", "Landscape", "Plot the loss around trained networks."),
+    "methods": Entry("catalogue", "Methods", "List methods, with costs and sources."),
+    "recipes": Entry("catalogue", "Recipes", "List recipes, with published results."),
+    "toy": Entry("toy", "Toy", "Plot a toy figure of the paper."),
+}
+
+
+def help_(text: str, default: Any = None) -> Any:
+    """A field with a line of help."""
+    return config.option(default, text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every command that trains."""
+
+    recipe: str | None = help_(
+        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May stand"
+        " first, as may a data set with a colon. Default: digits, if no data set is named."
+    )
+    t: float | None = help_("Tilt of every method that has one, in units of 1/loss.")
+    rho: float | None = help_("Length of the ascent step, of every method that has one.")
+    s: int | None = help_("Number of samples, of every method that has one.")
+    out: Path | None = config.option(
+        None, "Directory of the results. Default: runs/COMMAND-DATE-TIME."
+    )
+    resume: Path | None = config.option(
+        None, "Directory to resume, as it was started; takes no other options."
+    )
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    mesh: str | None = help_(
+        'Devices, for example "data=4,sample=2": batch over the first axis, samples of a method'
+        " over the second. Default: one device."
+    )
+    distributed: str | None = help_(
+        "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
+    )
+    task: config.TaskFlags = dataclasses.field(default_factory=config.TaskFlags)
+    optimizer: config.OptimizerFlags = dataclasses.field(default_factory=config.OptimizerFlags)
+    budget: config.BudgetFlags = dataclasses.field(default_factory=config.BudgetFlags)
+
+    def with_recipe(self) -> Self:
+        """The command with its recipe: digits, if nothing is named."""
+        named = self.recipe or self.task.dataset
+        return self if named else dataclasses.replace(self, recipe="digits")
+
+    def flags(self) -> tuple[str, ...]:
+        """The flags of data, network, optimizer and budget that were given, to be repeated."""
+        found = []
+        for group in (self.task, self.optimizer, self.budget):
+            for name, value in config.given(group).items():
+                values = value if isinstance(value, tuple) else (value,)
+                words = () if value is True else ("none" if x is None else str(x) for x in values)
+                found += [f"--{name.replace('_', '-')}", *words]
+        return tuple(found)
+
+    def check(self) -> None:
+        """Checks the options against their bounds."""
+        for field in dataclasses.fields(self):
+            config.check(field.name, getattr(self, field.name), field.metadata)
+
+    def directory(self, command: str) -> Path:
+        """The directory of the results; whether its files belong there is checked later."""
+        now = dt.datetime.now().astimezone()
+        return self.out or Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}"
+
+
+def new_directory(out: Path | None, command: str) -> Path:
+    """The directory of a run; ConfigError unless it is new or empty."""
+    if out is None:
+        now = dt.datetime.now().astimezone()
+        out = Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}"
+    config.check_new(out)
+    return out
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

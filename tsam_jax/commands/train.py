@@ -1,0 +1,147 @@
+"""`tsam-jax train`: one method, one seed, with checkpoints; `tsam-jax evaluate`: their metrics."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from tsam_jax.commands import INTERRUPTED, Common, help_, say
+from tsam_jax.train import config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train one method with one seed, saving checkpoints.
+
+    Every value comes from a flag, else from the setting, else from the recipe, else from the
+    defaults of the model family; the table that is printed first has each with its origin.
+    """
+
+    method: str | None = help_(
+        'Method: a bare name for its default setting, or a setting in quotes: "sam(rho=0.5)".'
+        " Default: the recipe's, else tsam."
+    )
+    seed: int = config.option(
+        0, "Seed of label noise, initial weights, batches and perturbations.", low=0
+    )
+    checkpoint_every: int = config.option(
+        10, "Epochs between checkpoints; one more at the end, and the best epoch's.", low=1
+    )
+    keep_checkpoints: int = config.option(2, "Checkpoints to keep, the newest ones.", low=1)
+    tensorboard: bool = help_("Log to TensorBoard, in the run's directory.", default=False)
+    wandb: bool = help_("Log to Weights & Biases.", default=False)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The method, as the other commands have it."""
+        recipe = None if self.recipe is None else config.find_recipe(self.recipe)
+        return (self.method or (recipe.method if recipe else "tsam"),)
+
+    grid = ()
+
+    def run(self, console: Console) -> int:
+        """Trains, or resumes; returns the exit status."""
+        import jax
+
+        from tsam_jax.train import loop, mesh, record, restore
+        from tsam_jax.train.progress import Progress
+        from tsam_jax.train.resolve import announce, render, resolve
+        from tsam_jax.train.run import looks, refusal, train
+        from tsam_jax.train.task import load_task
+        from tsam_jax.train.trackers import Tracking, check_available
+
+        command = self.with_recipe()
+        command.check()
+        mesh.join_processes(command.distributed)
+        tracking = Tracking(command.tensorboard, command.wandb)
+        check_available(tracking)
+        if jax.process_count() > 1 and command.out is None:
+            msg = "`--distributed` needs `--out`: one directory for all processes."
+            raise config.ConfigError(msg)
+        directory, first = command.directory("train"), jax.process_index() == 0
+        console = console if first else Console(quiet=True)
+        resolved = resolve(command)
+        if len(resolved.plans) > 1:
+            msg = f"`--method` takes one setting, got {len(resolved.plans)}: use `tsam-jax study`."
+            raise config.ConfigError(msg)
+        say(console, announce(resolved.task))
+        console.print(render(resolved))
+        [plan], task = resolved.plans, resolved.task
+        run = restore.make_run(plan, task, command.seed, directory)
+        record.check_same(directory / "config.json", run.identity)
+        loaded = load_task(task, [command.seed], resolved.devices, resolved.opened)
+        config.check_writable(directory)
+        if first:
+            record.write_json(directory / "config.json", {**run.identity, "words": command.words})
+        ends = looks(plan.epochs, plan.epochs)
+        job = restore.make_job(loaded, plan, [run], loaded.data, ends, loop.PARTS, resolved.devices)
+        with Progress({run.label: job.price * plan.epochs}, console) as progress:
+            [outcome] = train(
+                job,
+                progress,
+                checkpoint_every=command.checkpoint_every,
+                keep_checkpoints=command.keep_checkpoints,
+                tracking=tracking._replace(config=dict(run.identity)),
+            )
+        result = {
+            "complete": outcome.complete and outcome.diverged is None,
+            "setting": run.label,
+            "epochs": plan.epochs,
+            "metrics": outcome.log.last,
+            "best": outcome.best,
+            "diverged": outcome.diverged,
+            "versions": record.versions(),
+        }
+        if first:
+            record.write_json(directory / "result.json", result)
+        if outcome.diverged is not None:
+            message = refusal(run, outcome.diverged, restore.last_epoch(job, directory))
+            say(Console(stderr=True), f"tsam-jax: error: {message}")
+            return 1
+        for part in ("validation", "test"):
+            if text := measured(part, outcome.log.last or {}):
+                say(console, text)
+        say(console, f"Run: {directory}")
+        if not outcome.complete:
+            again = shlex.join(["tsam-jax", "train", "--resume", str(directory)])
+            say(console, f"Interrupted; resume with: {again}")
+            return INTERRUPTED
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a checkpoint; nothing is written."""
+
+    checkpoint: Path = help_(
+        "Directory of a run, for its newest checkpoint; RUN/best for its best epoch on the"
+        " validation part; RUN/checkpoints/STEP for one of them. May stand first.",
+        default=dataclasses.MISSING,
+    )
+    part: Literal["train", "validation", "test"] = help_("Part of the data set.", default="test")
+
+    def run(self, console: Console) -> int:
+        """Prints the metrics; returns 0."""
+        import jax
+
+        from tsam_jax.train.restore import restore
+
+        job, epoch, weights = restore(self.checkpoint, (self.part,))
+        state = job.program.init([job.runs[0].seed], [job.runs[0].numbers])
+        rows = jax.tree.map(lambda x: x[None], weights)
+        found = job.program.measure(rows, state, job.data)
+        say(console, f"epoch {epoch:g}")
+        say(console, measured(self.part, {name: float(x[0]) for name, x in found.items()}))
+        return 0
+
+
+def measured(part: str, line: Mapping[str, Any]) -> str:
+    """The loss and the metrics of a part in one line; "" without any."""
+    from tsam_jax.train.metrics import metric
+
+    own = {k.removeprefix(f"{part}_"): x for k, x in line.items() if k.startswith(f"{part}_")}
+    shown = [f"{name} {metric(name).shown(x)}" for name, x in sorted(own.items()) if x is not None]
+    return f"{part}: {', '.join(shown)}" if shown else ""

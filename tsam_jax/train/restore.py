@@ -1,0 +1,282 @@
+"""Trained networks from their checkpoints, their training loss, and how flat it is."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsam_jax import noise
+from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenvalues
+from tsam_jax.train import config, loop
+from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
+from tsam_jax.train.mesh import Devices
+from tsam_jax.train.network import Batch, Network
+from tsam_jax.train.resolve import Plan
+from tsam_jax.train.run import Job, Run, identity_text, stream_of
+from tsam_jax.train.settings import parse
+from tsam_jax.train.task import Loaded, load_task
+
+NOISE_RMS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
+"""Standard deviation of the Gaussian noise per coordinate: the range of the paper's Figure 2."""
+
+_DRAWS = 25
+_LANCZOS_STEPS = 30
+_AT_ONCE = 250  # examples in memory, with what a Hessian product keeps of them
+
+
+class Trained(NamedTuple):
+    """A trained network, to be examined.
+
+    Attributes:
+      name: its method, seed and epoch, for tables and figures.
+      params: the parameters that are measured: their average, if training kept one.
+      loss: params -> mean loss over training examples, with the labels trained on, in evaluation
+        mode and without augmentation; shape ().
+      examples: number of these examples.
+      trajectory: params with a leading axis over the start and the kept checkpoints, in order;
+        None if they were not asked for.
+    """
+
+    name: str
+    params: Any
+    loss: Callable[[Any], jax.Array]
+    examples: int
+    trajectory: Any = None
+
+
+def make_job(
+    loaded: Loaded,
+    plan: Plan,
+    runs: list[Run],
+    data: Any,
+    ends: list[int],
+    parts: tuple[str, ...] = loop.PARTS,
+    devices: Devices | None = None,
+    program: loop.Program | None = None,
+) -> Job:
+    """Makes the training of runs that share a program.
+
+    Args:
+      loaded: the task.
+      plan: a setting of the program; runs may differ in numbers.
+      runs: the runs.
+      data: the data of their seeds.
+      ends: epochs at which they are measured.
+      parts: parts of the data set that are measured.
+      devices: where they run.
+      program: the compiled functions, if there are some.
+    """
+    names = [name for name in loaded.metrics if name != "loss"]
+    if program is None:
+        how = loop.plan_for(plan.setting, plan.optimizer, loaded.train_size, plan.epochs)
+        program = loop.make_program(loaded.network, how, loaded.train_size, parts, devices, names)
+    stream = None
+    if loaded.records is not None:
+        stream = stream_of(loaded.records, plan.optimizer.batch_size, runs[0].seed)
+    return Job(runs, loaded.network, program, data, ends, loaded.metrics[0], stream)
+
+
+def make_run(plan: Plan, task: config.Task, seed: int, directory: Path | None) -> Run:
+    """A run of a plan; its identity is all that shapes its numbers, the length of training too."""
+    identity = {"setting": plan.setting.text, "seed": seed, "task": vars(task)}
+    identity |= {"optimizer": vars(plan.optimizer), "epochs": plan.epochs}
+    numbers = loop.numbers_for(plan.setting, plan.optimizer)
+    return Run(plan.setting.text, seed, numbers, identity, directory)
+
+
+def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, int, Any]:
+    """Restores the weights of a checkpoint; nothing is written.
+
+    Args:
+      checkpoint: directory of a run, for its newest checkpoint; RUN/best or RUN/checkpoints/STEP.
+      parts: the parts of the data set that the job measures.
+
+    Returns:
+      The training, the epoch, and the weights (params, rest) that are measured.
+
+    Raises:
+      ConfigError: if there is no such checkpoint, or it is damaged.
+    """
+    directory, folder, step = _found(checkpoint)
+    job = _load_job(directory, parts)
+    step, weights = _weights(job, directory, folder, step)
+    return job, step // job.program.steps_per_epoch, weights
+
+
+def load_several(
+    checkpoints: tuple[Path, ...], examples: int, *, trajectory: bool = False
+) -> dict[str, Trained]:
+    """Loads trained networks and their losses over the first training examples.
+
+    Args:
+      checkpoints: as for `restore`.
+      examples: number of training examples.
+      trajectory: whether to load the parameters of the trainings as well.
+
+    Returns:
+      Name -> network; a name that occurs twice has its directory added, as far as these differ.
+
+    Raises:
+      ConfigError: if there is no such checkpoint, it is damaged, or its training data are
+        streamed; if there is none, or one is given twice.
+    """
+    if not checkpoints or len(set(checkpoints)) < len(checkpoints):
+        msg = f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}."
+        raise config.ConfigError(msg)
+    loaded = [_load_trained(path, examples, trajectory=trajectory) for path in checkpoints]
+    names = [one.name for one in loaded]
+    paths = [path.resolve() for path in checkpoints]
+    common = os.path.commonpath([path.parent for path in paths])
+    return {
+        one.name if names.count(one.name) == 1 else f"{one.name} ({path.relative_to(common)})": one
+        for path, one in zip(paths, loaded, strict=True)
+    }
+
+
+def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:
+    job, epoch, (params, rest) = restore(checkpoint, ())
+    if job.stream is not None:
+        msg = f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory."
+        raise config.ConfigError(msg)
+    batches = some_batches(Batch(job.data.train.inputs, job.data.train.labels[0]), examples)
+    run = job.runs[0]
+    name = f"{run.label.partition('(')[0]}, seed {run.seed}, epoch {epoch}"
+    loss = training_loss(job.network, rest, batches)
+    way = _trajectory(checkpoint, job) if trajectory else None
+    return Trained(name, params, loss, batches.labels.size, way)
+
+
+def _trajectory(checkpoint: Path, job: Job) -> Any:
+    """The parameters of a training from the initial ones to the newest checkpoint."""
+    directory, folder, step = _found(checkpoint)
+    if folder != LAST or step is not None:
+        msg = f"`--trajectory` needs whole runs, got the checkpoint {checkpoint}: name {directory}."
+        raise config.ConfigError(msg)
+    with open_checkpoints(directory, identity_text(job.runs[0])) as checkpoints:
+        steps = checkpoints.steps
+    if len(steps) < 2:
+        msg = (
+            f"`--trajectory` needs at least two checkpoints, got {len(steps)} in"
+            f" {directory / LAST}: train with a smaller `--checkpoint-every` and"
+            " `--keep-checkpoints` of 2 or more."
+        )
+        raise config.ConfigError(msg)
+    start = job.program.weights(_start(job), job.data)
+    points = [jax.tree.map(lambda x: x[0], start[0])]
+    points += [_weights(job, directory, LAST, step)[1][0] for step in steps]
+    return jax.tree.map(lambda *x: jnp.stack(x), *points)
+
+
+def some_batches(train: Batch, examples: int) -> Batch:
+    """The first training examples in batches, with a leading axis; whole batches only."""
+    count = min(examples, len(train.labels))
+    at_once = min(count, _AT_ONCE)
+    rows = jnp.arange(count - count % at_once).reshape(-1, at_once)
+    batches: Batch = jax.tree.map(lambda x: x[rows], train)
+    return batches
+
+
+def training_loss(network: Network, rest: Any, batches: Batch) -> Callable[[Any], jax.Array]:
+    """Params -> mean loss over batches, in evaluation mode; in the memory of one batch."""
+
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return network.score(network.predict(params, batch.inputs, rest), batch.labels)["loss"]
+
+    found: Callable[[Any], jax.Array] = mean_over_batches(loss, batches)
+    return found
+
+
+def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
+    """Makes the function that measures flatness, compiled once for all runs of a study.
+
+    Returns:
+      (weights, batches of training examples) -> "loss" at the parameters; its "mean" and "variance"
+      under Gaussian noise of each of "noise_rms" per coordinate, the same noise for every run;
+      "top_eigenvalue" of its Hessian.
+
+    Cost: 151 losses and 30 Hessian products of the examples.
+    """
+
+    @jax.jit
+    def measure(params: Any, rest: Any, batches: Batch) -> dict[str, jax.Array]:
+        loss = training_loss(network, rest, batches)
+
+        def around(rms: jax.Array) -> Any:
+            law, key = noise.gaussian(rms=rms), jax.random.key(0)
+            return neighbourhood_loss(loss, params, key, noise=law, num_samples=_DRAWS)
+
+        hood = jax.lax.map(around, jnp.asarray(NOISE_RMS))
+        top = top_eigenvalues(loss, params, jax.random.key(1), k=1, num_matvecs=_LANCZOS_STEPS)
+        found = {"loss": loss(params), "mean": hood.mean, "variance": hood.variance}
+        return found | {"top_eigenvalue": top.values[0]}
+
+    return lambda weights, batches: jax.device_get(measure(*weights, batches))
+
+
+def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
+    """Reads config.json of a run; ConfigError, which names the option, if there is none."""
+    try:
+        saved = json.loads((directory / "config.json").read_text())
+        task, optimizer = saved["task"], config.Optimizer(**saved["optimizer"])
+        task = config.Task(**{**task, "metrics": tuple(task["metrics"])})
+        return saved, task, Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        msg = f"`{option}`: {directory} is not the directory of a training run ({error})."
+        raise config.ConfigError(msg) from error
+
+
+def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
+    saved, task, plan = read_plan(directory, "checkpoint")
+    loaded = load_task(task, [saved["seed"]])
+    run = make_run(plan, task, saved["seed"], directory)
+    return make_job(loaded, plan, [run], loaded.data, [plan.epochs], parts)
+
+
+def _start(job: Job) -> loop.TrainState:
+    return job.program.init([run.seed for run in job.runs], [run.numbers for run in job.runs])
+
+
+def _weights(job: Job, directory: Path, folder: str, step: int | None) -> tuple[int, Any]:
+    """The step of a checkpoint, and its weights."""
+    start = _start(job)
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    like = start._asdict()
+    if folder == BEST:
+        params, rest = first(job.program.weights(start, job.data))
+        like = {"params": params, "rest": rest}
+    with open_checkpoints(directory, identity_text(job.runs[0]), folder=folder) as checkpoints:
+        step = checkpoints.newest if step is None else step
+        tree = checkpoints.restore(like, step)
+    if tree is None or step is None:
+        msg = f"`checkpoint`: {directory / folder} has no checkpoint yet."
+        raise config.ConfigError(msg)
+    if folder == BEST:
+        return step, (tree["params"], tree["rest"])
+    return step, first(job.program.weights(loop.TrainState(**tree), job.data))
+
+
+def _found(path: Path) -> tuple[Path, str, int | None]:
+    """The run, the folder in it, and the step, None for the newest."""
+    path = path.resolve()
+    if not path.is_dir():
+        msg = (
+            f"`checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax"
+            " train` or of a study (cells/...), or `best` in it."
+        )
+        raise config.ConfigError(msg)
+    if path.name in {LAST, BEST}:
+        return path.parent, path.name, None
+    if path.parent.name in {LAST, BEST} and path.name.isdecimal():
+        return path.parent.parent, path.parent.name, int(path.name)
+    return path, LAST, None
+
+
+def last_epoch(job: Job, directory: Path) -> str:
+    """The epoch of the newest checkpoint of a run, in words."""
+    with open_checkpoints(directory, identity_text(job.runs[0])) as checkpoints:
+        newest = checkpoints.newest
+    return f"after epoch {newest // job.program.steps_per_epoch}" if newest else "none"
