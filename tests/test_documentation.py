@@ -4,7 +4,6 @@ The examples in docstrings run as doctests (`--doctest-modules` in pyproject.tom
 """
 
 import dataclasses
-import importlib
 import importlib.util
 import inspect
 import os
@@ -101,9 +100,7 @@ def as_written(monkeypatch):
     monkeypatch.setattr(resolve, "open_data", _opened)
     monkeypatch.setattr(pretrained, "architecture_of", lambda _: "vit")
     monkeypatch.setattr(cli, "_resumed", lambda _, words: (None, words))
-    for entry in commands.COMMANDS.values():
-        module = importlib.import_module(f"tsam_jax.commands.{entry.module}")
-        kind = getattr(module, entry.kind)
+    for kind in commands.commands().values():
         monkeypatch.setattr(kind, "run", lambda self, console: seen.append(self) or 0)
 
     def read(words):
@@ -227,8 +224,8 @@ def test_every_metric_is_on_the_page_of_metrics_with_its_shape_and_methods():
 
 def test_every_command_option_and_family_is_in_the_documentation():
     pages = written_out()
-    assert re.findall(r"^## (\S+)$", pages["commands.md"], re.MULTILINE) == [*commands.COMMANDS]
-    assert pages["commands.md"].count("usage: tsam-jax ") == len(commands.COMMANDS)
+    assert re.findall(r"^## (\S+)$", pages["commands.md"], re.MULTILINE) == [*commands.commands()]
+    assert pages["commands.md"].count("usage: tsam-jax ") == len(commands.commands())
     page = pages["guides/training.md"]
     kinds = (config.Task, config.Optimizer, config.Budget)
     for field in (field for kind in kinds for field in dataclasses.fields(kind)):

@@ -1,9 +1,8 @@
 """The command line: dispatches to `tsam_jax.commands`."""
 
+import contextlib
 import dataclasses
-import difflib
-import importlib
-import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +23,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import tyro
         from rich.console import Console
 
-        from tsam_jax.commands import COMMANDS, INTERRUPTED
+        from tsam_jax.commands import INTERRUPTED, commands
         from tsam_jax.train.config import ConfigError
+        from tsam_jax.train.config import known as check_known
     except ImportError as error:
         sys.stderr.write(f"tsam-jax: error: {_NEEDED.format(error)}\n")
         return 2
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may not have every character
+            stream.reconfigure(errors="replace")
     console, errors = Console(), Console(stderr=True)
+    known = commands()
     if not words or words[0] in {"-h", "--help"}:
-        lines = [f"  {name:<10} {entry.summary}" for name, entry in COMMANDS.items()]
+        summaries = {name: str(kind.__doc__).partition("\n")[0] for name, kind in known.items()}
+        lines = [f"  {name:<10} {summary}" for name, summary in summaries.items()]
         console.print(
             "usage: tsam-jax COMMAND [OPTIONS]\n\nTilted Sharpness-Aware Minimization: train,"
             " compare and choose settings.\n\ncommands:\n" + "\n".join(lines) + "\n\nOptions of a"
@@ -42,25 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     name, *rest = words
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Perhaps you meant `{close[0]}`." if close else ""
-        known = ", ".join(COMMANDS)
-        errors.print(
-            f"tsam-jax: error: `{name}` is not a command: there are {known}.{hint}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        return 2
-    entry = COMMANDS[name]
     try:
-        module = importlib.import_module(f"tsam_jax.commands.{entry.module}")
+        check_known(name, known, "command")
         again, rest = _resumed(name, rest)
         command = tyro.cli(
-            getattr(module, entry.kind),
+            known[name],
             prog=f"tsam-jax {name}",
-            args=_with_first(rest, entry.first),
+            args=_with_first(rest, getattr(known[name], "first", None)),
             config=(tyro.conf.OmitArgPrefixes,),
         )
         if hasattr(command, "words"):
@@ -70,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         errors.print(f"tsam-jax: error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
+    except OSError as error:  # a full disk, a closed pipe, a directory that was removed
+        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        logging.disable()  # orbax's threads end later, with tracebacks of their own
+        with contextlib.suppress(OSError):
+            errors.print(f"tsam-jax: error: {reason}. What was saved before can be resumed.")
+        return 1
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return INTERRUPTED
@@ -86,12 +85,14 @@ def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     if len(words) > 2 - ("=" in option[0]) or value == "--resume":
         msg = "`--resume` continues a run as it was started: leave out the other options."
         raise ConfigError(msg)
+    from tsam_jax.train.record import read_json
+
     directory = Path(value)
     for file in ("config.json", "study.json"):
         if (directory / file).is_file():
-            saved = json.loads((directory / file).read_text()).get("words", [])
-            if saved[:1] == [name]:
-                return directory, saved[1:]
+            saved = read_json(directory / file).get("words")
+            if isinstance(saved, list) and [str(x) for x in saved[:1]] == [name]:
+                return directory, [str(x) for x in saved[1:]]
     msg = f"`--resume`: {directory} is not the directory of a `tsam-jax {name}`."
     raise ConfigError(msg)
 

@@ -170,10 +170,10 @@ def _shown(default: object) -> str:
 def commands() -> str:
     """Returns a section for each command: what `--help` prints."""
     from tsam_jax import cli
-    from tsam_jax.commands import COMMANDS
+    from tsam_jax.commands import commands as known
 
     sections = []
-    for name in COMMANDS:
+    for name in known():
         shown = io.StringIO()
         environment = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
         with (

@@ -71,9 +71,28 @@ def test_many_models_are_named_below_and_not_at_their_lines():
     assert [text.get_text() for text in figure.legends[0].texts] == names
 
 
+def test_long_names_leave_two_panels_their_width():
+    curves = {name * 34: curve(2.0) for name in "ab"}
+    figure = figures.sharpness_against_size(curves, [0.1, 0.2], dict.fromkeys(curves, 0.5))
+    figure.draw_without_rendering()
+    assert all(axes.get_window_extent().width > 0.3 * figure.bbox.width for axes in figure.axes)
+
+
 def test_a_spectrum_is_named_with_its_largest_eigenvalue():
     spectrum = Spectrum(jnp.array([[0.0, 3.25, 99.0]]), jnp.array([[0.9, 0.1, 0.0]]))
-    assert texts(figures.spectra({"SAM": spectrum})) == ["SAM, up to 3.25 "]
+    assert texts(figures.spectra({"SAM": spectrum})) == [" SAM, up to 3.25"]
+
+
+def test_a_spectrum_is_named_on_the_side_that_has_room():
+    spectra = {
+        name * 30: Spectrum(jnp.array([[0.0, top]]), jnp.array([[0.9, 0.1]]))
+        for name, top in (("a", 0.1), ("b", 4.0))
+    }
+    figure = figures.spectra(spectra)
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    assert panel.get_window_extent().width > 0.8 * figure.bbox.width
+    assert [text.get_ha() for text in panel.texts] == ["left", "right"]
 
 
 def test_trajectories_end_in_a_star_at_their_last_point():

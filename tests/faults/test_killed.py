@@ -46,8 +46,8 @@ cli.main(sys.argv[1:])
 def final_states(directory: Path):
     """The newest state and the weights of the best epoch, as they are stored."""
     _, task, plan = restore.read_plan(directory, "checkpoint")
-    one = restore.make_run(plan, task, 0, directory)
     loaded = load_task(task, [0])
+    one = restore.make_run(plan, task, 0, directory, loaded.digest)
     job = restore.make_job(loaded, plan, [one], loaded.data, [plan.epochs])
     start = job.program.init([0], [loop.numbers_for(plan.setting, plan.optimizer)])
     params, rest = jax.tree.map(lambda x: x[0], job.program.weights(start, job.data))

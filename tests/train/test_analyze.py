@@ -102,9 +102,9 @@ def test_runs_of_a_study_are_examined_as_any_other(tmp_path, capsys):
     assert main(["analyze", *chosen, *FEW, "--out", str(out)]) == 0
     names = json.loads((out / "analysis.json").read_text())["models"]
     first = next(row for row in rows if row["seed"] == 1)
-    ends = [" (001-sam-seed1)", " (003-sam-seed1)", " (001-sam-seed1/best)"]  # what tells them apart
     epochs = [2, 2, first["best"]["epoch"]]
-    if epochs[2] != 2:
+    ends = [" (001-sam-seed1)", " (003-sam-seed1)", " (001-sam-seed1/best)"]
+    if epochs[2] != 2:  # that tells it from the others
         ends[2] = ""
     expected = [f"sam, seed 1, epoch {e}{end}" for e, end in zip(epochs, ends, strict=True)]
     assert list(names) == expected

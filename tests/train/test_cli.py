@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.commands import COMMANDS, catalogue
+from tsam_jax.commands import catalogue, commands
 from tsam_jax.methods import METHODS, WRAPPERS
 from tsam_jax.recipes import RECIPES, Recipe
 from tsam_jax.train import config, loop
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "`trian` is not a command: there are train, compare"),
+        (["trian"], "`trian` is not a known command: there are analyze, compare"),
         (["trian"], "Perhaps you meant `train`"),
         (["train", "digit"], "Perhaps you meant `digits`"),
         (["train", "digits", "--recipe", "digits"], "`--recipe` is given more than once"),
@@ -345,7 +345,7 @@ def test_methods_lists_a_new_wrapper_from_the_table_alone(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", commands())
 def test_help_everywhere(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -357,7 +357,7 @@ def test_help_of_all(capsys):
     for words in ([], ["--help"]):
         code, shown, _ = run(capsys, *words)
         assert code == 0
-        assert all(f"  {name} " in shown for name in COMMANDS)
+        assert all(f"  {name} " in shown for name in commands())
 
 
 def test_help_does_not_load_the_networks():

@@ -239,21 +239,23 @@ def test_ctrl_c_leaves_a_model_and_a_training_that_goes_on(
     assert_same(again, whole())
 
 
-@pytest.mark.parametrize("where", ["augment", "metrics"])
+@pytest.mark.parametrize("where", ["model", "augment", "metrics"])
 def test_ctrl_c_while_the_first_round_is_compiled(where):
-    pressed = []
+    seen = []
 
     def press(result):
-        if not pressed:
-            pressed.append(signal.raise_signal(signal.SIGINT))
+        seen.append(where)
+        if len(seen) == (2 if where == "model" else 1):  # of a model, the shapes are found before
+            signal.raise_signal(signal.SIGINT)
         return result
 
     functions = {
+        "model": lambda rngs: press(linear(rngs)),
         "augment": lambda key, x: press(x),
         "metrics": {"hits": lambda outputs, labels: press(jnp.mean(labels))},
     }
     cut = tilted(**{where: functions[where]})
-    assert pressed
+    assert seen
     assert not cut.complete
     assert cut.history[0]["train_loss"] == whole().history[0]["train_loss"]
     assert np.isfinite(cut.model(X)).all()

@@ -23,7 +23,6 @@ from tsam_jax.train.metrics import (
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import load_task
 
-
 OUTPUTS = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 LABELS = jnp.array([0, 2])
 
@@ -243,4 +242,4 @@ def test_similarity_of_sentences_trains_to_its_correlations(tmp_path, capsys):
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     best = max(line["validation_pearson"] for line in log)
     assert result["best"]["validation_pearson"] == best
-    assert f"pearson {measured['test_pearson']:.4f}" in shown.out
+    assert f"pearson {METRICS['pearson'].shown(measured['test_pearson'])}" in shown.out

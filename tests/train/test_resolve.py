@@ -130,8 +130,12 @@ def test_every_option_is_a_flag_that_is_not_given_unless_it_is(kind, name):
         assert config.given(flags(**{name: "none"})) == {name: None}
 
 
-def test_no_augmentation_is_the_word_none():
-    assert config.given(config.TaskFlags(augmentation="none")) == {"augmentation": "none"}
+@pytest.mark.parametrize(("kind", "name"), OPTIONS)
+def test_the_word_none_is_a_name_where_none_is_no_value(kind, name):
+    hints = typing.get_type_hints(kind)
+    if hints[name] is str:
+        flags = FLAGS[next(group for group, x in GROUPS.items() if x is kind)]
+        assert config.given(flags(**{name: "none"})) == {name: "none"}
 
 
 @pytest.mark.parametrize("kind", [Train, Compare, Sweep, Study])
@@ -288,6 +292,8 @@ def test_methods_are_checked_before_the_data_are_opened():
         ({"loss": "cross-entrpy"}, r"known loss \(`--loss`\).*`cross-entropy`"),
         ({"metrics": ("f1", "acuracy")}, r"`acuracy` .* metric \(`--metrics`\).*`accuracy`"),
         ({"augmentation": "crop-flp"}, r"augmentation \(`--augmentation`\).*`crop-flip`"),
+        ({"schedule": "none"}, "`none` is not a known schedule"),
+        ({"base": "none"}, "`none` is not a known optimizer"),
         ({"schedule": "stepp"}, r"schedule \(`--schedule`\).*`step`"),
         ({"recipe": "digit"}, "`digit` is not a known recipe.*Perhaps you meant `digits`"),
         ({"lr": -1.0}, "`--lr` must be a finite number >= 0, got -1"),

@@ -1,9 +1,14 @@
 """Training over a mesh of devices, and what is said of a wrong one."""
 
+import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import device_programs
 import jax
+import numpy as np
 import pytest
 
 from tsam_jax import cli
@@ -15,6 +20,62 @@ from tsam_jax.train.settings import parse
 def test_training_on_a_mesh_is_training_on_one_device():
     program = Path(__file__).parent / "training_mesh_program.py"
     assert device_programs.run(program) == ["data=4,sample=2", "sample=4", "data=8"]
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    """Each reads its share of 51 images; the first one writes the log."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 6, 6, 2), np.uint8)
+    images[:25] //= 8  # the shares have other statistics than the whole
+    labels = np.arange(60) % 3
+    parts = {"train": slice(0, 51), "val": slice(51, 55), "test": slice(55, 60)}
+    arrays = {f"{part}_images": images[rows] for part, rows in parts.items()}
+    arrays |= {f"{part}_labels": labels[rows] for part, rows in parts.items()}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    words = [sys.executable, "-m", "tsam_jax.cli", "train", f"npz:{tmp_path / 'mine.npz'}"]
+    words += ["--model", "cnn", "--method", "sam(rho=0.1)", "--label-noise", "0.2"]
+    words += ["--batch-size", "8", "--epochs", "2", "--checkpoint-every", "1"]
+    alone, both = (_trained(words, tmp_path / name, n) for name, n in (("alone", 1), ("both", 2)))
+    for one, other in zip(alone, both, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert len(list((tmp_path / "both" / "checkpoints").iterdir())) == 2
+    # What two processes saved is evaluated by one, and says what the log has.
+    [*_, last] = _lines(tmp_path / "both")
+    done = [*words[:3], "evaluate", str(tmp_path / "both")]
+    shown = subprocess.run(done, capture_output=True, text=True, check=True, timeout=600).stdout
+    assert f"test: accuracy {100 * last['test_accuracy']:.2f} %" in shown
+
+
+def _trained(words, out, count):
+    with socket.socket() as held:  # until the end, so that no other program gets the port
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # gRPC shares it in this way
+        held.bind(("localhost", 0))
+        address = f"localhost:{held.getsockname()[1]},{count}"
+        more = [["--distributed", f"{address},{k}"] if count > 1 else [] for k in range(count)]
+        processes = [
+            subprocess.Popen(
+                [*words, "--out", str(out), *own],
+                env=device_programs.environment(4 // count),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for own in more
+        ]
+        try:
+            for process in processes:
+                said, _ = process.communicate(timeout=device_programs.LIMIT)
+                assert process.returncode == 0, said
+        finally:
+            for process in processes:
+                process.kill()
+    return _lines(out)
+
+
+def _lines(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    return [{name: x for name, x in line.items() if name != "timing"} for line in lines]
 
 
 def test_sizes_are_read():

@@ -97,7 +97,7 @@ def spectra(spectra: Mapping[str, Spectrum], /, *, width: float | None = None) -
     # the ends of all lines are at 0: names go where each spectrum ends
     for place, (name, spectrum) in enumerate(spectra.items()):
         top = float(np.max(np.where(np.asarray(spectrum.weights) > 0, spectrum.nodes, -np.inf)))
-        _name_top(panel, name, place, top, len(spectra))
+        _name_top(panel, name, place, top, len(spectra), leftwards=2 * top > low + high)
     return figure
 
 
@@ -265,17 +265,20 @@ def _log_scale(panel: Axes, lines: Mapping[str, Line2D]) -> None:
         panel.set_ylim(values.min() / 2, values.max() * 2)
 
 
-def _name_top(panel: Axes, name: str, place: int, top: float, count: int) -> None:
-    """Marks where a spectrum ends, at a height of its own."""
+def _name_top(
+    panel: Axes, name: str, place: int, top: float, count: int, *, leftwards: bool
+) -> None:
+    """Marks where a spectrum ends, at a height of its own, with a text to one side of it."""
     height = 0.97 - 0.09 * place if count <= 10 else 0.97 - 0.9 * place / count
     colour = style.line_style(place)["color"]
+    text = f"{name}, up to {top:.3g}"
     panel.annotate(
-        f"{name}, up to {top:.3g} ",
+        f"{text} " if leftwards else f" {text}",
         xy=(top, 0.0),
         xycoords=("data", "axes fraction"),
         xytext=(top, height),
         textcoords=("data", "axes fraction"),
-        ha="right",
+        ha="right" if leftwards else "left",
         va="center",
         color=colour,
         fontsize=style.FONT_SIZE,
@@ -286,6 +289,6 @@ def _name_top(panel: Axes, name: str, place: int, top: float, count: int) -> Non
             "alpha": 0.6,
             "shrinkA": 0,
             "shrinkB": 0,
-            "relpos": (1, 0.5),  # straight down, from the end of the text
+            "relpos": (int(leftwards), 0.5),  # straight down, from that end of the text
         },
     )

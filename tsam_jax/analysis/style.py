@@ -84,7 +84,8 @@ def caption(figure: Figure, text: str) -> None:
 def name_lines(figure: Figure, panels: Mapping[Axes, Mapping[str, Line2D]]) -> None:
     """Names lines at their ends, in every panel; too many or long names stand once, below."""
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    if len(names) <= _MOST_DIRECT_LABELS and max(map(len, names), default=0) <= _LONGEST_LABEL:
+    longest = _LONGEST_LABEL // min(len(panels), 2)  # what is left of narrow panels can be seen
+    if len(names) <= _MOST_DIRECT_LABELS and max(map(len, names), default=0) <= longest:
         figure.draw_without_rendering()  # lays the panels out
         for panel, lines in panels.items():
             _name_ends(panel, lines, panel.get_window_extent().height / figure.dpi)

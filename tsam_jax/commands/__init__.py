@@ -1,13 +1,17 @@
 """The commands of `tsam-jax`: a dataclass each, with `run(console) -> exit status`.
 
-A module is imported when its command is called. `Common` has the options that `train`, `study`,
-`compare` and `sweep` share.
+Every class with `run` in a module of this package is a command: its name in lower case, its help
+the docstring. `first` is the option that a first word stands for. What takes time to import is
+imported in `run`. `Common` has the options of the commands that train.
 """
 
 import dataclasses
 import datetime as dt
+import importlib
+import pkgutil
+import secrets
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import tyro
 from rich.console import Console
@@ -18,30 +22,6 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
 
-class Entry(NamedTuple):
-    """A command: its class in a module of this package, a line of help, what a first word is."""
-
-    module: str
-    kind: str
-    summary: str
-    first: str | None = None
-
-
-COMMANDS = {
-    "train": Entry("train", "Train", "Train one method with one seed.", "--recipe"),
-    "compare": Entry("study", "Compare", "Compare methods over seeds, with a report.", "--recipe"),
-    "sweep": Entry("study", "Sweep", "Search settings on the validation part.", "--recipe"),
-    "study": Entry("study", "Study", "Run settings x seeds, in shards if asked.", "--recipe"),
-    "report": Entry("report", "Report", "Write the report of a study, merging its shards."),
-    "evaluate": Entry("train", "Evaluate", "Evaluate a checkpoint.", "--checkpoint"),
-    "analyze": Entry("analyze", "Analyze", "Measure how flat trained networks are."),
-    "landscape": Entry("landscape", "Landscape", "Plot the loss around trained networks."),
-    "methods": Entry("catalogue", "Methods", "List methods, with costs and sources."),
-    "recipes": Entry("catalogue", "Recipes", "List recipes, with published results."),
-    "toy": Entry("toy", "Toy", "Plot a toy figure of the paper."),
-}
-
-
 def help_(text: str, default: Any = None) -> Any:
     """A field with a line of help."""
     return config.option(default, text)
@@ -50,6 +30,8 @@ def help_(text: str, default: Any = None) -> Any:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
     """Options of every command that trains."""
+
+    first: ClassVar[str] = "--recipe"
 
     recipe: str | None = help_(
         "Recipe to start from, see `tsam-jax recipes`; other options override its values. May stand"
@@ -98,19 +80,33 @@ class Common:
 
     def directory(self, command: str) -> Path:
         """The directory of the results; whether its files belong there is checked later."""
-        now = dt.datetime.now().astimezone()
-        return self.out or Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}"
+        return self.out or _default(command)
 
 
 def new_directory(out: Path | None, command: str) -> Path:
     """The directory of a run; ConfigError unless it is new or empty."""
-    if out is None:
-        now = dt.datetime.now().astimezone()
-        out = Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}"
+    out = out or _default(command)
     config.check_new(out)
     return out
+
+
+def _default(command: str) -> Path:
+    """A name that no other process has: runs that start in the same second must not meet."""
+    now = dt.datetime.now().astimezone()
+    return Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def say(console: Console, text: str) -> None:
     """Prints a line as it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def commands() -> dict[str, type[Any]]:
+    """The commands by name."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for kind in vars(importlib.import_module(module.name)).values():
+            own = isinstance(kind, type) and kind.__module__ == module.name
+            if own and hasattr(kind, "run"):
+                found[kind.__name__.lower()] = kind
+    return dict(sorted(found.items()))

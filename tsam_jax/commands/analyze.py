@@ -15,7 +15,7 @@ from tsam_jax.train import config
 
 @dataclasses.dataclass(frozen=True)
 class Analyze:
-    """Measure how flat trained networks are: a table, JSON and plots."""
+    """Measure how flat trained networks are."""
 
     checkpoints: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of runs; RUN/best for the best epoch on the validation part."""

@@ -19,7 +19,7 @@ _COMMON = ("mask", "aux", "strategy")
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """List every method and wrapper: formula, arguments, cost and source."""
+    """List methods and wrappers, with costs and sources."""
 
     def run(self, console: Console) -> int:
         """Prints the table; returns 0."""
@@ -29,7 +29,7 @@ class Methods:
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """List every recipe: the task, and what its source reports."""
+    """List recipes, with published results."""
 
     def run(self, console: Console) -> int:
         """Prints the table; returns 0."""

@@ -13,7 +13,10 @@ from tsam_jax.train import config
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """Plot the training loss around one network, between two, through three, or along training."""
+    """Plot the training loss around trained networks.
+
+    Around one network, between two, through three, or along their training.
+    """
 
     checkpoints: tyro.conf.Positional[tuple[Path, ...]]
     """One, two or three directories of runs of one architecture; RUN/best for the best epoch."""

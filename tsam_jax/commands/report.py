@@ -12,7 +12,7 @@ from tsam_jax.commands.study import show
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write the report of a study from its rows, merging those of its shards."""
+    """Write the report of a study, merging its shards."""
 
     directory: tyro.conf.Positional[Path]
     """Directory of the study."""

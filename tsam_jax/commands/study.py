@@ -11,10 +11,11 @@ from tsam_jax.train import config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study(Common):
-    """Run every setting with every seed; rows.jsonl gets a row when a run ends.
+    """Run settings x seeds, resumable, in shards if asked.
 
-    The same command with the same `--out` resumes what is not finished. `--shard I/N` runs every
-    N-th run, for the job array of any scheduler; `tsam-jax report` merges the shards.
+    rows.jsonl gets a row when a run ends. The same command with the same `--out` resumes what is
+    not finished. `--shard I/N` runs every N-th run, for the job array of any scheduler; `tsam-jax
+    report` merges the shards.
     """
 
     methods: tuple[str, ...] = help_(
@@ -27,7 +28,9 @@ class Study(Common):
         " the size of the noise.",
         default=(),
     )
-    seeds: int = config.option(3, "Number of seeds: 0, 1, ..., the same for every setting.", low=1)
+    seeds: int = config.option(
+        3, "Number of seeds: 0, 1, ..., the same for every setting.", low=1, high=10_000
+    )
     evaluations: int = config.option(
         100, "Evaluations per run; as many for each, at most the epochs of the shortest.", low=1
     )
@@ -102,7 +105,7 @@ def show(console: Console, study: dict, rows: list) -> None:  # type: ignore[typ
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare(Study):
-    """Compare methods over seeds at one gradient budget, and write a report.
+    """Compare methods over seeds at one budget, with a report.
 
     Without options: handwritten digits with 40 % of the training labels replaced; ERM, SAM and
     TSAM, each with the setting that `tsam-jax sweep` chose on the validation images; 3 seeds.
@@ -117,10 +120,10 @@ class Compare(Study):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Study):
-    """Search settings on the validation part; the test part is not evaluated.
+    """Search settings on the validation part.
 
-    Without options: the search that chose the settings of `tsam-jax compare`, the same number of
-    settings for each method at the same gradient budget.
+    The test part is not evaluated. Without options: the search that chose the settings of
+    `tsam-jax compare`, the same number of settings for each method at the same gradient budget.
     """
 
     evaluations: int = config.option(

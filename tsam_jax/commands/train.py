@@ -1,10 +1,11 @@
 """`tsam-jax train`: one method, one seed, with checkpoints; `tsam-jax evaluate`: their metrics."""
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
@@ -25,7 +26,7 @@ class Train(Common):
         " Default: the recipe's, else tsam."
     )
     seed: int = config.option(
-        0, "Seed of label noise, initial weights, batches and perturbations.", low=0
+        0, "Seed of label noise, initial weights, batches and perturbations.", low=0, high=2**32 - 1
     )
     checkpoint_every: int = config.option(
         10, "Epochs between checkpoints; one more at the end, and the best epoch's.", low=1
@@ -70,15 +71,17 @@ class Train(Common):
         say(console, announce(resolved.task))
         console.print(render(resolved))
         [plan], task = resolved.plans, resolved.task
-        run = restore.make_run(plan, task, command.seed, directory)
-        record.check_same(directory / "config.json", run.identity)
         loaded = load_task(task, [command.seed], resolved.devices, resolved.opened)
+        run = restore.make_run(plan, task, command.seed, directory, loaded.digest)
+        record.check_same(directory / "config.json", run.identity)
         config.check_writable(directory)
-        if first:
-            record.write_json(directory / "config.json", {**run.identity, "words": command.words})
+        lock = record.owned(directory) if first else contextlib.nullcontext()
         ends = looks(plan.epochs, plan.epochs)
         job = restore.make_job(loaded, plan, [run], loaded.data, ends, loop.PARTS, resolved.devices)
-        with Progress({run.label: job.price * plan.epochs}, console) as progress:
+        with lock, Progress({run.label: job.price * plan.epochs}, console) as progress:
+            if first:
+                described = {**run.identity, "words": command.words}
+                record.write_json(directory / "config.json", described)
             [outcome] = train(
                 job,
                 progress,
@@ -115,6 +118,8 @@ class Train(Common):
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Evaluate a checkpoint; nothing is written."""
+
+    first: ClassVar[str] = "--checkpoint"
 
     checkpoint: Path = help_(
         "Directory of a run, for its newest checkpoint; RUN/best for its best epoch on the"

@@ -1,12 +1,23 @@
 """Reads safetensors files, and the config.json beside them; no pickle."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax  # noqa: F401  (registers bfloat16 with NumPy)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+_LONGEST = 200  # characters of a library's message
+_OTHER_FILES = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file: run `git lfs pull`",
+    b"PK\x03\x04": "holds pickled programs: convert it with the safetensors library",
+    b"\x80\x02": "holds pickled programs: convert it with the safetensors library",
+}
 _RENAMED = {
     "LayerNorm.gamma": "LayerNorm.weight",
     "LayerNorm.beta": "LayerNorm.bias",
@@ -39,12 +50,12 @@ def read(path: Path) -> Checkpoint:
     Raises:
       PretrainedError: if a file is missing, or is not what its name says.
     """
-    if path.is_file():
+    if _is_file(path):
         return Checkpoint(path, None, _tensors(path))
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if single.is_file():
+    if _is_file(single):
         tensors = _tensors(single)
-    elif index.is_file():
+    elif _is_file(index):
         tensors = _shards(index)
     else:
         msg = (
@@ -55,7 +66,7 @@ def read(path: Path) -> Checkpoint:
         )
         raise PretrainedError(msg)
     config = path / "config.json"
-    return Checkpoint(path, _json(config) if config.is_file() else None, tensors)
+    return Checkpoint(path, _json(config) if _is_file(config) else None, tensors)
 
 
 def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
@@ -70,16 +81,12 @@ def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
     Raises:
       PretrainedError: if there is no checkpoint.
     """
-    if (path / "config.json").is_file():
+    if _is_file(path / "config.json"):
         return _json(path / "config.json"), set()
-    if not path.is_file():
+    if not _is_file(path):
         return {}, set(read(path).tensors)
-    try:
-        with safe_open(path, framework="flax") as file:
-            return {}, set(file.keys())
-    except (SafetensorError, OSError) as error:
-        msg = f"{path} is no complete safetensors file: {error}"
-        raise PretrainedError(msg) from error
+    with _opened(path) as file:
+        return {}, set(file.keys())
 
 
 def _shards(index: Path) -> dict[str, np.ndarray]:
@@ -90,10 +97,14 @@ def _shards(index: Path) -> dict[str, np.ndarray]:
         raise PretrainedError(msg)
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(files.values())):
-        if Path(file).name != file or not (index.parent / file).is_file():
+        if Path(file).name != file or not _is_file(index.parent / file):
             msg = f"{index} names a file {file!r} that is not beside it."
             raise PretrainedError(msg)
-        tensors |= _tensors(index.parent / file)
+        part = _tensors(index.parent / file)
+        if repeated := sorted(tensors.keys() & part.keys()):
+            msg = f"{index} names files that both have a tensor {repeated[0]}."
+            raise PretrainedError(msg)
+        tensors |= part
     named = {_modern(name) for name in files}
     if tensors.keys() != named:
         odd = ", ".join(sorted(tensors.keys() ^ named)[:20])
@@ -103,14 +114,59 @@ def _shards(index: Path) -> dict[str, np.ndarray]:
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
+    with _opened(path) as file:
+        names = list(file.keys())
+        tensors = {_modern(name): _array(path, name, file) for name in names}
+    if len(tensors) < len(names):
+        msg = f"{path} has tensors of the same name, in today's spelling and an older one."
+        raise PretrainedError(msg)
+    return tensors
+
+
+def _array(path: Path, name: str, file: Any) -> np.ndarray:
+    """A tensor in float32; integers, which are buffers of positions and counts, as they are."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in (*_FLOATS, *_OTHERS):
+        msg = (
+            f"{path}: tensor {name} is stored as {kind}, which is not supported: convert it to"
+            " float32 or bfloat16."
+        )
+        raise PretrainedError(msg)
+    array = np.asarray(file.get_tensor(name))
+    if kind in _OTHERS:
+        return array
+    with np.errstate(over="ignore"):  # `pretrained` refuses what is not finite
+        return array.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file; PretrainedError if it is none."""
     try:
-        with safe_open(path, framework="flax") as file:  # NumPy alone does not know bfloat16
-            names = file.keys()
-            arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+        with path.open("rb") as file:
+            start = file.read(32)
+        _refuse_others(path, start)
+        with safe_open(path, framework="np") as file:
+            yield file
     except (SafetensorError, OSError) as error:
-        msg = f"{path} is no complete safetensors file: {error}"
+        msg = f"{path} is no complete safetensors file: {str(error)[:_LONGEST]}"
         raise PretrainedError(msg) from error
-    return {_modern(name): _float32(x) for name, x in arrays.items()}
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    """Names what people take for a checkpoint's file, by its first bytes."""
+    for magic, what in _OTHER_FILES.items():
+        if start.startswith(magic):
+            msg = f"{path} {what}."
+            raise PretrainedError(msg)
+
+
+def _is_file(path: Path) -> bool:
+    """`Path.is_file`, False also for what the file system refuses, such as a name too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _modern(name: str) -> str:
@@ -120,16 +176,15 @@ def _modern(name: str) -> str:
     return name
 
 
-def _float32(x: np.ndarray) -> np.ndarray:
-    """Integers, which are buffers of positions and counts, stay as they are."""
-    return x if x.dtype.kind in "iub" else x.astype(np.float32)
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        msg = f"{path} is no JSON file: {error}"
+        text = path.read_bytes()
+        _refuse_others(path, text)
+        content = json.loads(text)
+    except PretrainedError:
+        raise
+    except (ValueError, OSError, RecursionError) as error:
+        msg = f"{path} is no JSON file: {str(error)[:_LONGEST]}"
         raise PretrainedError(msg) from error
     if not isinstance(content, dict):
         msg = f"{path} must hold a JSON object, got a {type(content).__name__}."

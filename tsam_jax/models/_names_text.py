@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tsam_jax.models import bert, distilbert
-from tsam_jax.models._config import flag, integer, number, only
+from tsam_jax.models._config import flag, integer, layers, number, only
 from tsam_jax.models._names import Format, Names, dense, embedding, norm
 
 
@@ -14,7 +14,7 @@ def bert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
     only(config, "position_embedding_type", "absolute", default="absolute")
     flag(config, "is_decoder", required=False)
     flag(config, "add_cross_attention", required=False)
-    depth = integer(config, "num_hidden_layers")
+    depth = layers(config, "num_hidden_layers", tensors, r"(?:bert\.)?encoder\.layer\.(\d+)\.")
     options = {
         "vocabulary": integer(config, "vocab_size"),
         "max_length": integer(config, "max_position_embeddings"),
@@ -29,7 +29,7 @@ def bert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
         "epsilon": number(config, "layer_norm_eps", default=1e-12),
     }
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    ignored = rf"cls\..*|{prefix}embeddings\.position_ids"
+    ignored = rf"(cls|qa_outputs)\..*|{prefix}embeddings\.position_ids"
     return Format(bert.build, options, bert_names(depth, prefix), "head", "pooler", ignored)
 
 
@@ -54,7 +54,7 @@ def bert_names(depth: int, prefix: str = "bert.") -> Names:
 def distilbert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
     """DistilBERT by its config.json."""
     only(config, "activation", "gelu")
-    depth = integer(config, "n_layers")
+    depth = layers(config, "n_layers", tensors, r"(?:distilbert\.)?transformer\.layer\.(\d+)\.")
     options = {
         "vocabulary": integer(config, "vocab_size"),
         "max_length": integer(config, "max_position_embeddings"),
@@ -68,7 +68,8 @@ def distilbert_format(config: dict[str, Any], tensors: Collection[str]) -> Forma
     }
     prefix = "distilbert." if any(name.startswith("distilbert.") for name in tensors) else ""
     names = distilbert_names(depth, prefix)
-    ignored = rf"vocab_(transform|layer_norm|projector)\..*|{prefix}embeddings\.position_ids"
+    tasks = r"(vocab_transform|vocab_layer_norm|vocab_projector|qa_outputs)\..*"
+    ignored = rf"{tasks}|{prefix}embeddings\.position_ids"
     return Format(distilbert.build, options, names, "head", "pre_classifier", ignored)
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from tsam_jax.models import vit
-from tsam_jax.models._config import flag, integer, number, only
+from tsam_jax.models._config import flag, integer, layers, number, only
 from tsam_jax.models._names import (
     Format,
     Names,
@@ -33,7 +33,7 @@ def hugging_face_format(
     flag(config, "qkv_bias", required=True)
     size, patch = integer(config, "image_size"), integer(config, "patch_size")
     shape = (size, size, integer(config, "num_channels", default=3))
-    depth = integer(config, "num_hidden_layers")
+    depth = layers(config, "num_hidden_layers", tensors, r"(?:vit\.)?encoder\.layer\.(\d+)\.")
     found = {
         "image_shape": shape,
         "patch": patch,
@@ -48,7 +48,8 @@ def hugging_face_format(
     prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
     positions = _positions(shape, options.get("image_shape", shape), patch)
     names = hugging_face_names(depth, prefix, positions)
-    return Format(vit.build, found, names, "head", None, rf"{prefix}pooler\..*")
+    ignored = rf"{prefix}pooler\..*|decoder\..*|{prefix}embeddings\.mask_token"
+    return Format(vit.build, found, names, "head", None, ignored)
 
 
 def hugging_face_names(depth: int, prefix: str = "vit.", positions: Layout = same) -> Names:

@@ -7,9 +7,11 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -43,7 +45,10 @@ def load_pretrained(
     its outputs. For any other number, or where the checkpoint has none, it is made anew, from
     `rngs`, as the architecture's `build` does; so is the dense layer before it (BERT's pooler,
     DistilBERT's pre_classifier) if the checkpoint lacks that too. The logger of this module says
-    so, at level INFO. All else must be there, and nothing more, but for heads of other tasks.
+    so, at level INFO. A head without that layer is the head of another task, such as the labelling
+    of tokens, and counts as none. All else must be there and finite, and nothing more, except the
+    heads of other tasks: `cls.*`, `qa_outputs.*`, `vocab_*`, and a ViT's pooler and decoder.
+    config.json is compared with the tensors before anything is allocated.
 
     Args:
       path: a folder or a file.
@@ -61,8 +66,8 @@ def load_pretrained(
 
     Raises:
       PretrainedError: if a file is missing or corrupt, the architecture is another one or has
-        settings that are not supported, or tensors are missing, too many, or of another shape:
-        they are listed.
+        settings that are not supported, or tensors are missing, too many, of another shape, or
+        not finite in float32: they are listed.
       ValueError: if `build` refuses an option.
 
     Cost: memory for two copies of the model.
@@ -79,9 +84,10 @@ def load_pretrained(
     except ValueError as error:
         msg = f"{checkpoint.path} cannot be loaded. {error}"
         raise PretrainedError(msg) from error
-    tensors = checkpoint.tensors
+    tensors, before = checkpoint.tensors, form.before_head
     head = tensors.get(form.names[f"{form.head}/kernel"].name)
-    outputs = None if head is None or not head.ndim else len(head)
+    lacks_before = before is not None and form.names[f"{before}/kernel"].name not in tensors
+    outputs = None if head is None or not head.ndim or lacks_before else len(head)
     if num_outputs is None:
         num_outputs = outputs
     if num_outputs is None:
@@ -90,12 +96,13 @@ def load_pretrained(
     made_anew: tuple[str, ...] = ()
     if num_outputs != outputs:
         made_anew = (form.head,)
-        before = form.before_head
-        if before and form.names[f"{before}/kernel"].name not in tensors:
-            made_anew += (before,)
+        made_anew += (str(before),) if lacks_before else ()
         _log.info("%s: made anew, untrained: %s", checkpoint.path, ", ".join(made_anew))
-    model: nnx.Module = form.build(num_outputs, **{**form.options, **options}, rngs=rngs)
-    _fill(model, form, made_anew, checkpoint)
+    build = partial(form.build, num_outputs, **{**form.options, **options})
+    shapes = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    arrays = _arrays(shapes, form, made_anew, checkpoint)
+    model: nnx.Module = build(rngs=rngs)
+    nnx.update(model, nnx.from_flat_state(arrays))
     return model
 
 
@@ -147,13 +154,13 @@ def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:
     raise ValueError(msg)
 
 
-def _fill(
+def _arrays(
     model: nnx.Module, form: Format, made_anew: tuple[str, ...], checkpoint: Checkpoint
-) -> None:
-    """Gives the model the checkpoint's arrays, but for the parts that are made anew."""
+) -> list[tuple[Any, jax.Array]]:
+    """The checkpoint's arrays by the model's paths, but for the parts that are made anew."""
     tensors = checkpoint.tensors
     variables = dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
-    missing, misshapen, arrays = set(), set(), []
+    missing, misshapen, infinite, arrays = set(), set(), set(), []
     for path, variable in variables.items():
         ours = "/".join(map(str, path))
         if ours.startswith(tuple(f"{part}/" for part in made_anew)):
@@ -166,11 +173,14 @@ def _fill(
         if array is None or array.shape != variable.shape or array.dtype != np.float32:
             given = f"{tensors[name].dtype}{list(tensors[name].shape)}"
             misshapen.add(f"{name} {given} (for {ours} {list(variable.shape)})")
+        elif not np.isfinite(array).all():
+            infinite.add(name)
         else:
             arrays.append((path, jnp.asarray(array, jnp.float32)))
     known = {source.name for source in form.names.values()}
     extra = {name for name in tensors if name not in known and not re.fullmatch(form.ignored, name)}
     wrong = {"missing": missing, "too many": extra, "of another shape or type": misshapen}
+    wrong["not finite in float32"] = infinite
     if any(wrong.values()):
         lists = [f"{what}: {_listed(sorted(names))}" for what, names in wrong.items() if names]
         msg = (
@@ -178,7 +188,7 @@ def _fill(
             f" Tensors {'; '.join(lists)}."
         )
         raise PretrainedError(msg)
-    nnx.update(model, nnx.from_flat_state(arrays))
+    return arrays
 
 
 def _laid_out(layout: Any, tensor: np.ndarray) -> np.ndarray | None:

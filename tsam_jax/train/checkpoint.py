@@ -1,6 +1,7 @@
 """Checkpoints: atomic, checked, bit for bit, no pickle (orbax)."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,11 +49,22 @@ class Checkpoints:
         """
         if self.newest is not None and self.newest >= step:
             return
-        meta = {"format": _FORMAT, "identity": self._identity, "digest": _digest(tree)}
+        meta = {"format": _FORMAT, "identity": self._identity, "step": step}
+        meta["digest"] = _digest(tree)
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args)
-        # The next round is given the state's buffers, which an unfinished save may still read.
-        self._manager.wait_until_finished()
+        before = logging.root.manager.disable
+        logging.disable()  # orbax logs the traceback of what is raised below
+        try:
+            self._manager.save(step, args=args)
+            # The next round is given the state's buffers, which an unfinished save may still read.
+            self._manager.wait_until_finished()
+        except Exception as error:  # orbax has no class of its own for what it cannot write
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            msg = f"the checkpoint {self._path(step)} cannot be written ({reason})"
+            msg += "; the former one is as it was"
+            raise OSError(msg) from error
+        finally:
+            logging.disable(before)
 
     def check(self, step: int) -> str:
         """Returns the hash of a checkpoint; ConfigError if it is damaged, or of another run."""
@@ -60,8 +72,11 @@ class Checkpoints:
         try:
             meta = self._manager.restore(step, args=args)["meta"]
             found, identity, digest = meta["format"], meta["identity"], meta["digest"]
+            moved = meta["step"] != step
         except Exception as error:  # orbax has no class of its own for what it cannot read
             raise ConfigError(_damaged(path, error)) from error
+        if moved:
+            raise ConfigError(_damaged(path, f"it is of step {meta['step']}, under another name"))
         if (found, identity) != (_FORMAT, self._identity):
             msg = (
                 f"the checkpoint {path} is of another run, or another version. Nothing was changed."

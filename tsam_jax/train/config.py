@@ -20,6 +20,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     get_args,
+    get_origin,
     get_type_hints,
 )
 
@@ -56,8 +57,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            check(field.name, getattr(self, field.name), field.metadata)
+            value = getattr(self, field.name)
+            _check_type(field.name, value, hints[field.name])
+            check(field.name, value, field.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +208,18 @@ else:
     TaskFlags, OptimizerFlags, BudgetFlags = flags(Task), flags(Optimizer), flags(Budget)
 
 
+_CLEARABLE = {
+    name
+    for kind in (Task, Optimizer, Budget)
+    for name, hint in get_type_hints(kind).items()
+    if type(None) in get_args(hint)
+}
+
+
 def given(options: Any) -> dict[str, Any]:
     """The options that were given as flags, name -> value."""
     values = {k: v for k, v in vars(options).items() if v is not None and v is not False}
-    return {k: None if v == "none" and k != "augmentation" else v for k, v in values.items()}
+    return {k: None if v == "none" and k in _CLEARABLE else v for k, v in values.items()}
 
 
 Level = tuple[str, Mapping[str, Any]]
@@ -272,6 +284,22 @@ def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
     rule = " and ".join(f"{word} {bounds[key]}" for key, word in words.items() if key in bounds)
     msg = f"`--{name.replace('_', '-')}` must be a finite number {rule}, got {value!r}."
     raise ConfigError(msg)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raises ConfigError for a value of another type, from a file that was edited by hand."""
+    choices = get_args(hint)
+    if get_origin(hint) is Literal:
+        right = value in choices
+    elif get_origin(hint) is tuple:
+        right = isinstance(value, tuple) and all(isinstance(x, str) for x in value)
+    else:
+        kinds = choices or (hint,)
+        right = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+        right = right and (bool in kinds or not isinstance(value, bool))
+    if not right:
+        msg = f"`--{name.replace('_', '-')}` must be {hint}, got {value!r}."
+        raise ConfigError(msg)
 
 
 def check_new(path: Path) -> None:

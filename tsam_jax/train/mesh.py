@@ -82,23 +82,35 @@ class Devices(NamedTuple):
         return jax.tree.map(place, tree)
 
     def share(self, count: int) -> np.ndarray:
-        """The rows of `count` that this process reads: as many for each, so the last may repeat."""
-        each = -(-count // self.processes)
-        each += -each % (self.mesh.shape["data"] // self.processes if self.mesh else 1)
-        first = each * jax.process_index()
-        return np.minimum(np.arange(first, first + each), count - 1)
+        """The rows of `count` that this process reads, those of its devices; the last repeats."""
+        assert self.mesh is not None
+        size = self.mesh.shape["data"]
+        shape = (-(-count // size) * size,)
+        places = self._rows.addressable_devices_indices_map(shape).values()
+        starts = {(one[0].start or 0, one[0].stop or shape[0]) for one in places if one}
+        rows = np.concatenate([np.arange(*bounds) for bounds in sorted(starts)])
+        found: np.ndarray = np.minimum(rows, count - 1)
+        return found
 
     def join(self, tree: Any) -> Any:
         """Arrays whose leading axis is spread over the processes, each of which has its `share`."""
-        assert self.mesh is not None
-        rows = NamedSharding(self.mesh, PartitionSpec("data"))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), tree)
+        put = jax.make_array_from_process_local_data
+        return jax.tree.map(lambda x: put(self._rows, np.asarray(x)), tree)
 
-    def pooled(self, mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of all shares, which are of the same size."""
-        own = np.stack([mean, np.square(std) + np.square(mean)])
-        every = np.asarray(multihost_utils.process_allgather(own)).mean(axis=0, dtype=float)
-        return tuple(every[0].tolist()), tuple(np.sqrt(every[1] - np.square(every[0])).tolist())
+    @property
+    def _rows(self) -> NamedSharding:
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    def pooled(
+        self, count: int, mean: Any, std: Any
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of all processes' values, `count` of them in this one."""
+        squares = np.square(std) * (count - 1) + count * np.square(mean)
+        own = np.stack([np.full_like(mean, count), count * np.asarray(mean), squares])
+        n, total, squares = np.asarray(multihost_utils.process_allgather(own), float).sum(axis=0)
+        variance = (squares - np.square(total) / n) / (n - 1)
+        return tuple((total / n).tolist()), tuple(np.sqrt(variance).tolist())
 
     def split(self, batch: Any) -> Any:
         """Splits the leading axis over "data", in a compiled program."""

@@ -1,13 +1,15 @@
 """Files of a run: JSON written whole, lines that survive a kill, versions, and the log."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +42,58 @@ def write_json(path: Path, data: Any) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that it is either the old one or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; ConfigError, which names the file, if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, too deep
+        reason = str(error).splitlines()[0][:200]
+        msg = f"{path} cannot be read ({reason}). Nothing was changed."
+        raise config.ConfigError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"{path} must have a JSON object, got {type(found).__name__}. Nothing was changed."
+        raise config.ConfigError(msg)
+    return found
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file, without the one that a kill cut off."""
+    """Reads a JSON-lines file, without the last line if a kill cut it off.
+
+    Raises:
+      ConfigError: if another line is damaged.
+    """
     found: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines[:-1], 1):  # the last one has no end
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            found.append(json.loads(line, parse_constant=_refused))
+        except (ValueError, RecursionError) as error:
+            msg = f"{path}, line {number} is damaged ({str(error)[:100]}). Nothing was changed."
+            raise config.ConfigError(msg) from error
+        if not isinstance(found[-1], dict):
+            msg = f"{path}, line {number} must be a JSON object. Nothing was changed."
+            raise config.ConfigError(msg)
     return found
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line in one write, after a line that a kill cut off."""
-    text = path.read_text() if path.exists() else ""
-    if text and not text.endswith("\n"):
+    """Adds a line that survives a kill, after one that a kill cut off."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
         write_whole(path, "".join(json.dumps(x) + "\n" for x in read_lines(path)))
     with path.open("a") as lines:
         lines.write(json.dumps(line, allow_nan=False) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
 
 
 def check_same(path: Path, identity: Mapping[str, Any]) -> None:
@@ -77,7 +109,7 @@ def check_same(path: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         config.check_new(path.parent)
         return
-    there = json.loads(path.read_text())
+    there = read_json(path)
     own = json.loads(json.dumps(identity, default=_plain))
     differ = [name for name, x in own.items() if there.get(name) != x]
     if differ:
@@ -86,6 +118,28 @@ def check_same(path: Path, identity: Mapping[str, Any]) -> None:
             " options to resume it, or name a new directory."
         )
         raise config.ConfigError(msg)
+
+
+@contextlib.contextmanager
+def owned(directory: Path, name: str = "run") -> Iterator[None]:
+    """Holds the lock of a directory, which ends with the process, however that ends.
+
+    Raises:
+      ConfigError: if another process holds it.
+    """
+    path = directory / f".{name}.lock"
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            msg = f"another process writes to {directory}: wait for it, or name another `--out`."
+            raise config.ConfigError(msg) from error
+        yield
+
+
+def _refused(constant: str) -> Any:
+    msg = f"{constant} is no JSON"
+    raise ValueError(msg)
 
 
 def _plain(x: Any) -> Any:
@@ -126,9 +180,25 @@ class Log:
         """Training time of all lines."""
         return float(sum(timing["seconds"] for timing in self._timings if timing))
 
-    def keep_until(self, epoch: int) -> None:
-        """Drops what was logged after the checkpoint that training resumes from."""
-        kept = sum(line["epoch"] <= epoch for line in self.lines)
+    def keep_until(self, epoch: int, ends: Sequence[int]) -> None:
+        """Drops what was logged after the checkpoint that training resumes from.
+
+        Args:
+          epoch: that of the checkpoint.
+          ends: the epochs at which the run is measured.
+
+        Raises:
+          ConfigError: if a line before it is missing, or there twice.
+        """
+        there = [line.get("epoch") for line in self.lines]
+        due = [end for end in ends if end <= epoch]
+        if there[: len(due)] != due:
+            msg = (
+                f"{self._path} does not have the epochs up to {epoch}, each once. Nothing was"
+                " changed. Restore the file, or start anew in another directory."
+            )
+            raise config.ConfigError(msg)
+        kept = len(due)
         self.lines, self._timings = self.lines[:kept], self._timings[:kept]
         self._start, self._first = time.monotonic(), epoch
         if self._path is not None:
@@ -163,6 +233,12 @@ class Log:
         for tracker in self.trackers:
             tracker.write(told, this.epoch)
         return line
+
+    def sync(self) -> None:
+        """Puts what was written on the disk, before a checkpoint."""
+        if self._path is not None:
+            with self._path.open("r+") as log:
+                os.fsync(log.fileno())
 
     def _text(self, place: int) -> str:
         timing = self._timings[place]

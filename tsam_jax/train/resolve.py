@@ -72,13 +72,18 @@ def resolve(command: Any) -> Resolved:
         for name in _KINDS
     }
     task, task_origins = config.merge(config.Task, [*levels["task"], ("flag", flags["task"])])
-    if not flags["task"].keys().isdisjoint({"model"}) and task.pretrained is not None:
-        msg = "`--model` and `--pretrained` both name the network: give one."
-        raise config.ConfigError(msg)
-    fixed = {name: getattr(command, name) for name in FLAGS if getattr(command, name) is not None}
+    if task.pretrained is not None:
+        if "model" in flags["task"]:
+            msg = "`--model` and `--pretrained` both name the network: give one."
+            raise config.ConfigError(msg)
+        task = dataclasses.replace(task, model=None)
+    fixed: dict[str, Any] = {name: getattr(command, name) for name in FLAGS}
+    fixed = {name: x for name, x in fixed.items() if x is not None}
     fixed |= {
         k: v for k, v in {**flags["optimizer"], **flags["budget"]}.items() if k in config.OVERRIDES
     }
+    if "epochs" in flags["budget"]:
+        fixed["budget"] = None
     _check_names(task, flags)
     texts = command.methods or ((recipe.methods if recipe else ()) or ("tsam",))
     everything = recipe.everything if recipe else ()
@@ -97,7 +102,10 @@ def resolve(command: Any) -> Resolved:
     )
     bare = defaults.settings(family)
     settings = parse_all(texts, bare | known, everything or tuple(bare), fixed, command.grid)
-    weakest = (family.name, {**family.optimizer, "epochs": family.epochs})
+    own = {**family.optimizer, "epochs": family.epochs}
+    if flags["optimizer"].get("base", own["base"]) != own["base"]:
+        own["weight_decay"] = 0.0  # meant for the family's optimizer, coupled or not
+    weakest = (family.name, own)
     for name in ("optimizer", "budget"):
         levels[name] = [weakest, *levels[name]]
     plans, rows = [], _rows(task, task_origins)

@@ -1,6 +1,5 @@
 """Trained networks from their checkpoints, their training loss, and how flat it is."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 
 from tsam_jax import noise
 from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenvalues
-from tsam_jax.train import config, loop
+from tsam_jax.train import config, loop, record
 from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
 from tsam_jax.train.mesh import Devices
 from tsam_jax.train.network import Batch, Network
@@ -80,10 +79,12 @@ def make_job(
     return Job(runs, loaded.network, program, data, ends, loaded.metrics[0], stream)
 
 
-def make_run(plan: Plan, task: config.Task, seed: int, directory: Path | None) -> Run:
+def make_run(
+    plan: Plan, task: config.Task, seed: int, directory: Path | None, digest: str = ""
+) -> Run:
     """A run of a plan; its identity is all that shapes its numbers, the length of training too."""
     identity = {"setting": plan.setting.text, "seed": seed, "task": vars(task)}
-    identity |= {"optimizer": vars(plan.optimizer), "epochs": plan.epochs}
+    identity |= {"optimizer": vars(plan.optimizer), "epochs": plan.epochs, "data": digest}
     numbers = loop.numbers_for(plan.setting, plan.optimizer)
     return Run(plan.setting.text, seed, numbers, identity, directory)
 
@@ -219,12 +220,12 @@ def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
 
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
     """Reads config.json of a run; ConfigError, which names the option, if there is none."""
+    saved = record.read_json(directory / "config.json")
     try:
-        saved = json.loads((directory / "config.json").read_text())
         task, optimizer = saved["task"], config.Optimizer(**saved["optimizer"])
         task = config.Task(**{**task, "metrics": tuple(task["metrics"])})
-        return saved, task, Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        return saved, task, Plan(parse(saved["setting"])[0], optimizer, int(saved["epochs"]))
+    except (KeyError, TypeError, ValueError) as error:
         msg = f"`{option}`: {directory} is not the directory of a training run ({error})."
         raise config.ConfigError(msg) from error
 
@@ -232,7 +233,10 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
 def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
     saved, task, plan = read_plan(directory, "checkpoint")
     loaded = load_task(task, [saved["seed"]])
-    run = make_run(plan, task, saved["seed"], directory)
+    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
+    if saved.get("data") != loaded.digest:
+        msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."
+        raise config.ConfigError(msg)
     return make_job(loaded, plan, [run], loaded.data, [plan.epochs], parts)
 
 

@@ -149,21 +149,23 @@ def train(
     """
     program, runs, epochs = job.program, job.runs, job.ends[-1]
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_interrupts(progress.console))
         folders = [stack.enter_context(_open(run, keep_checkpoints)) for run in runs]
         start = program.init([run.seed for run in runs], [run.numbers for run in runs])
         state = _restored(folders, start) or start
         done = int(state.step[0]) // program.steps_per_epoch
         files = [run.directory and run.directory / "metrics.jsonl" for run in runs]
         logs = [Log(file, write=jax.process_index() == 0) for file in files]
+        if any(log.lines for log in logs) and not done:
+            progress.note(runs[0].label, "no checkpoint yet: starting from the beginning")
         for run, log in zip(runs, logs, strict=True):
-            log.keep_until(done)
+            log.keep_until(done, job.ends)
             told = run.directory if jax.process_index() == 0 else None
             log.trackers = stack.enter_context(open_trackers(tracking, told, done))
         weights, last = program.weights(state, job.data), state
         best: list[Any] = [None] * len(runs)
         for run in runs:
             progress.resume(run.label, done * job.price)
-        stop = stack.enter_context(_interrupts(progress.console))
         complete = done >= epochs
         try:
             rounds = loop.train(program, state, job.data, ends=job.ends, stream=job.stream)
@@ -179,6 +181,8 @@ def train(
                 if all(broken):
                     break
                 if due or complete or stop.is_set():
+                    for log in logs:
+                        log.sync()
                     _save(folders, best, this, broken, program.steps_per_epoch)
                 progress.advance(job, this, done)
                 done = this.epoch
@@ -189,7 +193,7 @@ def train(
             again = program.init([run.seed for run in runs], [run.numbers for run in runs])
             last = _restored(folders, again) or again
             for log in logs:
-                log.keep_until(int(last.step[0]) // program.steps_per_epoch)
+                log.keep_until(int(last.step[0]) // program.steps_per_epoch, job.ends)
             weights = program.weights(last, job.data)
         return [
             Outcome(

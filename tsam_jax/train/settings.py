@@ -151,7 +151,7 @@ class Setting:
 def parse(
     text: str,
     defaults: Mapping[str, str] | None = None,
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | None] | None = None,
 ) -> list[Setting]:
     """Reads a setting, or the grid of settings that its lists stand for.
 
@@ -160,7 +160,7 @@ def parse(
       defaults: bare name -> setting: the tuned one of a method, or one that has a name of its own,
         such as the paper's ESAM1.
       fixed: values of flags, which replace those of the setting: of `FLAGS`, where the method has
-        the argument, and of `OVERRIDES`, where the setting has it.
+        the argument, and of `OVERRIDES`, where the setting has it; None drops it.
 
     Returns:
       The settings, in the order of the grid, the last list running fastest.
@@ -177,6 +177,9 @@ def parse(
     name = _name(call)
     keywords = {str(word.arg): word.value for word in call.keywords}
     for flag, value in (fixed or {}).items():
+        if value is None:
+            keywords.pop(flag, None)
+            continue
         if isinstance(keywords.get(flag), ast.List):
             msg = f"`--{_dashed(flag)}` contradicts the grid in `{text}`: give one of the two."
             raise SettingError(msg)
@@ -196,7 +199,7 @@ def parse_all(
     texts: Sequence[str],
     defaults: Mapping[str, str],
     everything: Sequence[str] = (),
-    fixed: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float | None] | None = None,
     grid: Sequence[str] = (),
 ) -> list[Setting]:
     """Reads the settings of a study.

@@ -103,6 +103,8 @@ def run_study(resolved: Resolved, options: Options, directory: Path, console: Co
     study = _described(resolved, options)
     record.check_same(directory / "study.json", study)
     loaded = load_task(resolved.task, seeds, resolved.devices, resolved.opened)
+    study["data"] = loaded.digest
+    record.check_same(directory / "study.json", study)
     study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics}
     study |= {"flags": options.flags, "words": options.words, "versions": record.versions()}
     study["resolved"] = resolved.rows
@@ -118,7 +120,10 @@ def run_study(resolved: Resolved, options: Options, directory: Path, console: Co
     if vectorize is None:  # a fixed rule: what is decided by timing is not reproducible
         vectorize = resolved.task.model == "mlp"
     trainer = _Trainer(resolved, options, loaded, directory, count)
-    with Progress(_work(missing, loaded.train_size), console) as progress:
+    with (
+        record.owned(directory, path.stem),
+        Progress(_work(missing, loaded.train_size), console) as progress,
+    ):
         for group in _groups(missing, loaded, vectorize=vectorize):
             for cell, row in trainer.train(group, progress):
                 if row is None:
@@ -148,7 +153,7 @@ class _Trainer:
         for cell in group:
             folder = self._directory / cell.folder
             folder.mkdir(parents=True, exist_ok=True)
-            run = restore.make_run(cell.plan, task, cell.seed, folder)
+            run = restore.make_run(cell.plan, task, cell.seed, folder, self._loaded.digest)
             record.write_json(folder / "config.json", dict(run.identity))
             runs.append(run)
         key = _shared(plan)

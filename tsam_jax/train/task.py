@@ -1,6 +1,7 @@
 """The task: its data on the device, and its network with what is done to its inputs."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Loaded(NamedTuple):
       train_size: number of training examples.
       metrics: names of what is measured; the first one selects: a metric, or "loss" alone.
       records: the training examples of the first seed, if they are streamed; else None.
+      digest: a hash of the data as they are read, without label noise.
     """
 
     data: Data
@@ -52,6 +54,7 @@ class Loaded(NamedTuple):
     train_size: int
     metrics: tuple[str, ...]
     records: data.Records | None = None
+    digest: str = ""
 
 
 def open_data(task: config.Task) -> data.OpenSplits:
@@ -110,7 +113,9 @@ def load_task(
         msg = f"`--{option}`: {error}"
         raise config.ConfigError(msg) from error
     if devices is not None and devices.processes > 1 and splits.mean:
-        mean, std = devices.pooled(splits.mean, splits.std)
+        own = splits.train.inputs[: len(np.unique(rows))]  # without repetitions, at the end
+        pixels = own.size // own.shape[-1]
+        mean, std = devices.pooled(pixels, *augmentation.channel_statistics(own))
         splits = splits._replace(mean=mean, std=std)
     return prepare_task(task, splits, seeds, whole, devices)
 
@@ -144,7 +149,17 @@ def prepare_task(
     parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
     streamed = data.Records(labels[0], records.read) if task.stream and records else None
-    return Loaded(placed, network, len(clean), (*names, "loss"), streamed)
+    digest = "" if devices.processes > 1 else _digest(splits, clean)
+    return Loaded(placed, network, len(clean), (*names, "loss"), streamed, digest)
+
+
+def _digest(splits: Splits, labels: np.ndarray) -> str:
+    """A hash of all labels, and of the inputs that are in memory."""
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves((splits.train, splits.validation, splits.test, labels)):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def select_seeds(data: Data, rows: Sequence[int]) -> Data:
