@@ -11,7 +11,8 @@ from flax import nnx
 from golden_models import FOLDER, flat, record, split
 from safetensors.numpy import load_file, save_file
 
-from tsam_jax.models.pretrained import PretrainedError, load_pretrained
+from tsam_jax.models import _checkpoint_files
+from tsam_jax.models.pretrained import PretrainedError, architecture_of, load_pretrained
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -100,9 +101,31 @@ def test_a_checkpoint_without_head_gets_one(distilbert, tmp_path):
 def test_the_pooler_of_bert_may_be_missing_only_without_a_head(tmp_path):
     tensors = {k: x for k, x in tensors_of("hf_bert").items() if "pooler" not in k}
     folder = write(tmp_path, tensors, "hf_bert")
-    with pytest.raises(PretrainedError, match=r"missing: bert.pooler.dense.bias, bert.pooler"):
-        load(folder)
-    assert load(folder, num_outputs=3).head.kernel.shape == (32, 3)
+    with pytest.raises(PretrainedError, match=r"no head: say"):
+        load(folder)  # what there is labels tokens, or answers questions
+    outputs = len(tensors["classifier.bias"])
+    for n in (outputs, outputs + 1):
+        model = load(folder, num_outputs=n)
+        assert model.head.kernel.shape == (32, n)
+        assert (model.head.kernel[...] != np.zeros((32, n))).all()
+    stored = tensors["classifier.weight"].T
+    assert (load(folder, num_outputs=outputs).head.kernel[...] != stored).any()
+
+
+OTHER_TASKS = {
+    "hf_bert": ("qa_outputs.weight", "cls.predictions.bias", "cls.seq_relationship.weight"),
+    "hf_distilbert": ("qa_outputs.bias", "vocab_transform.weight", "vocab_layer_norm.bias"),
+    "hf_vit": ("decoder.0.weight", "vit.embeddings.mask_token", "vit.pooler.dense.bias"),
+}
+
+
+@pytest.mark.parametrize(("name", "others"), OTHER_TASKS.items())
+def test_heads_of_other_tasks_are_passed_over(name, others, tmp_path):
+    heads = ("classifier.", "pre_classifier.", "bert.pooler.")
+    tensors = {k: x for k, x in tensors_of(name).items() if not k.startswith(heads)}
+    tensors |= {other: np.zeros(2, np.float32) for other in others}
+    model = load(write(tmp_path, tensors, name), num_outputs=7)
+    assert_same(model, load(FOLDER / name), but=("head/", "pooler/", "pre_classifier/"))
 
 
 def test_wrong_tensors_are_listed_by_name(tmp_path):
@@ -134,10 +157,17 @@ def test_wrong_tensors_are_listed_by_name(tmp_path):
         ("hf_bert", {"is_decoder": True}, "`is_decoder` = True; only False"),
         ("hf_bert", {"hidden_size": "absent"}, "lacks `hidden_size`"),
         ("hf_bert", {"num_attention_heads": "4"}, "positive integer as `num_attention_heads`"),
-        ("hf_bert", {"layer_norm_eps": -1.0}, "number >= 0 as `layer_norm_eps`, got -1.0"),
+        ("hf_bert", {"layer_norm_eps": -1.0}, "number >= 0 and < 1 as `layer_norm_eps`, got -1"),
+        ("hf_bert", {"hidden_dropout_prob": 5}, "< 1 as `hidden_dropout_prob`, got 5"),
+        ("hf_bert", {"num_attention_heads": 7}, "`heads` must divide `width`"),
+        ("hf_bert", {"num_hidden_layers": 10**9}, "`num_hidden_layers` = 1000000000, but there"),
+        ("hf_bert", {"vocab_size": 10**9}, r"word_embeddings.weight .*\[1000000000, 32\]"),
+        ("hf_bert", {"intermediate_size": 10**30}, "positive integer as `intermediate_size`, got"),
+        ("hf_vit", {"image_size": 10**6}, r"position_embeddings .*\[1, 15625000001, 32\]"),
+        ("hf_vit", {"patch_size": 10**9}, "`patch` must divide height and width"),
         ("hf_distilbert", {"activation": "relu"}, "`activation` = 'relu'"),
-        ("hf_distilbert", {"n_layers": 3}, "missing: distilbert.transformer.layer.2"),
-        ("hf_distilbert", {"n_layers": 1}, "too many: distilbert.transformer.layer.1"),
+        ("hf_distilbert", {"n_layers": 3}, "`n_layers` = 3, but there are tensors of 2 layers"),
+        ("hf_distilbert", {"n_layers": 1}, "`n_layers` = 1, but there are tensors of 2 layers"),
         ("hf_distilbert", {"dim": 64}, r"shape or type: .*\[32\] \(for embeddings/norm/bias \[64"),
         ("hf_vit", {"qkv_bias": False}, "`qkv_bias` = False; only True"),
     ],
@@ -190,7 +220,88 @@ def test_stored_half_precision_becomes_float32(distilbert, tmp_path):
         np.testing.assert_array_equal(parameters(model)[path], rounded)
 
 
+def test_values_that_float32_cannot_hold_are_refused(tmp_path):
+    for value in (1e300, -1e300, np.nan, np.inf):
+        tensors = tensors_of("hf_distilbert")
+        name = "distilbert.embeddings.LayerNorm.bias"
+        tensors[name] = tensors[name].astype(np.float64)
+        load(write(tmp_path, tensors, "hf_distilbert"))
+        tensors[name][3] = value
+        with pytest.raises(PretrainedError, match=f"Tensors not finite in float32: {name}.$"):
+            load(write(tmp_path, tensors, "hf_distilbert"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "called"), [("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2"), ("c8", "C64")]
+)
+def test_types_that_are_not_supported_are_named(dtype, called, tmp_path):
+    tensors = tensors_of("hf_distilbert")
+    name = "pre_classifier.bias"
+    tensors[name] = tensors[name].astype(np.dtype(dtype))
+    message = f"tensor {name} is stored as {called}, which is not supported: convert it to float32"
+    with pytest.raises(PretrainedError, match=message):
+        load(write(tmp_path, tensors, "hf_distilbert"))
+
+
+def test_integers_are_read_in_full(tmp_path):
+    save_file({"count": np.array([2**40 + 1])}, tmp_path / "x.safetensors")
+    assert _checkpoint_files.read(tmp_path / "x.safetensors").tensors["count"] == 2**40 + 1
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs_is_called_by_its_name(name, tmp_path):
+    write(tmp_path, tensors_of("hf_bert"), "hf_bert")
+    (tmp_path / name).write_text(POINTER)
+    message = f"{name} is a Git LFS pointer, not the file: run `git lfs pull`.$"
+    with pytest.raises(PretrainedError, match=message):
+        load(tmp_path)
+    (tmp_path / "model.safetensors").write_text(POINTER)
+    with pytest.raises(PretrainedError, match="is a Git LFS pointer"):
+        architecture_of(tmp_path / "model.safetensors")
+
+
+def test_damaged_files_are_refused_in_one_sentence(tmp_path):
+    """Cut anywhere, and with any byte of the header changed."""
+    whole = (FOLDER / "hf_bert" / "model.safetensors").read_bytes()
+    write(tmp_path, tensors_of("hf_bert"), "hf_bert")
+    file, rng = tmp_path / "model.safetensors", np.random.default_rng(0)
+    for cut in (0, 1, 7, 8, 9, *rng.integers(10, len(whole), 10), len(whole) - 1):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(PretrainedError, match="is no complete safetensors file: ") as error:
+            load(tmp_path)
+        assert len(str(error.value)) < 400
+    for place in (*range(8), *rng.integers(8, 2000, 12)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(PretrainedError):
+            load(tmp_path)
+
+
+def test_layers_are_counted_not_believed(tmp_path):
+    for name, old, new in (
+        ("thin_resnet18_w4", "layer4.1.", "layer4.999999999999."),
+        ("thin_resnet18_w4", "layer4.1.", "layer999999999999.1."),
+        ("wrn16_1", "f.1_block.block.2.", "f.1_block.block.999999999999."),
+    ):
+        tensors = {key.replace(old, new): x for key, x in official(name).items()}
+        with pytest.raises(PretrainedError, match="does not fit"):
+            load(write(tmp_path, tensors) / "model.safetensors")
+
+
 def test_files_that_are_none_are_refused(tmp_path):
+    for odd in ("x" * 5000, "\0", str(FOLDER / "hf_bert" / "config.json" / "x")):
+        with pytest.raises(PretrainedError, match="must be a safetensors file, or a folder"):
+            load(odd)
+    (tmp_path / "deep.json").write_text("[" * 10**5)
+    with pytest.raises(PretrainedError, match=r"deep.json is no JSON file"):
+        _checkpoint_files._json(tmp_path / "deep.json")
+    (tmp_path / "x.bin").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(PretrainedError, match=r"x.bin holds pickled programs: convert it"):
+        load(tmp_path / "x.bin")
     with pytest.raises(PretrainedError, match=r"must be a safetensors file, or a folder"):
         load(tmp_path / "nowhere")
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")

@@ -1,6 +1,7 @@
 """Checkpoints of residual networks: torchvision and timm, and those of the official TSAM code."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -86,9 +87,6 @@ def wide_resnet_names(units: int) -> Names:
 
 def _counts(pattern: str, names: Collection[str]) -> tuple[int, ...]:
     """How many blocks each stage has, by the pattern's two numbers: stage from 1, block from 0."""
-    pairs = {tuple(map(int, m.groups())) for m in map(re.compile(pattern).fullmatch, names) if m}
-    stages = max((stage for stage, _ in pairs), default=1)
-    return tuple(
-        max((block + 1 for stage, block in pairs if stage == s), default=1)
-        for s in range(1, stages + 1)
-    )
+    pairs = {m.groups() for m in map(re.compile(pattern).fullmatch, names) if m}
+    found = Counter(stage for stage, _ in pairs)
+    return tuple(found.get(str(s), 1) for s in range(1, max(len(found), 1) + 1))

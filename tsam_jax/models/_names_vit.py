@@ -154,7 +154,7 @@ def _found(
 
 def _count(pattern: str, names: Collection[str]) -> int:
     matches = map(re.compile(pattern).fullmatch, names)
-    return 1 + max((int(m[1]) for m in matches if m), default=0)
+    return max(len({m[1] for m in matches if m}), 1)
 
 
 def _positions(old: tuple[int, ...], new: tuple[int, ...], patch: int) -> Layout:

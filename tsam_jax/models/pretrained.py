@@ -67,8 +67,7 @@ def load_pretrained(
     Raises:
       PretrainedError: if a file is missing or corrupt, the architecture is another one or has
         settings that are not supported, or tensors are missing, too many, of another shape, or
-        not finite in float32: they are listed.
-      ValueError: if `build` refuses an option.
+        not finite in float32: they are listed; or if `build` rejects a value.
 
     Cost: memory for two copies of the model.
 
@@ -99,7 +98,11 @@ def load_pretrained(
         made_anew += (str(before),) if lacks_before else ()
         _log.info("%s: made anew, untrained: %s", checkpoint.path, ", ".join(made_anew))
     build = partial(form.build, num_outputs, **{**form.options, **options})
-    shapes = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    try:
+        shapes = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    except ValueError as error:
+        msg = f"{checkpoint.path} cannot be loaded. {error}"
+        raise PretrainedError(msg) from error
     arrays = _arrays(shapes, form, made_anew, checkpoint)
     model: nnx.Module = build(rngs=rngs)
     nnx.update(model, nnx.from_flat_state(arrays))
