@@ -53,6 +53,29 @@ def root(squares: jax.Array) -> jax.Array:
     return jnp.where(zero, jnp.zeros_like(positive), positive)
 
 
+def filter_norms(x: jax.Array, filter_axes: tuple[int, ...]) -> jax.Array:
+    """The norms of an array's slices along some axes, without the last of them if no other is left.
+
+    Args:
+      x: an array, a leaf of the parameters.
+      filter_axes: the axes that count filters; those before the last count stacked layers.
+
+    Returns:
+      Real, in float32 at least; 1 for the length of the axes that are summed over.
+
+    Raises:
+      ValueError: if `x` has two axes or more, and not these.
+    """
+    axes = filter_axes if x.ndim > len(filter_axes) else filter_axes[:-1]
+    if x.ndim > 1 and not all(-x.ndim <= axis < x.ndim for axis in axes):
+        msg = f"`filter_axis` must be axes of all leaves, got {filter_axes} for shape {x.shape}."
+        raise ValueError(msg)
+    counted = {axis % x.ndim for axis in axes if x.ndim}
+    others = tuple(axis for axis in range(x.ndim) if axis not in counted)
+    wide = x.astype(wide_dtype(x))
+    return root(jnp.sum(jnp.real(jnp.conj(wide) * wide), axis=others, keepdims=True))
+
+
 def norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves together, in float32 at least."""
     factors: tuple[jax.Array, jax.Array] = _scale_and_ratio(tree)

@@ -191,22 +191,28 @@ def gaussian(
     return _sized("gaussian", draw, radius, rms, radius_over_rms=math.sqrt)
 
 
-def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw:
+def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...] = -1) -> NoiseLaw:
     r"""Gaussian noise in proportion to the norm of each filter of the weights.
 
     $\epsilon_f = \gamma \lVert w_f \rVert z_f$, $z \sim N(0, I)$, for each filter f: a slice of
     a leaf along `filter_axis`. A leaf with fewer than two axes (bias, scale) is one filter.
 
+    `nnx.scan` and `linen.scan` stack the parameters of layers along an axis, which counts filters
+    of its own: `filter_axis=(0, -1)`. If only some of the parameters are stacked, give those to
+    `jax.vmap(law)`, with a key for each layer.
+
     Args:
       gamma: size relative to the norm of the filter, >= 0; a number, a traced scalar, or a
         schedule.
-      filter_axis: the axis that counts filters; -1, the output channels of flax kernels.
+      filter_axis: the axis that counts filters; -1, the output channels of flax kernels. Or
+        several axes; a leaf with no other axis is a filter along all but the last of them.
 
     Returns:
       A law, or a `ScheduledLaw` if `gamma` is a schedule, or `none` if it is 0.
 
     Raises:
-      ValueError: if `gamma` is a negative number or not finite.
+      ValueError: if `gamma` is a negative number or not finite; from the law, if a leaf lacks a
+        `filter_axis`.
 
     Cost: none in gradient evaluations; d normal draws.
 
@@ -219,6 +225,7 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw
     Source: Liu et al., "Random Sharpness-Aware Minimization", NeurIPS 2022: N(0, gamma^2
     diag(||w_filter||^2)). The treatment of biases is ours.
     """
+    axes = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
 
     def law_of(gamma: Scalar) -> NoiseLaw:
         _checks.nonnegative("filter_scaled", gamma=gamma)
@@ -226,11 +233,8 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int = -1) -> NoiseLaw
             return none
 
         def scaled(z: jax.Array, w: jax.Array) -> jax.Array:
-            axis = filter_axis % w.ndim if w.ndim > 1 else None
-            others = tuple(i for i in range(w.ndim) if i != axis)
-            wide = w.astype(_tree.wide_dtype(w))
-            norms = _tree.root(jnp.sum(jnp.real(jnp.conj(wide) * wide), axis=others, keepdims=True))
-            return jnp.asarray(gamma, z.dtype) * norms.astype(z.dtype) * z
+            norms = _tree.filter_norms(w, axes).astype(z.dtype)
+            return jnp.asarray(gamma, z.dtype) * norms * z
 
         return lambda key, params: _tree.like(
             jax.tree.map(scaled, normal(key, params), params), params

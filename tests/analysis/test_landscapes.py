@@ -79,6 +79,21 @@ def test_filters_of_a_convolution_are_its_output_channels():
     np.testing.assert_allclose(norms(direction), norms(kernel), rtol=1e-5)
 
 
+def test_filters_of_stacked_layers_are_those_of_each_layer():
+    scales = jnp.array([1.0, 10.0, 100.0, 1000.0])
+    stacked = {"w": scales[:, None, None] * jnp.cos(jnp.arange(40.0)).reshape(4, 5, 2)}
+    stacked["b"] = jnp.ones((4, 2))
+    direction = random_direction(jax.random.key(0), stacked)
+    together = filter_normalised(direction, stacked, filter_axis=(0, -1))
+    apart = jax.vmap(filter_normalised)(direction, stacked)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), together, apart)
+    assert not together["b"].any()
+    mixed = filter_normalised(direction, stacked)  # one filter across all layers
+    assert not np.allclose(mixed["w"], apart["w"], rtol=0.1)
+    with pytest.raises(ValueError, match="`filter_axis` must be axes of all leaves, got"):
+        filter_normalised(direction, stacked, filter_axis=(0, 3))
+
+
 def test_a_slice_in_normalised_directions_does_not_see_the_scale_of_a_filter():
     # w -> 10 w of a layer that is normalised away: only the normalised direction scales along
     scale_free = lambda w: jnp.sum(jnp.sin(w / jnp.linalg.norm(w, axis=0)))  # noqa: E731

@@ -96,6 +96,35 @@ def test_filter_scaled_follows_the_norms_of_filters(filter_axis, key, monkeypatc
         np.testing.assert_allclose(e, 0.1 * np.linalg.norm(w), rtol=1e-6)
 
 
+STACKED = {  # four layers of scales 1 to 1000, as `nnx.scan` and `linen.scan` stack them
+    "kernel": jnp.array([1.0, 10, 100, 1000])[:, None, None]
+    * jnp.cos(jnp.arange(40.0) + 0.5).reshape(4, 5, 2),
+    "bias": jnp.array([1.0, 10, 100, 1000])[:, None] * jnp.sin(jnp.arange(8.0) + 0.5).reshape(4, 2),
+    "scalar": jnp.array([1.0, 10, 100, 1000]),
+}
+
+
+def test_filters_of_stacked_layers_are_those_of_each_layer(key, monkeypatch):
+    monkeypatch.setattr(noise, "normal", lambda key, params: jax.tree.map(jnp.ones_like, params))
+    together = noise.filter_scaled(0.1, filter_axis=(0, -1))(key, STACKED)
+    by_vmap = jax.vmap(noise.filter_scaled(0.1))(jax.random.split(key, 4), STACKED)
+    for i in range(4):
+        layer = jax.tree.map(lambda x, i=i: x[i], STACKED)
+        alone = noise.filter_scaled(0.1)(key, layer)
+        for found in (together, by_vmap):
+            jax.tree.map(
+                lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6), found, alone
+            )
+
+
+def test_a_filter_axis_that_a_leaf_lacks_is_refused(key):
+    for axis in (3, -3, (0, 3)):
+        with pytest.raises(ValueError, match="`filter_axis` must be axes of all leaves, got"):
+            noise.filter_scaled(0.1, filter_axis=axis)(
+                key, {"w": jnp.ones((2, 3)), "k": jnp.ones((2, 2, 1))}
+            )
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("name", LAWS)
 def test_structure_and_dtypes_are_those_of_the_parameters(name, dtype, key, x64):

@@ -62,7 +62,9 @@ def random_direction(key: jax.Array, params: Params, /) -> Params:
     return _tree.unit(gaussian(rms=1.0)(key, params))
 
 
-def filter_normalised(direction: Params, params: Params, /, *, filter_axis: int = -1) -> Params:
+def filter_normalised(
+    direction: Params, params: Params, /, *, filter_axis: int | tuple[int, ...] = -1
+) -> Params:
     r"""A direction in which each filter has the norm of that filter of the parameters.
 
     $d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert \theta_f \rVert$ for each filter f: a slice
@@ -72,10 +74,14 @@ def filter_normalised(direction: Params, params: Params, /, *, filter_axis: int 
     Args:
       direction: pytree like `params`.
       params: theta, any pytree of floating-point arrays.
-      filter_axis: the axis that counts filters; -1, the output channels of flax kernels.
+      filter_axis: the axis that counts filters; -1, the output channels of flax kernels. Or
+        several axes: (0, -1) for layers stacked along axis 0, as `nnx.scan` does.
 
     Returns:
-      A pytree like `params`; 0 on leaves with fewer than two axes (biases, scales of BatchNorm).
+      A pytree like `params`; 0 on leaves with no other axis (biases, scales of BatchNorm).
+
+    Raises:
+      ValueError: if a leaf lacks a `filter_axis`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,19 +93,14 @@ def filter_normalised(direction: Params, params: Params, /, *, filter_axis: int 
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, Section 4. As
     in their figures, biases and BatchNorm's parameters stay where they are.
     """
+    axes = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
 
     def normalised(d: jax.Array, p: jax.Array) -> jax.Array:
-        if p.ndim < 2:
+        if p.ndim <= len(axes):
             return jnp.zeros_like(p)
-        others = tuple(i for i in range(p.ndim) if i != filter_axis % p.ndim)
-        wide = _tree.wide_dtype(p)
-
-        def norms(x: jax.Array) -> jax.Array:
-            return jnp.sqrt(jnp.sum(jnp.square(x.astype(wide)), axis=others, keepdims=True))
-
-        length = norms(d)
-        ratio = jnp.where(length > 0, norms(p) / jnp.where(length > 0, length, 1.0), 0.0)
-        return (d.astype(wide) * ratio).astype(p.dtype)
+        length = _tree.filter_norms(d, axes)
+        ratio = _tree.filter_norms(p, axes) / jnp.where(length > 0, length, jnp.inf)
+        return (d.astype(ratio.dtype) * ratio).astype(p.dtype)
 
     return jax.tree.map(normalised, direction, params)
 
