@@ -1,5 +1,6 @@
 """What several architectures share: convolutions, dropout, rematerialised blocks, heads."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,23 @@ def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
         msg = f"`dropout` must be at least 0 and less than 1, got {rate!r}."
         raise ValueError(msg)
     return nnx.Dropout(rate, rngs=rngs if rate else None)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, whose derivative is computed and kept in the forward pass.
+
+    From the input alone XLA:CPU computes it anew in the backward pass, error function included.
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    (x,), (tangent,) = primals, tangents
+    cdf = 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+    slope = cdf + x * jnp.exp(-0.5 * x * x) * (0.5 / math.pi) ** 0.5
+    return gelu(x), tangent * slope
 
 
 def torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
