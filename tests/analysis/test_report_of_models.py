@@ -81,6 +81,11 @@ def test_long_names_leave_two_panels_their_width():
 def test_a_spectrum_is_named_with_its_largest_eigenvalue():
     spectrum = Spectrum(jnp.array([[0.0, 3.25, 99.0]]), jnp.array([[0.9, 0.1, 0.0]]))
     assert texts(figures.spectra({"SAM": spectrum})) == [" SAM, up to 3.25"]
+    nothing = Spectrum(*(jnp.full((1, 2), jnp.nan) for _ in range(2)))
+    for beside, labels in (({}, []), ({"SAM": spectrum}, [" SAM, up to 3.25"])):
+        figure = figures.spectra(beside | {"bad": nothing})
+        assert texts(figure) == [*labels, " bad, not finite"]
+        figure.draw_without_rendering()
 
 
 def test_a_spectrum_is_named_on_the_side_that_has_room():

@@ -158,10 +158,29 @@ def test_probes_that_are_exhausted_early_have_the_whole_weight():
     assert abs(of_five.mean() - 0.25) < 4 * of_five.std(ddof=1) / np.sqrt(50)
 
 
+@pytest.mark.parametrize("power", [0, 1, 4])
+def test_a_zero_hessian_has_all_eigenvalues_at_zero(power):
+    flat = lambda x: jnp.sum(x**power)  # noqa: E731
+    spectrum = spectral_density(flat, jnp.zeros(5), KEY, num_probes=3)
+    np.testing.assert_array_equal(spectrum.nodes, 0.0)
+    np.testing.assert_array_equal(np.sum(spectrum.weights, axis=1), 1.0)
+    density = smoothed_density(spectrum, jnp.array([0.0, 1.0]), 0.1)
+    np.testing.assert_allclose(density.value, norm.pdf([0.0, 1.0], 0.0, 0.1), rtol=1e-5)
+    np.testing.assert_array_equal(density.standard_error, 0.0)
+    [vector] = top_eigenpairs(flat, jnp.zeros(5), KEY, k=1).vectors
+    np.testing.assert_allclose(np.linalg.norm(vector), 1.0, rtol=1e-5)
+
+
+def test_a_hessian_that_is_not_finite_has_no_spectrum():
+    spectrum = spectral_density(lambda x: jnp.nan * jnp.sum(x**2), jnp.ones(4), KEY)
+    assert all(np.isnan(x).all() for x in (*spectrum, *smoothed_density(spectrum, jnp.ones(1), 1)))
+
+
 def test_out_of_range_arguments_are_errors():
     with pytest.raises(ValueError, match=r"`hessian_trace\(num_probes=...\)`.*got 0"):
         hessian_trace(loss, PARAMS, KEY, num_probes=0)
     with pytest.raises(ValueError, match=r"`spectral_density\(num_matvecs=...\)`.*24: got 25"):
         spectral_density(loss, PARAMS, KEY, num_matvecs=25)
-    with pytest.raises(ValueError, match=r"`smoothed_density\(width\)`.*got 0"):
-        smoothed_density(Spectrum(jnp.zeros((1, 1)), jnp.ones((1, 1))), jnp.zeros(1), 0.0)
+    for width in (0.0, jnp.zeros(()), jnp.inf, jnp.nan):
+        with pytest.raises(ValueError, match=r"`smoothed_density\(width\)`.*got (0|inf|nan)"):
+            smoothed_density(Spectrum(jnp.zeros((1, 1)), jnp.ones((1, 1))), jnp.zeros(1), width)

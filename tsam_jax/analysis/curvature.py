@@ -222,7 +222,8 @@ def lanczos(
     # Where alive holds, so does everything before it.
     inner = jnp.where(alive, diagonal, 0.0)
     outer = jnp.where(alive[1:], lengths, 0.0)
-    below = -2.0 * (jnp.max(jnp.abs(inner)) + 2 * jnp.max(outer, initial=0.0))  # Gershgorin
+    bound = jnp.max(jnp.abs(inner)) + 2 * jnp.max(outer, initial=0.0)  # Gershgorin
+    below = jnp.where(bound > jnp.finfo(bound.dtype).tiny, -2.0 * bound, -1.0)
     tridiagonal = (
         jnp.diag(jnp.where(alive, inner, below)) + jnp.diag(outer, 1) + jnp.diag(outer, -1)
     )

@@ -5,6 +5,7 @@ function takes the data of a measure and returns a matplotlib `Figure`, to be sa
 The paper's toys are drawn by `tsam_jax.analysis.toy_figures`.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def spectra(spectra: Mapping[str, Spectrum], /, *, width: float | None = None) -
       1
     """
     figure, (panel,) = style.new_figure([1.7])
-    nodes = np.concatenate([np.ravel(s.nodes) for s in spectra.values()])
+    nodes = np.nan_to_num(np.concatenate([np.ravel(s.nodes) for s in spectra.values()]))
     low, high = float(nodes.min()), float(nodes.max())
     width = width or max((high - low) / 100, 1e-12)
     points = np.linspace(low - 4 * width, high + 4 * width, 800)
@@ -92,7 +93,8 @@ def spectra(spectra: Mapping[str, Spectrum], /, *, width: float | None = None) -
         largest = max(largest, density.max())
         lines[name] = panel.plot(points, density, **style.line_style(place))[0]
     panel.set_yscale("log")
-    panel.set_ylim(largest * 1e-6, largest * 3)
+    if largest > 0:  # else no Hessian is finite
+        panel.set_ylim(largest * 1e-6, largest * 3)
     panel.set(xlabel="Eigenvalue of the Hessian", ylabel="Density")
     # the ends of all lines are at 0: names go where each spectrum ends
     for place, (name, spectrum) in enumerate(spectra.items()):
@@ -271,7 +273,8 @@ def _name_top(
     """Marks where a spectrum ends, at a height of its own, with a text to one side of it."""
     height = 0.97 - 0.09 * place if count <= 10 else 0.97 - 0.9 * place / count
     colour = style.line_style(place)["color"]
-    text = f"{name}, up to {top:.3g}"
+    text = f"{name}, up to {top:.3g}" if math.isfinite(top) else f"{name}, not finite"
+    top = top if math.isfinite(top) else panel.get_xlim()[0]
     panel.annotate(
         f"{text} " if leftwards else f" {text}",
         xy=(top, 0.0),

@@ -154,7 +154,8 @@ def spectral_density(
         used = jnp.arange(depth) >= depth - count
         weights = jnp.where(used, jnp.square(vectors[0]), 0.0)
         weights = jnp.where(count > 0, weights / jnp.sum(weights), jnp.nan)
-        return Spectrum(jnp.where(used, values, values[-1]), weights)
+        nodes = jnp.where(used, values, values[-1])
+        return Spectrum(jnp.where(count > 0, nodes, jnp.nan), weights)
 
     spectrum: Spectrum = jax.lax.map(probe, jax.random.split(key, num_probes))
     return spectrum
@@ -169,13 +170,14 @@ def smoothed_density(spectrum: Spectrum, points: jax.Array, width: Scalar, /) ->
       spectrum: from `spectral_density`.
       points: shape (k,), where to evaluate it, in the unit of the eigenvalues.
       width: standard deviation sigma of the Gaussian, > 0, in the same unit. It should exceed the
-        distance of the nodes: a hundredth of their range, say.
+        distance of the nodes: a hundredth of their range, say, and more where all are equal, as
+        those of a zero Hessian.
 
     Returns:
       An `Estimate` of two arrays (k,), with the standard error over probes. It integrates to 1.
 
     Raises:
-      ValueError: if `width` is a number that is not positive.
+      ValueError: if `width` is not positive and finite, unless it is traced.
 
     Example:
       >>> import jax.numpy as jnp
@@ -186,8 +188,9 @@ def smoothed_density(spectrum: Spectrum, points: jax.Array, width: Scalar, /) ->
 
     Source: Ghorbani et al. 2019, Eq. 5.
     """
-    if isinstance(width, (int, float)) and not width > 0:
-        msg = f"`smoothed_density(width)` must be a number > 0, got {width!r}."
+    known = _checks.known(width)
+    if known is not None and not 0 < known < jnp.inf:
+        msg = f"`smoothed_density(width)` must be a finite number > 0, got {known}."
         raise ValueError(msg)
     bumps = jax.scipy.stats.norm.pdf(points[:, None, None], spectrum.nodes, width)
     return mean_estimate(jnp.sum(spectrum.weights * bumps, axis=-1).T)
