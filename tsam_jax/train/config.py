@@ -64,32 +64,28 @@ class Options:
             check(field.name, value, field.metadata)
 
 
+_NOISE_LAW = "Label-noise law: other-labels (paper), or official (may redraw the true label)."
+_BUDGET = "Gradient evaluations per method, in passes over the training set; a loss counts 1/3."
+
+
 @dataclasses.dataclass(frozen=True)
 class Task(Options):
     """Data, network and loss."""
 
     dataset: str = option(
-        "digits",
-        "Data set: digits (scikit-learn's), cifar10 or any other of TensorFlow Datasets,"
-        " folder:PATH, npz:PATH, table:PATH, tiny-imagenet:PATH, glue:TASK.",
+        "digits", "Data: digits, cifar10 (or another of tfds), KIND:PATH, glue:TASK."
     )
     data_dir: str | None = option(None, "Folder of data sets that are known by name.")
     vocabulary: str | None = option(
-        None, "Vocabulary file for text. Default: vocab.txt in the folder of --pretrained."
+        None, "Vocabulary file for text. Default: that of --pretrained."
     )
     max_length: int = option(128, "Tokens per text; longer texts are truncated.", low=1)
     image_size: int | None = option(None, "Resize images to this height and width.", low=1)
     train_size: int | None = option(None, "Training examples to use. Default: all.", low=1)
-    evaluation_size: int | None = option(
-        None, "Examples to use of the validation part and of the test part. Default: all.", low=1
-    )
+    evaluation_size: int | None = option(None, "Validation and test examples. Default: all.", low=1)
     stream: bool = switch("Read training examples while the device computes (needs grain).")
     label_noise: float = option(0.0, "Fraction of training labels to replace.", low=0, high=1)
-    noise_law: Literal["other-labels", "official"] = option(
-        "other-labels",
-        "Label-noise law: other-labels (paper) or official (the authors' code, which may redraw"
-        " the true label).",
-    )
+    noise_law: Literal["other-labels", "official"] = option("other-labels", _NOISE_LAW)
     model: str | None = option(None, "Network by name. Default: by the kind of data.")
     width: int = option(256, "Hidden units per layer of the mlp.", low=1)
     depth: int = option(2, "Hidden layers of the mlp.", low=0)
@@ -98,18 +94,12 @@ class Task(Options):
     )
     remat: bool = switch("Recompute activations in the backward pass, to save memory.")
     pretrained: str | None = option(None, "Folder or file of pretrained weights; sets the model.")
-    precision: Literal["float32", "bfloat16"] = option(
-        "float32", "Precision of the network; parameters and losses stay float32."
-    )
-    augmentation: str = option(
-        "none", "Augmentation of training images: none, crop-flip, or official (adds cutout)."
-    )
-    loss: str | None = option(
-        None, "Loss: cross-entropy, official, or mse. Default: cross-entropy; mse for regression."
-    )
+    precision: Literal["float32", "bfloat16"] = option("float32", "Precision of the network.")
+    augmentation: str = option("none", "Augmentation: none, crop-flip, or official (with cutout).")
+    loss: str | None = option(None, "Loss: cross-entropy, official, mse. Default: by the labels.")
     label_smoothing: float = option(0.0, "Label smoothing.", low=0, high=1)
     metrics: tuple[str, ...] = option(
-        (), "Metrics; the first selects the best epoch. Default: GLUE's own, else accuracy."
+        (), "Metrics; the first selects. Default: GLUE's, or accuracy."
     )
 
 
@@ -120,23 +110,14 @@ class Optimizer(Options):
     base: str = option("sgd", 'Optimizer of optax; with arguments in quotes: "adamw(b2=0.99)".')
     lr: float = option(0.1, "Learning rate.", low=0)
     momentum: float = option(0.9, "Momentum, for optimizers that take it.", low=0, below=1)
-    weight_decay: float = option(
-        5e-4, "Weight decay: decoupled where the optimizer has it, else added to the loss.", low=0
-    )
-    schedule: str = option(
-        "constant",
-        "Learning-rate schedule: constant, linear, cosine, or step (times 0.2 at 30, 60 and 80 %).",
-    )
+    weight_decay: float = option(5e-4, "Weight decay, decoupled where the optimizer has it.", low=0)
+    schedule: str = option("constant", "Learning-rate schedule: constant, linear, cosine, step.")
     warmup: float = option(0.0, "Epochs of linear learning-rate warm-up.", low=0)
     clip: float | None = option(None, "Clip the gradient to this global norm.", above=0)
     batch_size: int = option(128, "Examples per step.", low=1)
     accumulate: int = option(1, "Micro-batches per step, to save memory.", low=1)
-    ema: float | None = option(
-        None, "Decay of the weight average; the average is evaluated.", low=0, below=1
-    )
-    recalibrate: bool = switch(
-        "Recompute BatchNorm statistics on the training data before each evaluation."
-    )
+    ema: float | None = option(None, "Decay of a weight average, to evaluate.", low=0, below=1)
+    recalibrate: bool = switch("Recompute BatchNorm statistics before each evaluation.")
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -153,12 +134,7 @@ class Optimizer(Options):
 class Budget(Options):
     """Length of training."""
 
-    budget: float | None = option(
-        None,
-        "Gradient evaluations per method, in passes over the training set; a loss evaluation"
-        " counts a third. 600 buys 600 epochs of ERM, 300 of SAM, 100 of TSAM with 3 samples.",
-        above=0,
-    )
+    budget: float | None = option(None, _BUDGET, above=0)
     epochs: int | None = option(None, "Epochs of every method, whatever they cost.", low=1)
 
     def __post_init__(self) -> None:
