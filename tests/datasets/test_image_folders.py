@@ -88,7 +88,9 @@ def test_grey_and_palette_images_become_rgb(tmp_path):
 
 def test_hidden_files_and_notes_are_passed_over(tmp_path):
     files = images("") | {".DS_Store": b"x", "a/._0.png": b"x", "a/notes.txt": b"x"}
-    assert len(data.load(write(tmp_path, files), test=3, validation=3).train.labels) == 4
+    with pytest.warns(data.DataWarning, match=r"left out 1 of 11 files, .*\(1 \.txt\)\.$"):
+        splits = data.load(write(tmp_path, files), test=3, validation=3)
+    assert len(splits.train.labels) == 4
 
 
 @pytest.mark.parametrize(

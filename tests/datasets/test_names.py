@@ -23,7 +23,7 @@ def test_digits_by_name_are_the_digits():
         ("foldr:x", {}, r"`foldr` is no kind.* Perhaps you meant `folder`\.$"),
         ("NPZ:x", {}, r"`NPZ` is no kind.* Perhaps you meant `npz`\.$"),
         ("tiny_imagenet:x", {}, r"Perhaps you meant `tiny-imagenet`\.$"),
-        ("qqqqqq:x", {}, r"the kinds are digits, folder, .*tiny-imagenet\.$"),
+        ("qqqqqq:x", {}, r"the kinds are cifar, digits, folder, .*tiny-imagenet\.$"),
         ("digit", {}, r"Perhaps you meant `digits`\.$"),
         ("digits:here", {}, "takes no path"),
         ("digits", {"vocab": "v"}, "`digits` has no option `vocab`; it has none"),
@@ -39,7 +39,7 @@ def test_wrong_names_and_options_are_refused(name, options, words):
 
 
 def test_every_kind_is_a_module():
-    expected = {"digits", "folder", "glue", "npz", "table", "tfds", "tiny-imagenet"}
+    expected = {"cifar", "digits", "folder", "glue", "npz", "table", "tfds", "tiny-imagenet"}
     assert set(data.SOURCES) == expected
 
 

@@ -1,7 +1,7 @@
 """Data sets, one kind a file, by name; label noise, augmentation on the device, streaming."""
 
 from tsam_jax.data import augmentation, streaming
-from tsam_jax.data._read import DataError
+from tsam_jax.data._errors import DataError, DataWarning
 from tsam_jax.data.corruption import LABEL_NOISE, corrupt_labels, redraw_labels
 from tsam_jax.data.registry import SOURCES, load, open_splits
 from tsam_jax.data.splits import Examples, OpenSplits, Records, Splits, read_splits
@@ -10,6 +10,7 @@ __all__ = [
     "LABEL_NOISE",
     "SOURCES",
     "DataError",
+    "DataWarning",
     "Examples",
     "OpenSplits",
     "Records",

@@ -6,7 +6,7 @@ Repository, 1998; its test part, as in `sklearn.datasets.load_digits`.
 
 import numpy as np
 
-from tsam_jax.data._read import DataError
+from tsam_jax.data._errors import DataError
 from tsam_jax.data.splits import Source, Splits, array_records, cut, read_splits
 
 NUM_IMAGES = 1797

@@ -1,30 +1,17 @@
 """A folder, or a zip archive, of images in one sub-folder for each class."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tsam_jax.data._read import (
-    DataError,
-    Files,
-    decode_image,
-    open_files,
-    stack_images,
-    to_indices,
-)
+from tsam_jax.data._errors import DataError, brief, list_some, warn
+from tsam_jax.data._files import Files, open_files
+from tsam_jax.data._images import decode_image, image_suffixes, stack_images
+from tsam_jax.data._parts import like_part, part_of
+from tsam_jax.data._tables import to_indices
 from tsam_jax.data.splits import Records, Source
-
-LEVELS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def open_source(location: str, *, size: int | None = None) -> Source:
@@ -34,26 +21,38 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     parts above the classes: PATH/train/CLASS/IMAGE, and val and test where they exist. With val
     and no test, val is the test part, and the validation part is carved from train.
 
+    Parts may have the names in `_parts.PARTS`, in any case: `Train`, `training_set`, `dev`. Without
+    a training folder that has classes, such names are those of classes. Links are followed.
+
     Args:
-      location: the folder or archive. Only files with the suffix of an image format are read.
+      location: the folder or archive. Files with the suffix of a format that Pillow reads are
+        images; a warning counts the others.
       size: side in pixels to which all images are resized; None if they have one size.
 
     Returns:
       The source, of kind "image"; its classes are the folders' names in alphabetical order.
+      `_images.decode_image` describes the pixels.
 
     Raises:
-      DataError: if there are not at least two classes, each with an image, or a class is not in
-        train.
+      DataError: if there are not at least two classes, each with an image, a class is not in
+        train, or the folders seem to be parts and their names are not those above.
     """
     files = open_files(Path(location))
-    parts = _parts(files)
-    names = sorted({_class_of(files, name) for name in parts["train"]})
+    images = _images(files)
+    parts = _parts(files, images)
+    classes = {
+        part: [_class_of(files, p, depth) for p in paths] for part, (paths, depth) in parts.items()
+    }
+    names = sorted(set(classes["train"]))
+    if not images:
+        msg = f"{files.root}: has no image that can be read."
+        raise DataError(msg)
     if len(names) < 2:
         msg = f"{files.root}: must have a folder of images for each of at least two classes."
         raise DataError(msg)
     records = {
-        part: image_records(files, paths, [_class_of(files, p) for p in paths], names, size)
-        for part, paths in parts.items()
+        part: image_records(files, paths, classes[part], names, size)
+        for part, (paths, _) in parts.items()
     }
     return Source(f"folder:{location}", records, len(names), tuple(names), kind="image")
 
@@ -77,30 +76,87 @@ def image_records(
     return Records(to_indices(labels, classes, where), read)
 
 
-def _parts(files: Files) -> Mapping[str, list[str]]:
-    """Part -> its images."""
-    images = [name for name in files.names if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    tops = {PurePosixPath(name).parts[0] for name in images}
-    if not tops & {"train", "training"}:
-        return {"train": images}
-    parts: dict[str, list[str]] = {}
+def _images(files: Files) -> list[str]:
+    """The names of images; a warning counts the other files, and folders without an image."""
+    suffixes = image_suffixes()
+    images: list[str] = []
+    others: list[str] = []
+    for name in files.names:
+        found = PurePosixPath(name).suffix.lower() in suffixes
+        (images if found else others).append(name)
+    above = {str(folder) for name in images for folder in PurePosixPath(name).parents}
+    bare = [folder for folder in files.folders if folder not in above]
+    said = []
+    if others:
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in others)
+        said.append(
+            f"left out {len(others)} of {len(files.names)} files, without the suffix of an image"
+            f" ({list_some(f'{n} {kind}' for kind, n in kinds.most_common())})"
+        )
+    if bare:
+        said.append(f"found no image in {len(bare)} of the folders ({list_some(bare)})")
+    if said:
+        warn(f"{files.root}: {'; '.join(said)}.")
+    return images
+
+
+def _parts(files: Files, images: Sequence[str]) -> Mapping[str, tuple[list[str], int]]:
+    """Part -> its images, and how many folders are above their classes."""
+    tops: dict[str, list[PurePosixPath]] = {}
+    for path in map(PurePosixPath, images):
+        if len(path.parts) > 1:
+            tops.setdefault(path.parts[0], []).append(path)
+    part = {top: part_of(top) for top in tops}
+    nested = {top: any(len(path.parts) > 2 for path in paths) for top, paths in tops.items()}
+    if not any(part[top] == "train" and nested[top] for top in tops):
+        _check_classes(files, tops)
+        return {"train": (list(images), 0)}
+    parts: dict[str, tuple[list[str], int]] = {}
     for name in images:
         top = PurePosixPath(name).parts[0]
-        if top not in LEVELS:
+        if top not in tops:
+            _class_of(files, name, 1)  # raises
+        found = part[top]
+        if found is None:
             msg = (
-                f"{files.root / name}: {top!r} is beside the training folder and is no part;"
-                f" parts are {', '.join(LEVELS)}."
+                f"{files.root / top}: {brief(top)!r} is beside the training folder and is no part;"
+                " parts are train, val and test."
             )
             raise DataError(msg)
-        parts.setdefault(LEVELS[top], []).append(name)
+        parts.setdefault(found, ([], 1))[0].append(name)
+    for found in parts:
+        same = [top for top in sorted(tops) if part[top] == found]
+        if len(same) > 1:
+            msg = f"{files.root}: {list_some(same)} all mean the {found} part; keep one of them."
+            raise DataError(msg)
     return parts
 
 
-def _class_of(files: Files, name: str) -> str:
-    """The folder that an image is in, below its part."""
-    folders = PurePosixPath(name).parts[:-1]
-    if folders and folders[0] in LEVELS:
-        folders = folders[1:]
+def _check_classes(files: Files, tops: Mapping[str, Sequence[PurePosixPath]]) -> None:
+    """Raises DataError for folders that seem to be parts, and would be taken for classes."""
+    like = {top: part_of(top) or like_part(top) for top in tops}
+    found = set(like.values())
+    if (found - {None} and None not in found and len(tops) > 1) or (
+        "train" in found and found & {"validation", "test"}
+    ):
+        msg = (
+            f"{files.root}: {list_some(sorted(tops))} seem to be parts and not classes; parts must"
+            " be train/CLASS/IMAGE, and val and test likewise."
+        )
+        raise DataError(msg)
+    below = {path.parts[1] for paths in tops.values() for path in paths if len(path.parts) > 2}
+    inner = {part_of(name) for name in below}
+    if "train" in inner and inner & {"validation", "test"}:
+        msg = (
+            f"{files.root}: has folders of parts below those of classes; put the parts above, as in"
+            " train/CLASS/IMAGE."
+        )
+        raise DataError(msg)
+
+
+def _class_of(files: Files, name: str, depth: int) -> str:
+    """The folder that an image is in, below `depth` folders."""
+    folders = PurePosixPath(name).parts[depth:-1]
     if not folders:
         msg = f"{files.root / name}: is in no folder of a class."
         raise DataError(msg)

@@ -6,7 +6,8 @@ Source: Wang et al., "GLUE", ICLR 2019, arXiv:1804.07461; gluebenchmark.com/task
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tsam_jax.data._read import Column, DataError, Rows, read_rows
+from tsam_jax.data._errors import DataError, brief
+from tsam_jax.data._tables import Column, Rows, read_rows
 from tsam_jax.data.splits import Source
 from tsam_jax.data.table import rows_source
 
@@ -57,6 +58,11 @@ TASKS: dict[str, Task] = {
 TRAIN = ("train", "train_sample")
 DEV = ("dev", "dev_matched", "dev_sample")
 
+MISMATCHED = ("MNLI-mm", "MNLI_mismatched")
+"""Names of MNLI with another dev file: of genres that are not in train."""
+
+DEV_MISMATCHED = ("dev_mismatched", "dev_mismatched_sample")
+
 
 def open_source(location: str, *, data_dir: str | Path | None, **tokenization: Any) -> Source:
     """Opens "glue:TASK".
@@ -67,7 +73,8 @@ def open_source(location: str, *, data_dir: str | Path | None, **tokenization: A
     sample is no GLUE score.
 
     Args:
-      location: the task, a key of `TASKS`; case and "-" do not matter.
+      location: the task, a key of `TASKS`, or "MNLI-mm" for MNLI with dev_mismatched as the test
+        part; case and "-" do not matter.
       data_dir: folder with TASK/train.tsv and TASK/dev.tsv (or .tsv.gz) for each task, or with
         glue/TASK/train.tsv and so on.
       **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
@@ -79,18 +86,22 @@ def open_source(location: str, *, data_dir: str | Path | None, **tokenization: A
       DataError: if the task is unknown or its files are not there.
     """
     plain = {_plain(name): name for name in TASKS}
-    if _plain(location) not in plain:
-        msg = f"`glue:{location}` is no task of GLUE; these are {', '.join(TASKS)}."
+    mismatched = _plain(location) in map(_plain, MISMATCHED)
+    if _plain(location) not in plain and not mismatched:
+        known = ", ".join([*TASKS, MISMATCHED[0]])
+        msg = f"`glue:{brief(location)}` is no task of GLUE; these are {known}."
         raise DataError(msg)
-    name = plain[_plain(location)]
+    name = "MNLI" if mismatched else plain[_plain(location)]
     if data_dir is None:
         msg = f"`data_dir` must name the folder that has {name}/train.tsv, for `glue:{location}`."
         raise DataError(msg)
     task, folder = TASKS[name], Path(data_dir, name)
     if not folder.is_dir():
         folder = Path(data_dir, "glue", name)
-    parts = {"train": _read(folder, TRAIN, task), "test": _read(folder, DEV, task)}
-    source = rows_source(f"glue:{name}", parts, task.text, task.label, task.classes, **tokenization)
+    dev = DEV_MISMATCHED if mismatched else DEV
+    parts = {"train": _read(folder, TRAIN, task), "test": _read(folder, dev, task)}
+    shown = f"glue:{MISMATCHED[0] if mismatched else name}"
+    source = rows_source(shown, parts, task.text, task.label, task.classes, **tokenization)
     return source._replace(class_names=task.names or source.class_names)
 
 

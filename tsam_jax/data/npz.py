@@ -1,13 +1,17 @@
 """Arrays in an .npz file: images, encoded images, or vectors."""
 
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._read import DataError, check_indices, decode_image, stack_images
+from tsam_jax.data._errors import DataError, brief, list_some, reason, warn
+from tsam_jax.data._files import decode_text
+from tsam_jax.data._images import check_side, decode_image, stack_images
+from tsam_jax.data._tables import check_indices
 from tsam_jax.data.splits import Kind, Records, Source, array_records
 
 PREFIXES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -20,10 +24,35 @@ CONTENTS = {
     "labels": "labels",
     "y": "labels",
 }
+CHANNELS = {1, 2, 3, 4}
+"""Numbers of channels by which their axis is known."""
+
+MAX_CLASSES = 100_000
+"""More are no classes but numbers: a network has an output for each."""
+
+ROUNDING = 1e-5
+"""Pixels may be outside 0..1 by this, after arithmetic in half precision or so."""
+
+LARGEST = float(np.finfo(np.float32).max)
+
 KEYS = (
     "train_inputs, or train_images, or train_jpeg with train_offsets; train_labels; the same with"
     " val and test; class_names"
 )
+
+
+class _Part(NamedTuple):
+    """A part as it is in the file.
+
+    Attributes:
+      records: the examples.
+      kind: of their inputs.
+      shape: of an input; () for encoded images.
+    """
+
+    records: Records
+    kind: Kind
+    shape: tuple[int, ...] = ()
 
 
 def open_source(location: str, *, size: int | None = None) -> Source:
@@ -31,12 +60,14 @@ def open_source(location: str, *, size: int | None = None) -> Source:
 
     Keys, of which those of val and test may be missing:
 
-    - `train_images` (or `train_inputs`, or `x_train`): shape (n, height, width, channels) or
-      (n, height, width), uint8 or floating point in 0..1; or (n, features), floating point;
+    - `train_images` (or `train_inputs`, or `x_train`): shape (n, height, width, channels),
+      (n, channels, height, width) or (n, height, width), uint8 or floating point in 0..1; or
+      (n, features), floating point. Channels are first where the first axis of an image has 1 to
+      4 entries and the last has more;
     - or `train_jpeg`, uint8: encoded images one after the other, of any format; image i is
       bytes `train_offsets[i]` to `train_offsets[i + 1]`;
-    - `train_labels` (or `y_train`): shape (n,) or (n, 1); integers from 0 are classes, floating
-      point is regression;
+    - `train_labels` (or `y_train`): shape (n,) or (n, 1); integers from 0 to `MAX_CLASSES` - 1
+      are classes, floating point is regression;
     - `class_names`: shape (num_classes,), strings.
 
     A val part without a test part is the test part; parts that are missing are carved from train.
@@ -49,43 +80,92 @@ def open_source(location: str, *, size: int | None = None) -> Source:
       The source, of kind "image" or "vector".
 
     Raises:
-      DataError: if the file is corrupt, or an array does not have the shape or dtype above.
+      DataError: if the file is corrupt, or an array does not have the shape, dtype or values above.
     """
     path = Path(location)
     arrays = _read(path)
     parts = {part: _part(path, arrays, keys, size) for part, keys in _keys(path, arrays).items()}
     if "train" not in parts:
-        msg = f"{path}: has no training part; its keys are {', '.join(arrays)}, not {KEYS}."
+        msg = f"{path}: has no training part; its keys are {list_some(arrays)}, not {KEYS}."
         raise DataError(msg)
-    records = {part: found for part, (found, _) in parts.items()}
-    kinds = {kind for _, kind in parts.values()}
+    records = {part: found.records for part, found in parts.items()}
+    kinds = {found.kind for found in parts.values()}
     regression = {bool(r.labels.dtype == np.float32) for r in records.values()}
     if len(kinds) > 1 or len(regression) > 1:
         msg = f"{path}: all parts must be of one kind of inputs and of labels."
         raise DataError(msg)
-    names = tuple(str(name) for name in arrays.get("class_names", ()))
+    shapes = {part: found.shape for part, found in parts.items() if found.shape}
+    if len(set(shapes.values())) > 1:
+        msg = f"{path}: all parts must have inputs of one shape, got {list_some(shapes.items())}."
+        raise DataError(msg)
+    names = _class_names(path, arrays)
     if regression == {True}:
+        if names:
+            msg = f"{path}: has class_names, so its labels must be integers, not floating point."
+            raise DataError(msg)
         return Source(f"npz:{location}", records, None, kind=kinds.pop())
     num_classes = len(names) or int(records["train"].labels.max()) + 1
     for part, part_records in records.items():
         check_indices(part_records.labels, num_classes, _where(path, part))
+    if not names and min(int(r.labels.min()) for r in records.values()) > 0:
+        warn(f"{path}: no example has label 0, which counts as a class; labels start at 0.")
     return Source(f"npz:{location}", records, num_classes, names, kind=kinds.pop())
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that have a meaning here; empty ones for the other keys."""
+    if not path.is_file() and not path.is_dir():
+        msg = f"{path}: there is no such file."
+        raise DataError(msg)
     try:
         with path.open("rb") as file:  # np.load leaves a corrupt file open
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.lib.npyio.NpzFile):
-                return dict(arrays)
-    except FileNotFoundError:
-        msg = f"{path}: there is no such file."
-        raise DataError(msg) from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        msg = f"{path}: is no .npz that can be read: {error}"
+                entries = zipfile.ZipFile(file).infolist()
+                _check_memory(path, sum(entry.file_size for entry in entries))
+                keys = list(arrays)
+                used = {key for of_part in _keys(path, keys).values() for key in of_part.values()}
+                used.add("class_names")
+                return {key: arrays[key] if key in used else np.empty(0) for key in keys}
+    except DataError:
+        raise
+    except Exception as error:  # what zipfile, zlib and numpy's parser of headers raise
+        msg = f"{path}: is no .npz that can be read: {reason(error)}."
         raise DataError(msg) from error
     msg = f"{path}: is one array and no .npz."
     raise DataError(msg)
+
+
+def _check_memory(path: Path, size: int) -> None:
+    """Raises DataError for arrays that are larger than the machine's memory."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        msg = f"{path}: unpacks to {size / 2**30:.1f} GiB; this machine has {memory / 2**30:.1f}."
+        raise DataError(msg)
+
+
+def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The names of the classes; () without them."""
+    if "class_names" not in arrays:
+        return ()
+    array = arrays["class_names"]
+    if array.ndim != 1 or array.dtype.kind not in "USiu" or not len(array):
+        msg = (
+            f"{path}, class_names: must be strings of shape (num_classes,), got {array.dtype} of"
+            f" shape {array.shape}."
+        )
+        raise DataError(msg)
+    if array.dtype.kind == "S":
+        names = [decode_text(name, f"{path}, class_names") for name in array.tolist()]
+    else:
+        names = [str(name) for name in array.tolist()]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"{path}, class_names: {brief(twice)!r} is there twice."
+        raise DataError(msg)
+    return tuple(names)
 
 
 def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -105,16 +185,17 @@ def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def _part(
     path: Path, arrays: Mapping[str, np.ndarray], keys: Mapping[str, str], size: int | None
-) -> tuple[Records, Kind]:
-    """The records of a part and their kind."""
+) -> _Part:
+    """Reads a part."""
     if ("inputs" in keys) == ("jpeg" in keys) or "labels" not in keys:
-        msg = f"{path}: {', '.join(keys.values())} are no part of a data set; its keys are {KEYS}."
+        msg = f"{path}: {list_some(keys.values())} are no part of a data set; its keys are {KEYS}."
         raise DataError(msg)
     labels = _check_labels(f"{path}, {keys['labels']}", arrays[keys["labels"]])
     if "inputs" in keys:
         where = f"{path}, {keys['inputs']}"
         inputs = _check_inputs(where, arrays[keys["inputs"]], len(labels), size)
-        return array_records(inputs, labels), "image" if inputs.ndim == 4 else "vector"
+        kind: Kind = "image" if inputs.ndim == 4 else "vector"
+        return _Part(array_records(inputs, labels), kind, inputs.shape[1:])
     where = f"{path}, {keys['jpeg']}"
     if "offsets" not in keys:
         msg = f"{where}: needs offsets, such as train_offsets for train_jpeg."
@@ -134,10 +215,14 @@ def _check_labels(where: str, labels: np.ndarray) -> np.ndarray:
         msg = f"{where}: must be numbers of shape (n,), got {labels.dtype} of shape {labels.shape}."
         raise DataError(msg)
     if labels.dtype.kind != "f":
+        wrong = np.flatnonzero((labels < -(2**31)) | (labels >= MAX_CLASSES))
+        if len(wrong):
+            msg = f"{where}, row {wrong[0]}: is {labels[wrong[0]]}; labels are below {MAX_CLASSES}."
+            raise DataError(msg)
         return labels.astype(np.int32)
-    wrong = np.flatnonzero(~np.isfinite(labels))
+    wrong = np.flatnonzero(~(np.abs(labels) <= LARGEST))
     if len(wrong):
-        msg = f"{where}, row {wrong[0]}: is {labels[wrong[0]]}."
+        msg = f"{where}, row {wrong[0]}: is {labels[wrong[0]]}, no finite number in 32 bits."
         raise DataError(msg)
     return labels.astype(np.float32)
 
@@ -156,15 +241,23 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
     if len(inputs) != count:
         msg = f"{where}: has {len(inputs)} rows, and its labels have {count}."
         raise DataError(msg)
-    if floating:
-        finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
-        if not finite.all():
-            msg = f"{where}, row {np.argmin(finite)}: has an entry that is not finite."
-            raise DataError(msg)
-        inputs = inputs.astype(np.float32)
     if inputs.ndim == 2:
-        return inputs
-    images = inputs if inputs.ndim == 4 else inputs[..., None]
+        _check_range(where, inputs, -LARGEST, LARGEST, "has an entry that is not finite in 32 bits")
+        if size is not None:
+            msg = f"{where}: `size` resizes images, and these are vectors."
+            raise DataError(msg)
+        return inputs.astype(np.float32)
+    if floating:
+        _check_range(
+            where,
+            inputs,
+            -ROUNDING,
+            1 + ROUNDING,
+            "has a pixel that is not in 0 to 1; save pixels of 0 to 255 as uint8",
+        )
+        inputs = inputs.astype(np.float32)
+    images = _channels_last(where, inputs) if inputs.ndim == 4 else inputs[..., None]
+    check_side(size)
     if size is None or images.shape[1:3] == (size, size):
         return images
     if floating:
@@ -173,10 +266,34 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
     return stack_images(images, range(count), lambda row: f"{where}, row {row}", size)
 
 
+def _check_range(where: str, inputs: np.ndarray, low: float, high: float, words: str) -> None:
+    """Raises DataError for the first row with an entry that is not in low..high, or is NaN."""
+    for row, entries in enumerate(inputs):
+        if not (entries.min() >= low and entries.max() <= high):
+            msg = f"{where}, row {row}: {words}."
+            raise DataError(msg)
+
+
+def _channels_last(where: str, images: np.ndarray) -> np.ndarray:
+    """Images with their channels last, whichever axis has them."""
+    first, height, last = images.shape[1:]
+    if last in CHANNELS:
+        return images
+    if first in CHANNELS:
+        return np.ascontiguousarray(np.moveaxis(images, 1, -1))
+    if last < min(first, height):  # spectral bands
+        return images
+    msg = (
+        f"{where}: has shape {images.shape}, in which no axis is one of channels; it must be"
+        " (n, height, width, channels)."
+    )
+    raise DataError(msg)
+
+
 def _encoded(
     where: str, content: np.ndarray, offsets: np.ndarray, labels: np.ndarray, size: int | None
-) -> tuple[Records, Kind]:
-    """Records of encoded images, back to back."""
+) -> _Part:
+    """Reads encoded images, back to back."""
     count = len(labels)
     if (
         content.dtype != np.uint8
@@ -202,4 +319,4 @@ def _encoded(
         images = (decode_image(file, name(row)) for row, file in zip(rows, files, strict=True))
         return stack_images(images, rows, name, size)
 
-    return Records(labels, read), "image"
+    return _Part(Records(labels, read), "image")

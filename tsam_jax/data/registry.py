@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsam_jax.data._read import DataError, suggest
+from tsam_jax.data._errors import DataError, brief, reason, suggest
 from tsam_jax.data.splits import OpenSplits, Size, Source, Splits, cut, read_splits
 from tsam_jax.data.tokens import TEXT_OPTIONS
 
@@ -52,6 +52,7 @@ def load(
       TensorFlow Datasets, prepared in `data_dir`; also "tfds:NAME".
     - "folder:PATH": images in a folder (or zip archive) for each class.
     - "npz:PATH": arrays of images or vectors.
+    - "cifar:PATH": CIFAR-10 or CIFAR-100 in the official Python files, or their archive.
     - "tiny-imagenet:PATH": the official archive or its folder.
     - "table:PATH": sentences in TSV or CSV.
     - "glue:TASK": the official files, in `data_dir`.
@@ -130,7 +131,7 @@ def open_splits(
         raise DataError(msg)
     if "data_dir" in known:
         options["data_dir"] = data_dir
-    elif location and data_dir is not None:
+    elif location and not location.startswith("~") and data_dir is not None:
         location = str(Path(data_dir, location))
     taken = [*known, *(TEXT_OPTIONS if "tokenization" in known else ())]
     strange = sorted(set(options) - set(taken))
@@ -138,7 +139,13 @@ def open_splits(
         own = [option for option in taken if option not in {"location", "tokenization"}]
         msg = f"`{name}` has no option `{strange[0]}`; it has {', '.join(own) or 'none'}."
         raise DataError(msg)
-    source = SOURCES[kind](location, **options)
+    if location.startswith("~"):  # a shell leaves it, after the colon
+        location = str(Path(location).expanduser())
+    try:
+        source = SOURCES[kind](location, **options)
+    except OSError as error:
+        msg = f"`{brief(name)}` cannot be opened: {reason(error)}."
+        raise DataError(msg) from error
     return cut(
         source,
         validation=validation,

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._read import DataError
+from tsam_jax.data._errors import DataError
 from tsam_jax.data.augmentation import channel_statistics
 
 Kind = Literal["image", "text", "vector"]
@@ -116,6 +116,9 @@ def read_splits(splits: OpenSplits) -> Splits:
     Returns:
       The data set, in memory.
 
+    Raises:
+      DataError: if an input cannot be read, or the inputs of two parts differ in shape or dtype.
+
     Example:
       >>> part = array_records(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.int32))
       >>> read_splits(OpenSplits(part, part, part, num_classes=2)).mean
@@ -125,9 +128,25 @@ def read_splits(splits: OpenSplits) -> Splits:
     for part in PARTS:
         labels, read = fields[part]
         fields[part] = Examples(read(np.arange(len(labels))), labels)
+    if splits.kind != "text":
+        _check_same(fields)
     if splits.kind == "image":
         fields["mean"], fields["std"] = channel_statistics(fields["train"].inputs)
     return Splits(**fields)
+
+
+def _check_same(parts: Mapping[str, Any]) -> None:
+    """Raises DataError if the inputs of two parts differ in shape or dtype."""
+    train = parts["train"].inputs
+    for part in PARTS[1:]:
+        inputs = parts[part].inputs
+        if inputs.shape[1:] != train.shape[1:] or inputs.dtype != train.dtype:
+            msg = (
+                f"The {part} part has inputs of shape {inputs.shape[1:]}, {inputs.dtype}, and the"
+                f" training part of {train.shape[1:]}, {train.dtype}. For images, give `size=` a"
+                " number of pixels to resize all to."
+            )
+            raise DataError(msg)
 
 
 def cut(

@@ -1,21 +1,31 @@
 """A table of sentences: TSV or CSV, one or two columns of text and one of labels."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tsam_jax.data._read import Column, DataError, Rows, Where, read_rows, to_indices
+from tsam_jax.data._errors import DataError, brief, list_some, warn
+from tsam_jax.data._parts import like_part, part_of
+from tsam_jax.data._tables import Column, Rows, Where, read_rows, to_indices
 from tsam_jax.data.splits import Source
 from tsam_jax.data.tokens import Text, text_records
 
-STEMS = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
-SUFFIXES = (".tsv", ".csv", ".txt", ".tsv.gz", ".csv.gz", ".txt.gz")
+SUFFIX = re.compile(r"\.(tsv|csv|txt)(\.gz)?$", re.IGNORECASE)
+
+MISSING = {
+    "#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN",
+}  # fmt: skip
+"""Labels that programs write for a missing one, by pandas.read_csv, `na_values`."""
+
+FEW = 20
+"""Rows from which labels that all differ are taken for a mistake."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def open_source(
@@ -26,7 +36,7 @@ def open_source(
     header: bool = True,
     delimiter: str | None = None,
     classes: Sequence[str] | None = None,
-    regression: bool = False,
+    regression: bool | None = None,
     **tokenization: Any,
 ) -> Source:
     """Opens "table:PATH".
@@ -34,21 +44,25 @@ def open_source(
     Args:
       location: a file, from which all parts are carved; or a folder with a train file and
         optional validation (or valid, val, dev) and test files. With a validation file and no
-        test file, the validation file is the test part.
+        test file, the validation file is the test part. Case does not matter in names of files.
       text: the column of sentences, or two for pairs; names, or indices from 0.
-      label: the column of labels.
+      label: the column of labels, without the blanks around them. Rows without a label are left
+        out, with a warning.
       header: whether the first row has the columns' names.
-      delimiter: between columns; defaults to a tab, or to a comma for ".csv".
+      delimiter: between columns, one character or "tab"; defaults to a tab, or to a comma for
+        ".csv".
       classes: names of the classes in the order of their labels; defaults to the labels in
         train, in numerical or alphabetical order.
-      regression: whether the labels are numbers.
+      regression: whether the labels are numbers; defaults to whether all labels in train are,
+        with a fraction in one of them.
       **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
 
     Returns:
       The source, of kind "text".
 
     Raises:
-      DataError: if there is no training file, or a label in train is unknown.
+      DataError: if there is no training file, a label is in no row of train, or it may stand for
+        a missing one, such as "nan", and is not in `classes`.
     """
     files = _find(Path(location))
     columns = [text] if isinstance(text, (str, int)) else list(text)
@@ -58,10 +72,12 @@ def open_source(
     parts = {
         part: read_rows(path, header=header, delimiter=delimiter) for part, path in files.items()
     }
+    if classes is not None and regression:
+        msg = "`classes` and `regression` are two kinds of labels; give one of them."
+        raise DataError(msg)
     if not regression and classes is None:
-        classes = _find_classes(parts["train"].column(label))
-    chosen = None if regression else classes
-    return rows_source(f"table:{location}", parts, columns, label, chosen, **tokenization)
+        classes = _find_classes(parts["train"], label, regression=regression)
+    return rows_source(f"table:{location}", parts, columns, label, classes, **tokenization)
 
 
 def rows_source(
@@ -75,7 +91,8 @@ def rows_source(
     """Makes a source of kind "text" of each part's rows; no `classes` for regression."""
 
     def read(rows: Rows) -> Text:
-        values = rows.column(label)
+        rows = _labelled(rows, label)
+        values = _labels(rows, label)
         if classes is None:
             labels = _to_numbers(values, rows.where)
         else:
@@ -94,23 +111,76 @@ def rows_source(
     )
 
 
-def _find_classes(values: Sequence[str]) -> tuple[str, ...]:
-    """The classes that occur, in the order of their numbers or of the alphabet."""
-    classes = set(values)
-    whole = all(value.isascii() and value.isdecimal() for value in classes)
-    return tuple(sorted(classes, key=int if whole else None))
+def _labels(rows: Rows, label: Column) -> list[str]:
+    return [value.strip() for value in rows.column(label)]
+
+
+def _labelled(rows: Rows, label: Column) -> Rows:
+    """The rows with a label; a warning counts the others."""
+    values = _labels(rows, label)
+    kept = [i for i, value in enumerate(values) if value]
+    if not kept:
+        msg = f"{rows.path}: has no label in the column {brief(label)!r}."
+        raise DataError(msg)
+    if len(kept) == len(values):
+        return rows
+    first = next(i for i, value in enumerate(values) if not value)
+    count = len(values) - len(kept)
+    warn(f"{rows.where(first)}: has no label; rows left out for it: {count} of {len(values)}.")
+    return rows.keep(kept)
+
+
+def _find_classes(rows: Rows, label: Column, *, regression: bool | None) -> tuple[str, ...] | None:
+    """The classes that occur, by their numbers or the alphabet; None if regression is inferred."""
+    values = _labels(rows, label)
+    classes = set(values) - {""}
+    missing = [i for i, value in enumerate(values) if value in MISSING]
+    if missing:
+        msg = (
+            f"{rows.where(missing[0])}: label {values[missing[0]]!r} may stand for a missing one;"
+            " remove the row, leave the cell empty, or name it in `classes` if it is a class."
+        )
+        raise DataError(msg)
+    numbers = all(_NUMBER.fullmatch(name) for name in classes)
+    if numbers and regression is None and not all(float(name).is_integer() for name in classes):
+        return None
+    if len(values) >= FEW and len(classes) == len(values):
+        msg = (
+            f"{rows.path}: has another label in each of its {len(values)} rows; is"
+            f" {brief(label)!r} the column of labels? For numbers, give `regression=True`."
+        )
+        raise DataError(msg)
+    if not numbers:
+        _check_spelling(rows.path, classes, str.casefold, "differ in case only")
+        return tuple(sorted(classes))
+    _check_spelling(rows.path, classes, float, "are one number")
+    return tuple(sorted(classes, key=float))
+
+
+def _check_spelling(
+    path: Path, classes: Iterable[str], plain: Callable[[str], Hashable], words: str
+) -> None:
+    """Raises DataError for classes that are probably one, in two spellings."""
+    times = Counter(map(plain, classes))
+    for name in sorted(classes):
+        if times[plain(name)] > 1:
+            same = list_some(
+                repr(other) for other in sorted(classes) if plain(other) == plain(name)
+            )
+            msg = f"{path}: the labels {same} {words}; make them one, or give `classes`."
+            raise DataError(msg)
 
 
 def _to_numbers(values: Sequence[str], where: Where) -> np.ndarray:
     numbers = np.empty(len(values), np.float32)
     for row, value in enumerate(values):
-        try:
-            numbers[row] = float(value)
-        except ValueError:
-            numbers[row] = np.nan
-        if not np.isfinite(numbers[row]):
-            msg = f"{where(row)}: label {value!r} is no finite number, as regression needs it."
+        number = float(value) if _NUMBER.fullmatch(value) else np.inf
+        if abs(number) > _LARGEST:
+            msg = (
+                f"{where(row)}: label {brief(value)!r} is no finite number, as regression needs it."
+            )
             raise DataError(msg)
+        numbers[row] = number
     return numbers
 
 
@@ -118,16 +188,24 @@ def _find(path: Path) -> dict[str, Path]:
     """Part -> its file."""
     if path.is_file():
         return {"train": path}
-    names = {part: [s + x for s in stems for x in SUFFIXES] for part, stems in STEMS.items()}
-    found = {
-        part: [path / name for name in candidates if (path / name).is_file()]
-        for part, candidates in names.items()
-    }
+    found: dict[str, list[Path]] = {}
+    others = []
+    for file in sorted(path.iterdir()) if path.is_dir() else []:
+        stem = SUFFIX.sub("", file.name)
+        if stem == file.name or not file.is_file():
+            continue
+        part = part_of(stem)
+        if part is not None:
+            found.setdefault(part, []).append(file)
+        elif like_part(stem) is not None:
+            others.append(file.name)
     several = [paths for paths in found.values() if len(paths) > 1]
     if several:
         msg = f"{path}: has {' and '.join(p.name for p in several[0])}; keep one of them."
         raise DataError(msg)
-    if not found["train"]:
+    if "train" not in found:
         msg = f"{path}: is neither a table nor a folder with one, such as train.tsv or train.csv."
         raise DataError(msg)
-    return {part: paths[0] for part, paths in found.items() if paths}
+    if others:
+        warn(f"{path}: tables that are no part by their names, left out: {list_some(others)}.")
+    return {part: paths[0] for part, paths in found.items()}

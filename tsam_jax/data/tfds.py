@@ -15,14 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._read import (
-    DataError,
-    check_indices,
-    decode_image,
-    decode_text,
-    stack_images,
-    suggest,
-)
+from tsam_jax.data._errors import DataError, suggest
+from tsam_jax.data._files import decode_text
+from tsam_jax.data._images import decode_image, stack_images
+from tsam_jax.data._tables import check_indices
 from tsam_jax.data.splits import Records, Source
 from tsam_jax.data.tokens import Text, text_records
 

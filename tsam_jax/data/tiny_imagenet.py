@@ -6,7 +6,8 @@ layout is that of tiny-imagenet-200.zip.
 
 from pathlib import Path
 
-from tsam_jax.data._read import DataError, Files, decode_text, open_files
+from tsam_jax.data._errors import DataError
+from tsam_jax.data._files import Files, decode_text, open_files
 from tsam_jax.data.folder import image_records
 from tsam_jax.data.splits import Source
 

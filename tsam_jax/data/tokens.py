@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._read import DataError, read_text
+from tsam_jax.data._errors import DataError, reason
+from tsam_jax.data._files import read_text
 from tsam_jax.data.splits import Records
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 TEXT_OPTIONS = ("vocab", "max_length", "lowercase", "pad_to_longest")
 """Options of every source of text: arguments of `text_records`."""
+
+MAX_LENGTH = 2**16
+"""Largest `max_length`: rows are padded to it in memory."""
 
 MULTIPLE = 8
 """Lengths of padded sentences are rounded up to this."""
@@ -70,9 +74,10 @@ def make_tokenizer(
     """
     import tokenizers
 
-    if max_length < 5:
+    if not 5 <= max_length <= MAX_LENGTH:
         msg = (
-            f"`max_length` must be at least 5, for a pair and its special tokens, got {max_length}."
+            f"`max_length` must be at least 5, for a pair and its special tokens, and at most"
+            f" {MAX_LENGTH}, got {max_length}."
         )
         raise DataError(msg)
     path = _find_vocabulary(Path(vocab))
@@ -118,8 +123,8 @@ def _lowercase_of(path: Path) -> bool:
         return True
     try:
         options = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        msg = f"{path}: is no JSON: {error}. Give `lowercase` to ignore the file."
+    except (json.JSONDecodeError, RecursionError) as error:
+        msg = f"{path}: is no JSON: {reason(error)}. Give `lowercase` to ignore the file."
         raise DataError(msg) from error
     return not isinstance(options, dict) or options.get("do_lower_case") is not False
 

@@ -1,0 +1,199 @@
+"""Encoded images into arrays of pixels."""
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from tsam_jax.data._errors import DataError, reason
+
+MAX_PIXELS = 2**26
+"""Pixels of one image, 67 million: more than cameras make, and 200 MB once decoded."""
+
+BACKGROUND = (255, 255, 255)
+"""Colour behind transparent pixels: white, as on the page of a browser."""
+
+EXCLUDED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow lists and cannot decode, or decodes by running another program."""
+
+UNDECODED = {".heic", ".heif", ".hif"}
+"""Suffixes of photographs that need a plugin of Pillow; an error says so."""
+
+_ORIENTATION = 0x0112
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Orientation in EXIF -> Pillow's `Transpose` that undoes it."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def image_suffixes() -> set[str]:
+    """The suffixes, in lower case, of files that are read as images."""
+    from PIL import Image
+
+    known = Image.registered_extensions().items()  # loads the plugins
+    formats = set(_formats())
+    return {suffix.lower() for suffix, name in known if name in formats} | UNDECODED
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in Image.ID if name not in EXCLUDED]
+
+
+def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray:
+    """Decodes an image as a viewer shows it: upright, and opaque.
+
+    Args:
+      content: the file, in any format that Pillow reads; the first frame of an animation.
+      where: names the image in errors.
+      mode: "RGB", or "L" for grey.
+
+    Returns:
+      Shape (height, width, channels), uint8. The orientation of EXIF is applied. Transparent
+      pixels show `BACKGROUND`. Grey levels of 16 bits are scaled to 8 bits.
+
+    Raises:
+      DataError: if the image cannot be decoded, has more than `MAX_PIXELS`, or has pixels of a
+        type without a known range: 32-bit integers or floating point.
+    """
+    from PIL import Image
+
+    if not content:
+        msg = f"{where}: is empty."
+        raise DataError(msg)
+    try:
+        image = Image.open(io.BytesIO(content), formats=_formats())
+        _check_size(image.size, where)
+        image.load()
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after `load`: TIFFs turn there
+        image = _opaque(image, where).convert(mode)
+        pixels = np.asarray(image if turn is None else image.transpose(turn))
+    except DataError:
+        raise
+    except Exception as error:  # plugins raise whatever a damaged file makes them
+        heic = content[4:8] == b"ftyp" and "identify" in str(error)
+        said = "HEIC needs the package pillow-heif, registered" if heic else _say(error)
+        msg = f"{where}: cannot be decoded as an image: {said}."
+        raise DataError(msg) from error
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _say(error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its message has an object's address
+        return "its format is none that Pillow reads"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"it has more than {MAX_PIXELS:,} pixels"
+    return reason(error)
+
+
+def _check_size(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        msg = f"{where}: is {height} x {width}, and images may have {MAX_PIXELS:,} pixels."
+        raise DataError(msg)
+
+
+def _opaque(image: Any, where: str) -> Any:
+    """The image in 8 bits a channel, with the background behind its transparent pixels."""
+    from PIL import Image
+
+    if image.mode in {"I", "F"} or image.mode.startswith("I;"):
+        return _narrow(image, where)
+    palette = image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA"
+    if not palette and "transparency" not in image.info and image.mode[-1] not in "Aa":
+        return image
+    if image.mode == "La":  # has no way to RGBA
+        image = image.convert("LA")
+    shown = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, (*BACKGROUND, 255)), shown)
+
+
+def _narrow(image: Any, where: str) -> Any:
+    """Grey levels of up to 16 bits, scaled to 8."""
+    from PIL import Image
+
+    # Pillow's readers of these two formats scale to 16 bits, whatever the mode.
+    if image.mode == "F" or (image.mode == "I" and image.format not in {"PNG", "PPM"}):
+        kind = "floating point" if image.mode == "F" else "32-bit integers"
+        msg = (
+            f"{where}: has pixels in {kind}, whose black and white are not known;"
+            " convert it to 8 or 16 bits."
+        )
+        raise DataError(msg)
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
+    peak = 2**bits - 1
+    levels = np.asarray(image).astype(np.int64)
+    hidden = levels == image.info.get("transparency", -1)
+    if levels.min() < 0 or levels.max() > peak:
+        msg = f"{where}: has grey levels outside 0 to {peak}, which are its {bits} bits."
+        raise DataError(msg)
+    if image.format == "TIFF" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = peak - levels
+    grey = (levels * 255 + peak // 2) // peak
+    grey[hidden] = BACKGROUND[0]
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def stack_images(
+    images: Iterable[np.ndarray],
+    rows: Iterable[int],
+    where: Callable[[int], str],
+    size: int | None,
+) -> np.ndarray:
+    """Stacks images of shape (height, width, channels), uint8, resized to `size` if it is given.
+
+    Args:
+      images: the images.
+      rows: the row of each image.
+      where: names a row in errors.
+      size: side in pixels; None if all images have one size.
+
+    Returns:
+      Shape (n, height, width, channels), uint8.
+
+    Raises:
+      DataError: if the sizes differ.
+    """
+    check_side(size)
+    stacked: list[np.ndarray] = []
+    for row, image in zip(rows, images, strict=True):
+        same = image if size is None else _resize(image, size)
+        if stacked and same.shape != stacked[0].shape:
+            shape, first = (" x ".join(map(str, found.shape)) for found in (same, stacked[0]))
+            msg = (
+                f"{where(row)}: is {shape}, and images before it are {first}."
+                " Give `size=` a number of pixels to resize all images to."
+            )
+            raise DataError(msg)
+        stacked.append(same)
+    return np.stack(stacked)
+
+
+def check_side(size: int | None) -> None:
+    """Raises DataError if `size` is no side of an image."""
+    if size is None:
+        return
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_PIXELS**0.5:
+        most = int(MAX_PIXELS**0.5)
+        msg = f"`size` must be at least 1 pixel and at most {most}, as an integer, got {size!r}."
+        raise DataError(msg)
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes bilinearly to a square, whatever the ratio of the sides: the official DTD recipe."""
+    from PIL import Image
+
+    def squared(pixels: np.ndarray) -> np.ndarray:
+        resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
+
+    if image.shape[-1] == 3:
+        return squared(image)
+    channels = [squared(np.ascontiguousarray(image[..., i])) for i in range(image.shape[-1])]
+    return np.stack(channels, axis=-1)
