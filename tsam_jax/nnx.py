@@ -3,6 +3,7 @@
 `import tsam_jax.nnx` and use `tsam_jax.nnx.Estimator` beside `nnx.Optimizer`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +18,7 @@ from tsam_jax.estimator import GradientEstimator, check_estimator, init_state
 from tsam_jax.estimator import value_and_grad as pure_value_and_grad
 
 with _checks.extra("tsam_jax.nnx", "train"):
-    from flax import nnx
+    from flax import errors, nnx
 
 __all__ = ["Estimator", "EstimatorVariable", "recalibrate_batch_norm"]
 
@@ -106,8 +107,9 @@ class Estimator(nnx.Pytree):
         Args:
           loss_fn: (model, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. All
             evaluations of a step get the same arguments; methods that split the batch find it by
-            its name or position there. It may change Variables of the model, but no others; it must
-            remove the Variables that it adds (`sow`), with `nnx.pop` or `nnx.capture`.
+            its name or position there. It may change Variables of the model and of other nnx
+            objects among its arguments, such as a GAN's other half; it must remove those that it
+            adds (`sow`), with `nnx.pop` or `nnx.capture`.
           has_aux: whether `loss_fn` returns a pair; which evaluation's aux is returned is the
             estimator's `aux` policy.
 
@@ -119,7 +121,8 @@ class Estimator(nnx.Pytree):
 
         Raises:
           ValueError: when called, if the model's parameters are not those that the estimator was
-            made for, or `loss_fn` adds Variables to the model or takes some away.
+            made for, or `loss_fn` adds Variables or takes some away, or changes one that is not of
+            its arguments.
 
         Cost: that of the estimator a call.
 
@@ -135,28 +138,50 @@ class Estimator(nnx.Pytree):
           >>> value.item(), grads["kernel"][...].item()
           (12.25, 7.0)
         """
+        of_wrt = nnx.filterlib.to_predicate(self.wrt)
+
+        def is_wrt(path: tuple[Any, ...], x: Any) -> bool:
+            return path[0] == "model" and of_wrt(path[1:], x)
 
         def estimate(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, nnx.State]:
-            graphdef, *states = nnx.split(model, self.wrt, ...)
-            params, before = map(nnx.as_pure, states)
+            leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_node)
+            nodes = {i: x for i, x in enumerate(leaves) if _is_node(x)}
+            kept = [_Place(i) if i in nodes else x for i, x in enumerate(leaves)]
+            args, kwargs = jax.tree.unflatten(tree, kept)
+            everything = {"model": model, "others": nodes}  # together, as they may share Variables
+            graphdef, *states = nnx.split(everything, is_wrt, ...)
+            variables, before = states[0].get("model", nnx.State({})), nnx.as_pure(states[1])
+            params = nnx.as_pure(variables)
             _check_model(self._made_for, _described(params))
 
             @functools.wraps(loss_fn)  # so that methods find the batch by its name
             def loss_of(params: Params, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
-                probe = nnx.merge(graphdef, params, before)
-                out = loss_fn(probe, *args, **kwargs)
+                probe = nnx.merge(graphdef, nnx.State({"model": params}), before)
+                args, kwargs = jax.tree.map(
+                    lambda x: probe["others"][x.index] if isinstance(x, _Place) else x,
+                    (args, kwargs),
+                    is_leaf=lambda x: isinstance(x, _Place),
+                )
+                out = loss_fn(probe["model"], *args, **kwargs)
                 loss, aux = out if has_aux else (out, None)
-                after = nnx.as_pure(nnx.state(probe, self.wrt, ...)[1])
+                after = nnx.as_pure(nnx.state(probe, is_wrt, ...)[1])
                 return loss, (_changes(before, after), aux)
 
             # The state has the key's data; of the key itself only the kind of generator matters.
             key = 0 if self._impl is None else jax.random.key(0, impl=self._impl)
             function = pure_value_and_grad(loss_of, self.estimator, has_aux=True, key=key)
             state = nnx.as_pure(self.state)
-            ((value, (changes, aux)), grads), state = function(params, state, *args, **kwargs)
-            nnx.update(model, changes)
+            try:
+                ((value, (changes, aux)), grads), state = function(params, state, *args, **kwargs)
+            except errors.TraceContextError as error:
+                msg = (
+                    "`Estimator.value_and_grad(loss_fn)` must change Variables of its arguments"
+                    f" only: give `loss_fn` the object that it changes as an argument. {error}"
+                )
+                raise ValueError(msg) from error
+            nnx.update(everything, changes)
             nnx.update(self.state, nnx.state(state))
-            grads = jax.tree.unflatten(jax.tree.structure(states[0]), jax.tree.leaves(grads))
+            grads = jax.tree.unflatten(jax.tree.structure(variables), jax.tree.leaves(grads))
             return ((value, aux) if has_aux else value), grads
 
         return estimate
@@ -250,6 +275,21 @@ def recalibrate_batch_norm(
         layer.var[...] = jnp.asarray(variances.mean(0) + means.var(0), layer.var.dtype)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an nnx object was taken from among the arguments."""
+
+    index: int
+
+
+def _is_node(x: Any) -> bool:
+    """Whether an argument is an nnx object with Variables, which the loss may change."""
+    if not isinstance(x, nnx.Pytree):
+        return isinstance(x, nnx.Variable)
+    return any(isinstance(leaf, nnx.Variable) for _, leaf in nnx.to_flat_state(nnx.state(x)))
+
+
 def _described(params: PyTree) -> tuple[tuple[str, str], ...]:
     """The name of each parameter, and its dtype and shape."""
     leaves, _ = jax.tree.flatten_with_path(params)
@@ -279,8 +319,8 @@ def _changes(before: nnx.State, after: nnx.State) -> nnx.State:
     if old.keys() != new.keys():
         path = "/".join(map(str, next(iter(old.keys() ^ new.keys()))))
         msg = (
-            "`Estimator.value_and_grad(loss_fn)` must leave the model with the Variables that it"
-            f" had: `{path}` was added, or taken away. Return it as aux, or `nnx.pop` it."
+            "`Estimator.value_and_grad(loss_fn)` must leave its arguments with the Variables that"
+            f" they had: `{path}` was added, or taken away. Return it as aux, or `nnx.pop` it."
         )
         raise ValueError(msg)
     return nnx.from_flat_state([(path, x) for path, x in new.items() if x is not old[path]])

@@ -338,8 +338,98 @@ def test_variables_that_the_loss_leaves_behind_are_a_clear_error():
         return loss_fn(model, batch)
 
     model, _, estimator = new(SAM)
-    with pytest.raises(ValueError, match=r"had: `norm/largest` was added.* Return it as aux"):
+    with pytest.raises(ValueError, match=r"had: `model/norm/largest` was added.* Return it"):
         estimator.value_and_grad(leaves_behind)(model, batch())
+
+
+class Half(nnx.Module):
+    """One half of a GAN: dense layer, BatchNorm, dropout."""
+
+    def __init__(self, n, m, rngs):
+        self.dense = nnx.Linear(n, m, rngs=rngs)
+        self.norm = nnx.BatchNorm(m, rngs=rngs)
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dropout(self.norm(self.dense(x)))
+
+
+def gan_loss(generator, noise, critic):
+    return jnp.mean(jax.nn.softplus(-critic["last"](critic["first"](generator(noise)))))
+
+
+def gan(seed=0):
+    rngs = nnx.Rngs(seed)
+    return Half(4, 3, rngs), {"first": Half(3, 8, nnx.Rngs(5)), "last": nnx.Linear(8, 1, rngs=rngs)}
+
+
+Z = jax.random.normal(jax.random.key(3), (16, 4))
+
+
+def test_other_models_among_the_arguments_keep_what_the_loss_changes_in_them():
+    desired, desired_critic = gan()
+    value, grads = nnx.value_and_grad(gan_loss)(desired, Z, critic=desired_critic)
+    for method in (methods.erm(), methods.tsam(5.0, 0.1, 2, aux="clean"), methods.sam(0.5)):
+        generator, critic = gan()
+        before = arrays(critic["first"].norm)
+        estimator = tsam_jax.nnx.Estimator(generator, method)
+        step = nnx.jit(lambda g, c, e: e.value_and_grad(gan_loss)(g, Z, critic=c))
+        found, estimate = step(generator, critic, estimator)
+        close(arrays(critic["first"]), arrays(desired_critic["first"]))  # at the parameters
+        close(arrays(critic["last"]), arrays(desired_critic["last"]))
+        close(arrays(generator), arrays(desired))
+        assert not np.allclose(before["mean"], arrays(critic["first"].norm)["mean"])
+        assert jax.tree.structure(estimate) == jax.tree.structure(grads)
+        if method.cost.gradients == 1:
+            close(nnx.as_pure(estimate), nnx.as_pure(grads))
+            np.testing.assert_allclose(found, value, rtol=1e-6)
+
+
+def test_other_models_are_not_split_with_the_batch():
+    generator, critic = gan()
+    method = methods.m_sam(methods.sam(0.5), 8, batch="noise")
+    estimator = tsam_jax.nnx.Estimator(generator, method)
+    estimator.value_and_grad(gan_loss)(generator, Z, critic=critic)
+    means = []
+    for half in jnp.split(Z, 2):
+        probe, other = gan()
+        gan_loss(probe, half, other)
+        means.append(other["first"].norm.mean[...])
+    np.testing.assert_allclose(critic["first"].norm.mean[...], sum(means) / 2, rtol=1e-4, atol=1e-6)
+    assert int(critic["first"].dropout.rngs.count[...]) == 1
+
+
+def test_a_layer_that_two_models_share_is_trained_in_both():
+    generator, critic = Half(4, 4, nnx.Rngs(0)), Half(4, 4, nnx.Rngs(1))
+    critic.dense = generator.dense
+    loss = lambda g, c: jnp.mean(c(g(Z)) ** 3)  # noqa: E731
+    params, rest = nnx.state(generator, nnx.Param), nnx.split((generator, critic), nnx.Param, ...)
+
+    def pure(kernel):
+        g, c = nnx.merge(rest[0], *rest[1:], copy=True)
+        g.dense.kernel = c.dense.kernel = nnx.Param(kernel)
+        return loss(g, c)
+
+    desired = jax.grad(pure)(params["dense"]["kernel"][...])
+    _, grads = tsam_jax.nnx.Estimator(generator, methods.erm()).value_and_grad(loss)(
+        generator, critic
+    )
+    np.testing.assert_allclose(grads["dense"]["kernel"][...], desired, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stream_of_random_numbers_among_the_arguments_moves_once_a_step():
+    rngs, model = nnx.Rngs(noise=0), nnx.Linear(4, 1, rngs=nnx.Rngs(1))
+    loss = lambda m, rngs: jnp.mean(m(Z + jax.random.normal(rngs.noise(), Z.shape)) ** 2)  # noqa: E731
+    tsam_jax.nnx.Estimator(model, SAM).value_and_grad(loss)(model, rngs)
+    assert int(rngs.noise.count[...]) == 1
+
+
+def test_a_model_that_the_loss_takes_from_outside_is_a_clear_error():
+    generator, critic = gan()
+    estimator = tsam_jax.nnx.Estimator(generator, SAM)
+    outside = lambda g: gan_loss(g, Z, critic=critic)  # noqa: E731
+    with pytest.raises(ValueError, match="give `loss_fn` the object that it changes as an arg"):
+        nnx.jit(lambda g, e: e.value_and_grad(outside)(g))(generator, estimator)
 
 
 def test_an_optimizer_is_no_estimator():
