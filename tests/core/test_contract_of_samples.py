@@ -1,5 +1,6 @@
 """What sampled methods must do, beyond test_contract.py; and the limits that are documented."""
 
+import functools
 from pathlib import Path
 
 import device_programs
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_problem
 from contract_table import TABLE, batch, loss, make, parameters
 from test_contract import (
     difference,
@@ -19,7 +21,7 @@ from test_contract import (
     sampled,
 )
 
-from tsam_jax import estimate_gradient, methods, noise, value_and_grad
+from tsam_jax import Loss, estimate_gradient, methods, noise, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -53,6 +55,26 @@ def test_aux_policies(name, policy, strategy):
     _, aux, _ = jitted(make(name, aux=policy, s=s, strategy=strategy), fun)
     np.testing.assert_allclose(aux["mean"], desired, rtol=1e-6, atol=1e-6)
     assert aux["count"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+def test_the_mean_of_float64_aux_has_all_its_digits(strategy, dtype, x64):
+    """Also where parameters and loss are float32."""
+
+    def fun(x):
+        return jnp.sum(x**2), jnp.exp(jnp.sum(x.astype(jnp.float64)))
+
+    def eighths(key, x):  # no rounding in the points
+        return jax.random.randint(key, x.shape, -3, 4).astype(x.dtype) / 8
+
+    x, make = jnp.ones(4, dtype), functools.partial(methods.tsam, 7.0, 0.0, 3, noise=eighths)
+    step = value_and_grad(fun, make(aux="mean", strategy=strategy), has_aux=True)
+    ((_, found), _), _ = jax.jit(step)(x, step.init(x))
+    of_fun = Loss(fun, has_aux=True)
+    _, calls = small_problem.listen(make(strategy="unrolled"), of_fun, x)
+    desired = np.mean([float(fun(point)[1]) for _, point in calls])
+    np.testing.assert_allclose(found, desired, rtol=2e-15)
 
 
 @sampled
