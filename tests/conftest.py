@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests."""
 
+import signal
 import zlib
 
 import closing_line
@@ -16,6 +17,13 @@ hypothesis.settings.load_profile("tsam_jax")
 
 def pytest_configure(config):
     config.pluginmanager.register(closing_line)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_interrupts():
+    """A shell's background job ignores SIGINT, and so would the tests of Ctrl-C in one."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

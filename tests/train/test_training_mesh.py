@@ -69,6 +69,7 @@ def _trained(words, out, count):
         finally:
             for process in processes:
                 process.kill()
+                process.communicate()
     return _lines(out)
 
 

@@ -52,6 +52,9 @@ def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU, whose derivative is computed and kept in the forward pass.
 
     From the input alone XLA:CPU computes it anew in the backward pass, error function included.
+
+    Returns:
+      x P(normal <= x), of the shape and dtype of `x`.
     """
     return jax.nn.gelu(x, approximate=False)
 

@@ -220,6 +220,9 @@ def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
 
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
     """Reads config.json of a run; ConfigError, which names the option, if there is none."""
+    if not (directory / "config.json").exists():
+        msg = f"`{option}`: {directory} is not the directory of a training run."
+        raise config.ConfigError(msg)
     saved = record.read_json(directory / "config.json")
     try:
         task, optimizer = saved["task"], config.Optimizer(**saved["optimizer"])
@@ -233,8 +236,9 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
 def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
     saved, task, plan = read_plan(directory, "checkpoint")
     loaded = load_task(task, [saved["seed"]])
-    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
-    if saved.get("data") != loaded.digest:
+    digest = saved.get("data")  # "" of several processes, of which none had all data
+    run = make_run(plan, task, saved["seed"], directory, digest)
+    if digest not in {"", loaded.digest}:
         msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."
         raise config.ConfigError(msg)
     return make_job(loaded, plan, [run], loaded.data, [plan.epochs], parts)
