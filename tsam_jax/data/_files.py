@@ -138,15 +138,19 @@ def _open_archive(path: Path) -> Files:
         top = ""
 
     def read(name: str) -> bytes:
-        where = f"{path}, {brief(name)}"
+        where, member = f"{path}, {brief(name)}", members[top + name]
         try:
-            with archive.open(members[top + name]) as file:
-                return read_stream(file, where)
+            with archive.open(member) as file:
+                content = read_stream(file, where)
         except DataError:
             raise
         except Exception as error:  # unknown methods, passwords, and what decoders raise
             msg = f"{where}: is corrupt in the archive, or cannot be read: {reason(error)}."
             raise DataError(msg) from error
+        if len(content) != member.file_size:
+            msg = f"{where}: is corrupt in the archive: its size is not the one in the directory."
+            raise DataError(msg)
+        return content
 
     return Files(
         path,

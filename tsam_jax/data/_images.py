@@ -1,6 +1,8 @@
 """Encoded images into arrays of pixels."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +22,7 @@ EXCLUDED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 UNDECODED = {".heic", ".heif", ".hif"}
 """Suffixes of photographs that need a plugin of Pillow; an error says so."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """Orientation in EXIF -> Pillow's `Transpose` that undoes it."""
@@ -67,6 +70,8 @@ def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray
     try:
         image = Image.open(io.BytesIO(content), formats=_formats())
         _check_size(image.size, where)
+        if image.format == "PNG":
+            _check_png(content)
         image.load()
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after `load`: TIFFs turn there
         image = _opaque(image, where).convert(mode)
@@ -88,7 +93,19 @@ def _say(error: Exception) -> str:
         return "its format is none that Pillow reads"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"it has more than {MAX_PIXELS:,} pixels"
-    return reason(error)
+    return "it is cut off or damaged" if isinstance(error, struct.error) else reason(error)
+
+
+def _check_png(content: bytes) -> None:
+    """Raises ValueError for a chunk with a wrong checksum: Pillow ignores that of the pixels."""
+    start, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 8 + length
+        if zlib.crc32(content[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            msg = f"the checksum of its chunk {kind!r} is wrong"
+            raise ValueError(msg)
+        start = end + 4
 
 
 def _check_size(size: tuple[int, int], where: str) -> None:

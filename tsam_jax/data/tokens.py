@@ -165,7 +165,7 @@ class Text(NamedTuple):
 def text_records(
     parts: Mapping[str, Text],
     *,
-    vocab: str | Path | None,
+    vocab: str | Path | None = None,
     max_length: int = 64,
     lowercase: bool | None = None,
     pad_to_longest: bool = False,
