@@ -104,6 +104,74 @@ def test_vectors_and_numbers_are_regression_on_vectors(write):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_may_be_first(write, channels):
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 6, channels), np.uint8)
+    images[:, 0, 0, 0] = np.arange(12) % 3
+    splits = data.load(
+        write(train_images=np.moveaxis(images, -1, 1), train_labels=images[:, 0, 0, 0])
+    )
+    check_labels_are_of_their_images(splits)
+    rows = splits.train.inputs
+    assert rows.shape[1:] == (5, 6, channels)
+    assert all((rows == image).all(axis=(1, 2, 3)).any() for image in rows)
+    everything = np.concatenate([part.inputs for part in splits[:3]])
+    assert sorted(map(bytes, everything)) == sorted(map(bytes, images))
+
+
+def test_bands_stay_last_and_are_resized(write):
+    images = np.full((12, 20, 20, 12), np.arange(12), np.uint8)
+    splits = data.load(write(train_images=images, train_labels=np.arange(12) % 3), size=10)
+    assert splits.train.inputs.shape[1:] == (10, 10, 12)
+    assert splits.train.inputs[0, 3, 3].tolist() == list(range(12))
+
+
+def test_pixels_of_rounded_arithmetic_are_in_0_to_1(write, arrays):
+    images = np.full((12, 4, 4, 3), 1 + 1e-6)
+    assert data.load(write(train_images=images, **labels(arrays))).train.inputs.max() == np.float32(
+        1 + 1e-6
+    )
+
+
+def test_names_in_bytes_and_labels_of_any_integer_type(write, arrays):
+    labels = arrays["train_labels"]
+    for dtype in (np.uint64, ">i2", np.int8):
+        arrays["train_labels"] = labels.astype(dtype)
+        splits = data.load(write(**arrays, class_names=np.array([b"x", b"y", b"z"])))
+        assert splits.class_names == ("x", "y", "z")
+        check_labels_are_of_their_images(splits)
+
+
+def test_labels_from_1_are_said(write, arrays):
+    arrays["train_labels"] = arrays["train_labels"] + 1
+    with pytest.warns(data.DataWarning, match="no example has label 0"):
+        assert data.load(write(**arrays)).num_classes == 4
+
+
+def test_keys_without_a_meaning_are_not_read(write, arrays):
+    splits = data.load(write(**arrays, notes=np.array([{"a": 1}], object)))
+    check_labels_are_of_their_images(splits)
+
+
+def test_arrays_beyond_memory_are_refused(write, arrays, monkeypatch):
+    name = write(**arrays)
+    monkeypatch.setattr("os.sysconf", lambda _: 10)
+    with pytest.raises(DataError, match=r"set.npz: unpacks to 0.0 GiB; this machine has 0.0"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("size", [0, -3, 10**6, True, 2.0, "4"])
+def test_absurd_sizes_are_refused(write, arrays, size):
+    with pytest.raises(DataError, match="`size` must be at least 1 pixel and at most 8192"):
+        data.load(write(**arrays), size=size)
+
+
+def test_size_is_for_images(write):
+    name = write(train_inputs=np.zeros((12, 3)), train_labels=np.arange(12) % 2)
+    with pytest.raises(DataError, match="`size` resizes images, and these are vectors"):
+        data.load(name, size=3)
+
+
 def test_size_resizes(write, arrays):
     assert data.load(write(**arrays), size=2).train.inputs.shape[1:] == (2, 2, 3)
 
@@ -127,6 +195,31 @@ def labels(arrays):
         ({"train_labels": np.array(["a"] * 12)}, r"must be numbers of shape \(n,\)"),
         ({"train_labels": np.arange(12) - 1}, r"train example 0: label -1 is unknown"),
         ({"train_labels": np.full(12, np.inf)}, "train_labels, row 0: is inf"),
+        ({"train_labels": np.r_[np.arange(11.0), 1e300]}, "row 11: is 1e.300, no finite number in"),
+        ({"train_labels": np.arange(12) + 2**32 + 1}, "row 0: is 4294967297; labels are below"),
+        ({"train_labels": np.r_[np.arange(11), 10**9]}, "row 11: is 1000000000; labels are below"),
+        ({"train_labels": np.full(12, 2**64 - 1, np.uint64)}, "labels are below 100000"),
+        ({"train_labels": np.full(12, -(2**40))}, "row 0: is -1099511627776"),
+        ({"train_labels": np.array(3)}, r"numbers of shape \(n,\), got int64 of shape \(\)"),
+        ({"train_images": np.array(3.0)}, r"must be images.*got float64 of shape \(\)"),
+        (
+            {"train_images": np.full((12, 4, 4, 3), 255.0)},
+            "row 0: has a pixel that is not in 0 to 1",
+        ),
+        ({"train_images": np.full((12, 4, 4), -0.5)}, "row 0: has a pixel that is not in 0 to 1"),
+        ({"train_images": np.full((12, 4, 4, 3), np.nan)}, "row 0: has a pixel"),
+        ({"train_images": np.zeros((12, 16, 32, 32), np.uint8)}, "no axis is one of channels"),
+        ({"class_names": np.array("x")}, r"class_names: must be strings of.*shape \(\)"),
+        ({"class_names": np.array([1.5, 2.5, 3.5])}, "class_names: must be strings"),
+        ({"class_names": np.array(["x", "y", "x"])}, "class_names: 'x' is there twice"),
+        (
+            {"class_names": np.array(["x", "y", "z"]), "train_labels": np.arange(12.0)},
+            "labels must be integers, not floating point",
+        ),
+        (
+            {"test_images": np.zeros((2, 4, 5, 3), np.uint8), "test_labels": np.zeros(2, int)},
+            r"inputs of one shape, got \('train', \(4, 4, 3\)\), \('test', \(4, 5, 3\)\)",
+        ),
         ({"class_names": np.array(["x", "y"])}, "train example 2: label 2 is unknown.* 0 to 1"),
         ({"test_images": np.zeros((1, 4, 4, 3), np.uint8)}, "test_images are no part"),
         ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "are the same; keep one"),
@@ -139,9 +232,10 @@ def test_wrong_arrays_are_refused(write, arrays, changed, words):
         data.load(write(**arrays | changed))
 
 
-def test_a_row_that_is_not_finite_is_named(write):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_row_that_is_not_finite_is_named(write, value):
     inputs = np.zeros((12, 3))
-    inputs[7, 1] = np.nan
+    inputs[7, 1] = value
     with pytest.raises(DataError, match="train_inputs, row 7: has an entry that is not finite"):
         data.load(write(train_inputs=inputs, train_labels=np.arange(12) % 2))
 

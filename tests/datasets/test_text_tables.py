@@ -149,6 +149,149 @@ def test_wrong_labels_and_columns_are_refused_with_their_row(tmp_path, vocab):
         load(path, vocab, text=["sentence"] * 3)
 
 
+@pytest.mark.parametrize("cell", ["", " ", "   "])
+@pytest.mark.parametrize("name", ["t.tsv", "t.csv"])
+def test_rows_without_a_label_are_left_out_and_counted(tmp_path, vocab, cell, name):
+    rows = [HEADER, *ROWS, ["c", cell], ["d", cell]]
+    path = write_table(tmp_path / name, rows, "," if "csv" in name else "\t")
+    with pytest.warns(
+        data.DataWarning, match=r"line 10: has no label; rows left out for it: 2 of 10"
+    ):
+        splits = load(path, vocab)
+    assert splits.class_names == ("0", "1")
+    assert sum(len(part.labels) for part in splits[:3]) == 8
+
+
+def test_blanks_around_labels_and_names_of_columns_mean_nothing(tmp_path, vocab):
+    rows = [["sentence ", " label"], *([word, f" {label}  "] for word, label in ROWS)]
+    splits = load(write_table(tmp_path / "t.csv", rows, ","), vocab)
+    assert splits.class_names == ("0", "1")
+    expected = {"[CLS] a [SEP]": 0, "[CLS] b [SEP]": 1, "[CLS] c [SEP]": 0, "[CLS] d [SEP]": 1}
+    for part in splits[:3]:
+        assert [expected[row] for row in words(part.inputs)] == part.labels.tolist()
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "None", "NULL", "null", "N/A", "<NA>"])
+def test_labels_that_may_be_missing_are_refused_unless_named(tmp_path, vocab, cell):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS, ["a", cell]])
+    with pytest.raises(DataError, match=rf"line 10: label '{cell}' may stand for a missing one"):
+        load(path, vocab)
+    with pytest.raises(DataError, match=rf"line 10: label '{cell}' is no finite number"):
+        load(path, vocab, regression=True)
+    assert load(path, vocab, classes=["0", "1", cell]).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        (["1", "1.0"], "the labels '1', '1.0' are one number"),
+        (["1", "01"], "the labels '01', '1' are one number"),
+        (["Pos", "pos"], "the labels 'Pos', 'pos' differ in case only"),
+    ],
+)
+def test_two_spellings_of_a_class_are_refused_unless_named(tmp_path, vocab, labels, error):
+    rows = [HEADER, *([word, labels[i % 2]] for i, word in enumerate("abcdabcd"))]
+    path = write_table(tmp_path / "t.tsv", rows)
+    with pytest.raises(DataError, match=error):
+        load(path, vocab)
+    assert load(path, vocab, classes=labels).class_names == tuple(labels)
+
+
+def test_labels_that_all_differ_are_refused(tmp_path, vocab):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *(["a", str(i)] for i in range(20))])
+    with pytest.raises(
+        DataError, match="another label in each of its 20 rows; is 'label' the column"
+    ):
+        load(path, vocab)
+    assert load(path, vocab, regression=True).num_classes is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["0.5", "1", "-2e-1"], None),
+        (["1.0", "0.0", "1.0"], ("0.0", "1.0")),
+        (["-1", "1", "-1"], ("-1", "1")),
+        (["0.5", "x", "1"], ("0.5", "1", "x")),
+    ],
+)
+def test_regression_is_inferred_from_fractions(tmp_path, vocab, labels, classes):
+    rows = [HEADER, *([word, labels[i % 3]] for i, word in enumerate("abcdabcd"))]
+    splits = load(write_table(tmp_path / "t.tsv", rows), vocab)
+    assert splits.num_classes == (None if classes is None else len(classes))
+    assert splits.class_names == (classes or ())
+    if classes is None:
+        for part in splits[:3]:
+            assert set(part.labels.tolist()) <= {0.5, 1.0, float(np.float32(-0.2))}
+
+
+@pytest.mark.parametrize("label", ["1e300", "inf", "1_0", "0x1", "1,5", "\u0661"])
+def test_numbers_that_are_none_are_refused(tmp_path, vocab, label):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS, ["a", label]])
+    with pytest.raises(DataError, match=r"line 10: label .* is no finite number"):
+        load(path, vocab, regression=True)
+
+
+def test_columns_with_one_name_are_told_by_index(tmp_path, vocab):
+    rows = [["sentence", "label", "label ", "x", "x"], *([w, "no", c, "", ""] for w, c in ROWS)]
+    path = write_table(tmp_path / "t.tsv", rows)
+    with pytest.raises(DataError, match="has the column 'label' 2 times, as the columns 1, 2"):
+        load(path, vocab)
+    for label in (2, "2"):
+        assert load(path, vocab, label=label).class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "tab", "\\t", "\t"])
+def test_delimiters_are_an_option(tmp_path, vocab, delimiter):
+    separator = "\t" if "t" in delimiter else delimiter
+    path = write_table(tmp_path / "t.csv", [HEADER, *ROWS], separator)
+    with pytest.raises(DataError, match=r"it has 1 column, .*Give `delimiter="):
+        load(path, vocab)
+    assert load(path, vocab, delimiter=delimiter).class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("delimiter", ["", "ab", "\n", '"'])
+def test_what_is_no_delimiter_is_refused(tmp_path, vocab, delimiter):
+    path = write_table(tmp_path / "t.csv", [HEADER, *ROWS], ",")
+    with pytest.raises(DataError, match="`delimiter` must be one character, or `tab`, got"):
+        load(path, vocab, delimiter=delimiter)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xfe"])
+def test_utf_16_is_refused(tmp_path, vocab, start):
+    (tmp_path / "t.tsv").write_bytes(start + "sentence\tlabel\na\t0\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"t.tsv, line 1: (has a NUL|byte 0 is no UTF-8)"):
+        load(tmp_path / "t.tsv", vocab)
+
+
+def test_text_without_a_vocabulary_is_said(tmp_path):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS])
+    write_glue(tmp_path, "RTE")
+    for name in (f"table:{path}", "glue:RTE"):
+        options = {"data_dir": tmp_path} if name == "glue:RTE" else {}
+        with pytest.raises(DataError, match="`vocab` must name a vocabulary file for text"):
+            data.load(name, **options)
+
+
+def test_classes_and_regression_are_not_given_together(tmp_path, vocab):
+    path = write_table(tmp_path / "t.tsv", [HEADER, *ROWS])
+    with pytest.raises(DataError, match="are two kinds of labels"):
+        load(path, vocab, classes=["0", "1"], regression=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train.TSV", "TEST.tsv"), ("training_set.tsv", "testing.tsv")]
+)
+def test_tables_of_a_folder_have_the_usual_names_in_any_case(tmp_path, vocab, train, test):
+    folder = tmp_path / "set"
+    write_table(folder / train, [HEADER, *ROWS])
+    write_table(folder / test, [HEADER, ["d a", "1"]])
+    assert words(load(folder, vocab).test.inputs) == ["[CLS] d a [SEP]"]
+    write_table(folder / "test_matched.tsv", [HEADER, ["d a", "1"]])
+    with pytest.warns(data.DataWarning, match=r"left out: test_matched.tsv\.$"):
+        load(folder, vocab)
+
+
 def test_a_folder_without_train_or_with_two_is_refused(tmp_path, vocab):
     with pytest.raises(DataError, match="neither a table nor a folder with one"):
         load(tmp_path, vocab)
@@ -215,6 +358,22 @@ def test_the_folder_above_glue_will_do(tmp_path, vocab):
 def test_glue_samples_and_matched_files_are_found(tmp_path, vocab):
     write_glue(tmp_path, "MNLI", "train_sample.tsv.gz", "dev_matched.tsv")
     assert len(data.load("glue:mnli", data_dir=tmp_path, vocab=vocab).test.labels) == 3
+
+
+@pytest.mark.parametrize("name", ["MNLI-mm", "mnli_mm", "MNLI-mismatched", "mnli_mismatched"])
+def test_mismatched_mnli_has_its_own_test_part(tmp_path, vocab, name):
+    write_glue(tmp_path, "MNLI", dev="dev_matched.tsv")
+    header, line = GLUE_LINES["MNLI"]
+    other = line.replace("\ta\tb\t", "\tc\td\t").format("neutral")
+    write_table(tmp_path / "MNLI" / "dev_mismatched.tsv", [[header], [other]])
+    splits = data.load(f"glue:{name}", data_dir=tmp_path, vocab=vocab)
+    assert words(splits.test.inputs) == ["[CLS] c [SEP] d [SEP]"]
+    assert splits.test.labels.tolist() == [1]
+    matched = data.load("glue:MNLI", data_dir=tmp_path, vocab=vocab)
+    assert words(matched.test.inputs) == ["[CLS] a [SEP] b [SEP]"] * 3
+    (tmp_path / "MNLI" / "dev_mismatched.tsv").unlink()
+    with pytest.raises(DataError, match=r"MNLI: must have one of dev_mismatched\.tsv"):
+        data.load(f"glue:{name}", data_dir=tmp_path, vocab=vocab)
 
 
 def test_rows_of_qqp_that_are_too_short_are_left_out(tmp_path, vocab):
