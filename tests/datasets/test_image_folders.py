@@ -418,3 +418,12 @@ def test_what_is_left_out_is_counted(tmp_path):
     )
     with pytest.warns(data.DataWarning, match=words):
         assert data.load(name).class_names == ("a", "b")
+
+
+def test_16_bits_of_a_format_without_a_known_range_are_refused(tmp_path):
+    cards = ["SIMPLE  =                    T", "BITPIX  =                   16"]
+    cards += ["NAXIS   =                    2", "NAXIS1  =                    2"]
+    cards += ["NAXIS2  =                    2", "END"]
+    header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    with pytest.raises(DataError, match=r"a/0.fits: has pixels in 16-bit integers, whose black"):
+        data.load(write(tmp_path, {"a/0.fits": header + bytes(2880), **images("", "b", 3)}))

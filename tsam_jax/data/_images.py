@@ -1,6 +1,7 @@
 """Encoded images into arrays of pixels."""
 
 import io
+import numbers
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -60,7 +61,7 @@ def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray
 
     Raises:
       DataError: if the image cannot be decoded, has more than `MAX_PIXELS`, or has pixels of a
-        type without a known range: 32-bit integers or floating point.
+        type without a known range, such as floating point.
     """
     from PIL import Image
 
@@ -134,9 +135,10 @@ def _narrow(image: Any, where: str) -> Any:
     """Grey levels of up to 16 bits, scaled to 8."""
     from PIL import Image
 
-    # Pillow's readers of these two formats scale to 16 bits, whatever the mode.
-    if image.mode == "F" or (image.mode == "I" and image.format not in {"PNG", "PPM"}):
-        kind = "floating point" if image.mode == "F" else "32-bit integers"
+    # Pillow's readers of PNG and PPM scale to 16 bits, whatever the mode; FITS is signed.
+    known = {"PNG", "PPM"} if image.mode == "I" else {"PNG", "PPM", "TIFF", "JPEG2000"}
+    if image.mode == "F" or image.format not in known:
+        kind = {"F": "floating point", "I": "32-bit integers"}.get(image.mode, "16-bit integers")
         msg = (
             f"{where}: has pixels in {kind}, whose black and white are not known;"
             " convert it to 8 or 16 bits."
@@ -196,7 +198,11 @@ def check_side(size: int | None) -> None:
     """Raises DataError if `size` is no side of an image."""
     if size is None:
         return
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_PIXELS**0.5:
+    if (
+        isinstance(size, bool)
+        or not isinstance(size, numbers.Integral)
+        or not 1 <= size <= MAX_PIXELS**0.5
+    ):
         most = int(MAX_PIXELS**0.5)
         msg = f"`size` must be at least 1 pixel and at most {most}, as an integer, got {size!r}."
         raise DataError(msg)

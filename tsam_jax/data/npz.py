@@ -121,11 +121,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:  # np.load leaves a corrupt file open
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.lib.npyio.NpzFile):
-                entries = zipfile.ZipFile(file).infolist()
-                _check_memory(path, sum(entry.file_size for entry in entries))
                 keys = list(arrays)
                 used = {key for of_part in _keys(path, keys).values() for key in of_part.values()}
                 used.add("class_names")
+                entries = zipfile.ZipFile(file).infolist()
+                sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in entries}
+                _check_memory(path, sum(sizes.get(key, 0) for key in used))
                 return {key: arrays[key] if key in used else np.empty(0) for key in keys}
     except DataError:
         raise

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsam_jax.data._errors import DataError, suggest
+from tsam_jax.data._errors import DataError, reason, suggest
 from tsam_jax.data._files import decode_text
 from tsam_jax.data._images import decode_image, stack_images
 from tsam_jax.data._tables import check_indices
@@ -157,7 +157,7 @@ def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
         # "digits" is the one name without a colon that is not from here
         raise DataError(msg + suggest(collection, ["digits", "glue", *known])) from None
     except (AssertionError, ValueError, OSError) as error:  # AssertionError: no such version
-        msg = f"{name}: cannot be opened in {folder or '~/tensorflow_datasets'}: {error}"
+        msg = f"{name}: cannot be opened in {folder or '~/tensorflow_datasets'}: {reason(error)}"
         raise DataError(msg) from error
 
 
@@ -180,7 +180,7 @@ class _Split(NamedTuple):
         try:
             found: Sequence[Mapping[str, Any]] = self.records.__getitems__(rows)
         except Exception as error:  # array_record raises what its C++ has
-            msg = f"{self.name}, records {rows[0]} to {rows[-1]}: cannot be read: {error}"
+            msg = f"{self.name}, records {rows[0]} to {rows[-1]}: cannot be read: {reason(error)}"
             raise DataError(msg) from error
         return found
 
@@ -192,7 +192,7 @@ def _split(builder: Any, split: str) -> _Split:
     try:
         records = builder.as_data_source(split, decoders=skip)
     except (OSError, ValueError, RuntimeError) as error:
-        msg = f"{name}: cannot be read: {error}"
+        msg = f"{name}: cannot be read: {reason(error)}"
         raise DataError(msg) from error
     return _Split(name, records)
 
