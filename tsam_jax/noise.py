@@ -211,6 +211,7 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...]
       A law, or a `ScheduledLaw` if `gamma` is a schedule, or `none` if it is 0.
 
     Raises:
+      TypeError: if `filter_axis` is neither an integer nor a tuple of integers.
       ValueError: if `gamma` is a negative number or not finite; from the law, if a leaf lacks a
         `filter_axis`.
 
@@ -226,6 +227,9 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...]
     diag(||w_filter||^2)). The treatment of biases is ours.
     """
     axes = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
+    if not axes or not all(type(axis) is int for axis in axes):
+        msg = f"`filter_scaled(filter_axis=...)` must be integers, got {filter_axis!r}."
+        raise TypeError(msg)
 
     def law_of(gamma: Scalar) -> NoiseLaw:
         _checks.nonnegative("filter_scaled", gamma=gamma)

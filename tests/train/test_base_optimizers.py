@@ -154,11 +154,31 @@ def test_warmup_rises_to_the_rate_and_the_schedule_follows():
         ({"base": "adamw(weight_decay=1)"}, "give `weight_decay` as `--weight-decay`"),
         ({"base": "adam(0.9)"}, "arguments must be given by name"),
         ({"base": "lbfgs"}, "not a known optimizer"),
+        ({"base": "sgd(momentum=5)"}, "give `momentum` as `--momentum`"),
+        ({"base": "adamw(b2='x')"}, "`b2` must be a number >= 0 and < 1, got 'x'"),
+        ({"base": "adamw(b2=5)"}, "`b2` must be a number >= 0 and < 1, got 5"),
+        ({"base": "lion(b1=[1, 2])"}, "a list is a grid, which an optimizer has not"),
+        ({"base": "adafactor(decay_rate=None)"}, "`decay_rate` must be a number >= 0 and < 1, got"),
+        ({"base": "adafactor(min_dim_size_to_factor=1.5)"}, "must be an integer >= 0, got 1.5"),
+        ({"base": "adam(eps=-1)"}, "`eps` must be a finite number >= 0, got -1"),
+        ({"base": "adam(eps=inf)"}, "`eps` must be a finite number >= 0, got inf"),
+        ({"base": "adam(nesterov='no')"}, "`nesterov` must be True or False, got 'no'"),
+        ({"base": "adam(mu_dtype=3)"}, "`mu_dtype` must be the name of a type, got 3"),
+        (
+            {"base": "adam(mu_dtype='float33')"},
+            r"in `--base adam\(mu_dtype='float33'\)`: .*float33",
+        ),
+        ({"base": "adamw(mask=5)"}, "`mask` must be True or False, got 5"),
+        ({"base": "adamw(b1=sphere(rms=1))"}, "`sphere` is a noise law"),
+        ({"base": "adamw(b1=constant_schedule(1))"}, "`b1` must be a number >= 0 and < 1, got <"),
+        ({"base": "adamw(b1=0.9, b1=0.8)"}, "an argument is given twice"),
+        ({"base": "adamw(b1=0.9"}, "is not an optimizer: write an optimizer with its arguments"),
     ],
 )
 def test_mistakes_in_the_optimizer_are_named(fields, message):
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=message) as error:
         base_of(**fields)
+    assert len(str(error.value)) <= 400
 
 
 @pytest.mark.parametrize(

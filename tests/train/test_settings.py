@@ -2,6 +2,7 @@
 
 import inspect
 
+import fuzz_expressions
 import jax
 import jax.numpy as jnp
 import pytest
@@ -146,6 +147,105 @@ def test_the_price_counts_a_loss_value_as_a_third_of_a_gradient():
 def test_mistakes_are_named(text, message):
     with pytest.raises(SettingError, match=message):
         parse(text)
+
+
+ODD_VALUES = {
+    "b'x'": "`b'x'` is not a number",
+    "1j": "`1j` is not a number",
+    "...": "`...` is not a number",
+    "{[]: 1}": r"`\{\[\]: 1\}` is not a number",
+    "9" * 400: "a number is beyond 1e\\+12",
+    "1e400": "a number is beyond 1e\\+12; infinity is `inf`",
+    "-" * 1000 + "1": "is not a number",
+    "------1": "`------1` is not a number",
+    "(None)": "must be a number or a schedule, got None",
+    "[[1, 2]]": r"`\[1, 2\]` is not a number",
+    "(1, [2])": r"`\[2\]` is not a number",
+    "True": "must be a number or a schedule, got True",
+    "'x'": "must be a number or a schedule, got 'x'",
+    "-inf": "`-inf` is not a number",
+    "nan": "`nan` is not a known value",
+    "none": "`none` is a noise law",
+    "sphere(rms=1)": "`sphere` is a noise law",
+    "linear_schedule(0, 1)": "missing 1 required positional argument: 'transition_steps'",
+    "linear_schedule('a', 1, 10)": "in `sam",
+    "linear_schedule(-1, 1, 10)": "a schedule must be a finite number >= 0, but is -1.0 at step 0",
+    "linear_schedule(1, -1, 10**3)": r"`10\*\*3` is not a number",
+    "linear_schedule(1, -1, 1000)": "must be a finite number >= 0, but is -1.0 at step 1000",
+    "piecewise_constant_schedule(1, (1, 2))": "in `sam",
+    "piecewise_constant_schedule(1, {inf: 1})": "a dictionary must be of numbers",
+    "cosine_decay_schedule(sphere(rms=1), 5)": "`sphere` is a noise law",
+    "x" * 1990: r"`x+\.\.\.` is not a known value",
+    "x" * 2000: "there are 2009 characters, of at most 2000",
+    "(" * 300 + ")" * 300: "is not a setting.*nested",
+    "1, rho=2": "an argument is given twice",
+    "1, **{}": "is not a number",
+    "\0": r"`sam\(rho=\\x00\)` is not a setting",
+    "\ud800": r"`sam\(rho=\\ud800\)` is not a setting",
+    "1if 1 else 1": "is not a setting",
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_odd_values_are_refused_in_one_short_line(value):
+    with pytest.raises(SettingError, match=ODD_VALUES[value]) as error:
+        parse(f"sam(rho={value})")
+    assert len(str(error.value)) <= 400
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tsam(t=1, rho=1, s=10001)", "`s` must be at most 10000, got 10001"),
+        ("looksam(rho=1, every=1000000000000)", "`every` must be at most 10000"),
+        ("tsam(t=1, rho=1, s=2, noise=linear_schedule(0, 1, 5))", "is no noise law"),
+        ("tsam(t=1, rho=1, s=2, noise=antithetic(AutoTilt(1)))", "`AutoTilt` is no noise law"),
+        ("tsam(t=1, rho=1, s=2, noise=" + "antithetic(" * 12 + "none" + ")" * 13, "not a number"),
+        ("tsam(t=1, rho=1, s=2, noise=sphere(rms=[1, 2]))", r"`\[1, 2\]` is not a number"),
+        ("tsam(t=1, rho=1, s=2, noise=filter_scaled(1, filter_axis='x'))", "must be integers"),
+        ("tsam(t=1, rho=1, s=2, split_batch='x')", "`split_batch` must be True or False"),
+        ("sam(rho=1, mask=3)", "`mask` must be True or False"),
+        ("asam(rho=1, adapt=(1, 2))", "`adapt` must be True or False"),
+        ("sam(rho=1, lr=True)", "`lr` must be a number, got True"),
+        ("sam(rho=1, lr='x')", "`lr` must be a number, got 'x'"),
+        ("sam(rho=1, momentum=5)", "`momentum` must be a finite number >= 0 and < 1, got 5"),
+        ("sam(rho=1, weight_decay=inf)", "`weight_decay` must be a finite number >= 0, got inf"),
+        (f"sam(rho={[1] * 40}, lr={[1] * 40})", "a grid of 1600 settings, of at most 1000"),
+    ],
+)
+def test_limits_are_those_of_the_documentation(text, message):
+    with pytest.raises(SettingError, match=message):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["t=" + "1," * 999 + "1"], "`--grid t=1.* is not a name|a grid of 1000"),
+        ([f"{name}={','.join(map(str, range(1, 40)))}" for name in ("t", "s", "lr")], "a grid of"),
+        (["t=1,1e400"], "a number is beyond"),
+        (["t=\u0661"], "`\u0661` is not a number"),
+        (["t=007"], "`007` is not a number"),
+        (["t=nan"], "is not a name with numbers"),
+        (["t=1", "t = 2"], "more than once"),
+        (["rms=1", "radius=2"], "more than once"),
+        (["x" * 500 + "=1"], r"none of the methods takes `x+\.\.\.`"),
+    ],
+)
+def test_odd_grids_are_refused_in_one_short_line(grid, message):
+    with pytest.raises(SettingError, match=message) as error:
+        parse_all(("tsam(t=1, rho=1, s=2, noise=ball(rms=1))", "erm"), {}, grid=grid)
+    assert len(str(error.value)) <= 400
+
+
+def test_a_seeded_fuzz_finds_nothing(capsys):
+    assert fuzz_expressions.main(["--inputs", "40", "--seed", "7"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| kind | inputs | refused clearly | right |")
+    rows = [[int(x) for x in line.split("|")[2:-1]] for line in table[2:]]
+    assert len(rows) == 3
+    assert all(min(row[1:3]) > 0 and sum(row[1:3]) == row[0] == 40 for row in rows)
 
 
 def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():

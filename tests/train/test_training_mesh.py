@@ -32,8 +32,8 @@ def test_two_processes_train_what_one_does(tmp_path):
     arrays = {f"{part}_images": images[rows] for part, rows in parts.items()}
     arrays |= {f"{part}_labels": labels[rows] for part, rows in parts.items()}
     np.savez(tmp_path / "mine.npz", **arrays)
-    words = [sys.executable, "-m", "tsam_jax.cli", "train", f"npz:{tmp_path / 'mine.npz'}"]
-    words += ["--model", "cnn", "--method", "sam(rho=0.1)", "--label-noise", "0.2"]
+    words = ["train", f"npz:{tmp_path / 'mine.npz'}", "--model", "cnn", "--method", "sam(rho=0.1)"]
+    words += ["--label-noise", "0.2"]
     words += ["--batch-size", "8", "--epochs", "2", "--checkpoint-every", "1"]
     alone, both = (_trained(words, tmp_path / name, n) for name, n in (("alone", 1), ("both", 2)))
     for one, other in zip(alone, both, strict=True):
@@ -41,9 +41,23 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert len(list((tmp_path / "both" / "checkpoints").iterdir())) == 2
     # What two processes saved is evaluated by one, and says what the log has.
     [*_, last] = _lines(tmp_path / "both")
-    done = [*words[:3], "evaluate", str(tmp_path / "both")]
+    done = [sys.executable, "-m", "tsam_jax.cli", "evaluate", str(tmp_path / "both")]
     shown = subprocess.run(done, capture_output=True, text=True, check=True, timeout=600).stdout
     assert f"test: accuracy {100 * last['test_accuracy']:.2f} %" in shown
+
+
+LATE = """
+import sys, time
+from tsam_jax import cli
+from tsam_jax.train import record
+
+def late(*arguments):
+    time.sleep(4 * int(sys.argv[1]))  # the first process could have written into the directory
+    check(*arguments)
+
+check, record.check_same = record.check_same, late
+sys.exit(cli.main(sys.argv[2:]))
+"""
 
 
 def _trained(words, out, count):
@@ -54,13 +68,13 @@ def _trained(words, out, count):
         more = [["--distributed", f"{address},{k}"] if count > 1 else [] for k in range(count)]
         processes = [
             subprocess.Popen(
-                [*words, "--out", str(out), *own],
+                [sys.executable, "-c", LATE, str(index), *words, "--out", str(out), *own],
                 env=device_programs.environment(4 // count),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for own in more
+            for index, own in enumerate(more)
         ]
         try:
             for process in processes:
@@ -115,6 +129,14 @@ def test_axes_divide_the_batch_and_the_samples(mesh, text, message, monkeypatch)
     monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
     with pytest.raises(config.ConfigError, match=message):
         make_devices(mesh, parse(text)[0], config.Optimizer(batch_size=50))
+
+
+@pytest.mark.parametrize("command", ["study", "compare", "sweep"])
+def test_a_study_is_shared_by_shards_and_not_by_processes(command, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main([command, "--distributed", "localhost:1,2,0", "--out", str(out)]) == 2
+    assert "a study is shared by `--shard I/N`" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("text", ["host", "host:1,2", "host:1,2,x", "host:1,2,3,4", "auto,1,2"])

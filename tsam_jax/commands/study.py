@@ -46,14 +46,16 @@ class Study(Common):
 
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""
-        from tsam_jax.train import loop, mesh
+        from tsam_jax.train import loop
         from tsam_jax.train.report import read_study, write_report
         from tsam_jax.train.resolve import announce, render, resolve
         from tsam_jax.train.study import Options, parse_shard, run_study
 
         command = self.with_recipe()
         command.check()
-        mesh.join_processes(command.distributed)
+        if command.distributed is not None:
+            msg = "`--distributed` is for `tsam-jax train`: a study is shared by `--shard I/N`."
+            raise config.ConfigError(msg)
         if command.view == "sweep" and not command.methods and command.recipe is not None:
             recipe = config.find_recipe(command.recipe)
             command = dataclasses.replace(command, methods=recipe.search or recipe.methods)

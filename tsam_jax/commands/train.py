@@ -74,6 +74,7 @@ class Train(Common):
         loaded = load_task(task, [command.seed], resolved.devices, resolved.opened)
         run = restore.make_run(plan, task, command.seed, directory, loaded.digest)
         record.check_same(directory / "config.json", run.identity)
+        mesh.wait_for_others()  # the first one writes when all have checked
         config.check_writable(directory)
         lock = record.owned(directory) if first else contextlib.nullcontext()
         ends = looks(plan.epochs, plan.epochs)

@@ -80,6 +80,10 @@ class Task(Options):
         None, "Vocabulary file for text. Default: that of --pretrained."
     )
     max_length: int = option(128, "Tokens per text; longer texts are truncated.", low=1)
+    casing: str | None = option(None, "Text: cased or uncased. Default: the checkpoint's.")
+    text_columns: tuple[str, ...] = option((), "Columns of a table with text, one or two.")
+    label_column: str | None = option(None, "Column of a table with labels. Default: label.")
+    delimiter: str | None = option(None, "Delimiter of a table. Default: by the file's name.")
     image_size: int | None = option(None, "Resize images to this height and width.", low=1)
     train_size: int | None = option(None, "Training examples to use. Default: all.", low=1)
     evaluation_size: int | None = option(None, "Validation and test examples. Default: all.", low=1)

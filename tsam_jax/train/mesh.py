@@ -166,6 +166,12 @@ def join_processes(text: str | None) -> None:
         raise ConfigError(msg) from error
 
 
+def wait_for_others() -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tsam_jax")
+
+
 def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> Devices:
     """Makes the mesh of a run.
 

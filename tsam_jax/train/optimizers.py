@@ -1,13 +1,21 @@
-"""Base optimizers of optax by name, with schedule, clipping and weight decay."""
+"""Base optimizers of optax by name, with schedule, clipping and weight decay.
 
+Arguments in `--base` are numbers >= 0, those that `_BELOW_ONE` names less than 1, or of the type of
+their default.
+"""
+
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
+from tsam_jax.train._grammar import wrong
 from tsam_jax.train.config import ConfigError, Optimizer, known
-from tsam_jax.train.settings import SettingError, parse_call
+from tsam_jax.train.settings import parse_call
 
 _EXAMPLE = "adamw(b2=0.99)"
 _STEP_FACTOR, _STEP_AT = 0.2, (0.3, 0.6, 0.8)
@@ -16,6 +24,8 @@ _LEFT_OUT = {
     "optimistic_adam": "deprecated for optimistic_adam_v2",
     "noisy_sgd": "draws from a key of its own, the same for all seeds",
 }
+_BELOW_ONE = ("b1", "b2", "b3", "beta", "decay", "decay_rate", "rho")
+_OPTIONS = {"learning_rate": "lr", "momentum": "momentum", "weight_decay": "weight-decay"}
 NUMBERS = ("lr", "weight_decay", "momentum")
 """Numbers of an `Optimizer` that a compiled program takes as arguments."""
 
@@ -51,8 +61,60 @@ SCHEDULES: Mapping[str, Callable[[Any, int], Any]] = {
 
 
 def parse_base(text: str) -> tuple[str, dict[str, Any]]:
-    """Reads `--base`; SettingError, with the nearest name, if it is no optimizer of optax."""
-    return parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
+    """Reads `--base`.
+
+    Args:
+      text: name of an optimizer of optax, or a call with arguments by name.
+
+    Returns:
+      The name and the arguments.
+
+    Raises:
+      SettingError: if it is no optimizer of optax, with the nearest name; or if an argument is
+        wrong, has an option of its own, or fails in a step of the optimizer.
+    """
+    name, arguments = parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
+    if arguments:
+        _check_arguments(text)
+    return name, arguments
+
+
+@functools.cache
+def _check_arguments(text: str) -> None:
+    name, arguments = parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
+    function, parameters = OPTIMIZERS[name], inspect.signature(OPTIMIZERS[name]).parameters
+    own = f"--base {text}"
+    for argument, value in arguments.items():
+        if argument in _OPTIONS:
+            raise wrong(own, f"give `{argument}` as `--{_OPTIONS[argument]}`.")
+        if argument in parameters and (rule := _rule(parameters[argument], value)):
+            raise wrong(own, f"`{argument}` must be {rule}, got {value!r}.")
+
+    def step(params: Any) -> Any:
+        base = function(learning_rate=0.1, **arguments)
+        return base.update(params, base.init(params), params)
+
+    try:
+        jax.eval_shape(step, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+    except Exception as error:  # of optax, which checks little
+        raise wrong(own, error) from error
+
+
+def _rule(parameter: inspect.Parameter, value: Any) -> str:
+    """What an argument of an optimizer must be; empty if it is."""
+    name, default = parameter.name, parameter.default
+    if value is None and (default is None or "None" in str(parameter.annotation)):
+        return ""
+    if "dtype" in name:
+        return "" if isinstance(value, str) else "the name of a type"
+    if "mask" in name or isinstance(default, bool):
+        return "" if isinstance(value, bool) else "True or False"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in _BELOW_ONE and default != 1:
+        return "" if number and 0 <= value < 1 else "a number >= 0 and < 1"
+    if isinstance(default, int):
+        return "" if number and isinstance(value, int) and value >= 0 else "an integer >= 0"
+    return "" if number and 0 <= value < float("inf") else "a finite number >= 0"
 
 
 def make_base(
@@ -96,15 +158,7 @@ def make_base(
     given = {"learning_rate": rate}
     own_decay = "weight_decay" in parameters
     given |= {key: own[key] for key in ("weight_decay", "momentum") if key in parameters}
-    for argument in sorted(arguments.keys() & {"learning_rate", "weight_decay"}):
-        option = {"learning_rate": "--lr", "weight_decay": "--weight-decay"}[argument]
-        msg = f"in `--base {optimizer.base}`: give `{argument}` as `{option}`."
-        raise SettingError(msg)
-    try:
-        main = function(**(given | arguments))
-    except (TypeError, ValueError) as error:
-        msg = f"in `--base {optimizer.base}`: {error}"
-        raise SettingError(msg) from error
+    main = function(**given, **arguments)
     parts = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
     if not own_decay:
         parts.append(optax.add_decayed_weights(own["weight_decay"]))

@@ -226,7 +226,8 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
     saved = record.read_json(directory / "config.json")
     try:
         task, optimizer = saved["task"], config.Optimizer(**saved["optimizer"])
-        task = config.Task(**{**task, "metrics": tuple(task["metrics"])})
+        several = {name: tuple(x) for name, x in task.items() if isinstance(x, list)}
+        task = config.Task(**{**task, **several})
         return saved, task, Plan(parse(saved["setting"])[0], optimizer, int(saved["epochs"]))
     except (KeyError, TypeError, ValueError) as error:
         msg = f"`{option}`: {directory} is not the directory of a training run ({error})."
@@ -236,7 +237,7 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
 def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
     saved, task, plan = read_plan(directory, "checkpoint")
     loaded = load_task(task, [saved["seed"]])
-    digest = saved.get("data")  # "" of several processes, of which none had all data
+    digest = str(saved.get("data", ""))  # "" of several processes, of which none had all data
     run = make_run(plan, task, saved["seed"], directory, digest)
     if digest not in {"", loaded.digest}:
         msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."

@@ -5,9 +5,14 @@
 optax may be nested. `lr`, `momentum`, `weight_decay` and `budget` override the shared value for
 this method (the paper's ESAM1 is SAM with a larger budget). A list is a grid:
 `sam(rho=[0.1, 0.2])` is two settings. Only these named functions are ever called.
+
+A text has at most 2,000 characters and calls nested 10 deep; a grid, 1,000 settings. Numbers are at
+most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules are finite and
+>= 0 at the steps 0, 1, 10, ..., 1e6. `mask`, `adapt` and `split_batch` are True or False.
 """
 
 import ast
+import copy
 import dataclasses
 import functools
 import inspect
@@ -16,12 +21,24 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from tsam_jax import noise, tilting
 from tsam_jax.estimator import Cost, GradientEstimator, known_cost
 from tsam_jax.methods import METHODS
-from tsam_jax.train.config import OVERRIDES, VALUE_COST, ConfigError, known
+from tsam_jax.train._grammar import SettingError, check_grammar, expression, shown, wrong
+from tsam_jax.train.config import (
+    OVERRIDES,
+    VALUE_COST,
+    Budget,
+    ConfigError,
+    Optimizer,
+    check,
+    known,
+)
+
+__all__ = ["FLAGS", "Setting", "SettingError", "apply_grid", "parse", "parse_all", "parse_call"]
 
 _SCHEDULES = (
     "constant_schedule",
@@ -37,15 +54,16 @@ _TRACEABLE: dict[str, Any] = {name: getattr(noise, name) for name in _LAWS}
 _TRACEABLE |= {"AutoTilt": tilting.AutoTilt}
 _FUNCTIONS = {**{name: getattr(optax, name) for name in _SCHEDULES}, **_TRACEABLE}
 _NAMES = {"inf": math.inf, "none": noise.none}
+_BOUNDS = {field.name: field.metadata for field in dataclasses.fields(Optimizer)}
+_BOUNDS |= {field.name: field.metadata for field in dataclasses.fields(Budget)}
+_SWITCHES = ("adapt", "mask", "split_batch")
+_SETTINGS, _INTEGER = 1000, 10_000
+_STEPS = (0, *(10**k for k in range(7)))
 _ELSEWHERE = {"key": "`--seeds` sets the seeds", "sample_axis": "`--mesh` sets the axis"}
 _SIZES = ("radius", "rms")
 _EXAMPLE = "sam(rho=0.05)"
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
-
-
-class SettingError(ConfigError):
-    """A setting that cannot be read, or that its method refuses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +110,8 @@ class Setting:
           >>> setting.numbers
           {'t': 20.0, 'noise.rms': 0.02}
         """
-        return {name: float(node.value) for name, node in self._free()}  # type: ignore[arg-type]
+        free = _free(self.name, self.call)
+        return {name: float(node.value) for name, node in free}  # type: ignore[arg-type]
 
     @functools.cached_property
     def shape(self) -> str:
@@ -100,10 +119,12 @@ class Setting:
 
         Example:
           >>> [setting.shape for setting in parse("sam(rho=[0, 0.1, 0.2])")]
-          ['sam(rho=0)', 'sam(rho=_)', 'sam(rho=_)']
+          ['sam(rho=0)', 'sam(rho=...)', 'sam(rho=...)']
         """
-        free = {id(node) for _, node in self._free()}
-        return ast.unparse(_opened(self.call, free))
+        call = copy.deepcopy(self.call)
+        for _, node in [*_free(self.name, call)]:
+            node.value = ...
+        return ast.unparse(call)
 
     @property
     def written(self) -> dict[str, str]:
@@ -128,24 +149,16 @@ class Setting:
             arguments = self._evaluated(numbers) if numbers else self.arguments
             return METHODS[self.name](**arguments, **given)
         except (TypeError, ValueError) as error:
-            msg = f"in `{self.text}`: {error}"
-            raise SettingError(msg) from error
+            raise wrong(self.text, error) from error
 
     def takes(self, name: str) -> bool:
         """Whether the method has an argument of this name."""
         return name in _parameters(self.name)
 
     def _evaluated(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        replaced = {id(node): numbers[name] for name, node in self._free() if name in numbers}
-        return {
-            str(word.arg): _value(word.value, self.text, replaced) for word in self.call.keywords
-        }
-
-    def _free(self) -> Iterator[tuple[str, ast.Constant]]:
-        parameters = _parameters(self.name)
-        for word in self.call.keywords:
-            if _is_scalar(parameters.get(str(word.arg))):
-                yield from _constants(str(word.arg), word.value)
+        free = _free(self.name, self.call)
+        replaced = {id(node): numbers[name] for name, node in free if name in numbers}
+        return _keywords(self.call, self.text, replaced)
 
 
 def parse(
@@ -181,7 +194,9 @@ def parse(
             keywords.pop(flag, None)
             continue
         if isinstance(keywords.get(flag), ast.List):
-            msg = f"`--{_dashed(flag)}` contradicts the grid in `{text}`: give one of the two."
+            msg = (
+                f"`--{_dashed(flag)}` contradicts the grid in `{shown(text)}`: give one of the two."
+            )
             raise SettingError(msg)
         if flag in keywords or (flag in FLAGS and flag in _parameters(name)):
             keywords[flag] = _literal(value)
@@ -190,8 +205,8 @@ def parse(
         for key, node in keywords.items()
     ]
     if not all(choices):
-        msg = f"`{text}` has an empty list: a list is a grid and needs at least one value."
-        raise SettingError(msg)
+        raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
+    _check_count(math.prod(map(len, choices)), text)
     return [_setting(name, dict(chosen)) for chosen in itertools.product(*choices)]
 
 
@@ -232,13 +247,13 @@ def parse_all(
     clash = [text for text in grid if text.partition("=")[0].strip() in fixed]
     if clash:
         flag = clash[0].partition("=")[0].strip()
-        msg = f"`--{_dashed(flag)}` contradicts `--grid {clash[0]}`: give one of the two."
+        msg = f"`--{_dashed(flag)}` contradicts `--grid {shown(clash[0])}`: give one of the two."
         raise SettingError(msg)
     settings = apply_grid(settings, grid)
     labels = [setting.text for setting in settings]
     repeated = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if repeated:
-        msg = f"`--methods` has {', '.join(repeated)} more than once."
+        msg = f"`--methods` has {shown(', '.join(repeated))} more than once."
         raise SettingError(msg)
     return settings
 
@@ -263,15 +278,20 @@ def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting
       ['tilted_sampling(t=1, s=2, noise=ball(radius=5))',
        'tilted_sampling(t=1, s=2, noise=ball(radius=9))']
     """
-    found = list(settings)
+    found, names = list(settings), [text.partition("=")[0].strip() for text in grid]
+    if len({_SIZES[0] if name in _SIZES else name for name in names}) < len(names):
+        msg = "`--grid` has the values of a number more than once."
+        raise SettingError(msg)
     for text in grid:
-        name, _, values = text.replace(" ", "").partition("=")
-        if not name.isidentifier() or not all(map(_is_number, values.split(","))):
-            msg = f"`--grid`: {text!r} is not a name with numbers, for example `--grid t=1,20`."
+        name, _, words = text.partition("=")
+        name, values = name.strip(), words.split(",")
+        if not name.isidentifier() or not all(map(_is_number, values)):
+            msg = f"`--grid {shown(text)}` is not a name with numbers, as in `--grid t=1,20`."
             raise SettingError(msg)
-        changed = [[_replaced(old, name, value) for value in values.split(",")] for old in found]
+        _check_count(len(found) * len(values), text)
+        changed = [[_replaced(old, name, value) for value in values] for old in found]
         if not any(all(new) for new in changed):
-            msg = f"`--grid {text}`: none of the methods takes `{name}`."
+            msg = f"`--grid {shown(text)}`: none of the methods takes `{shown(name, 50)}`."
             raise SettingError(msg)
         pairs = zip(found, changed, strict=True)
         several = [[x for x in new if x is not None] or [old] for old, new in pairs]
@@ -282,26 +302,16 @@ def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting
 def parse_call(
     text: str, functions: Mapping[str, Any], what: str, example: str
 ) -> tuple[str, dict[str, Any]]:
-    """Reads a call of one of some functions, in the grammar of settings.
+    """Reads a call of one of `functions`, in the grammar of settings: its name and arguments.
 
-    Args:
-      text: `name(argument=value, ...)`, or a bare name.
-      functions: the known names.
-      what: what they name, for messages.
-      example: such a text, for messages.
-
-    Returns:
-      The name and the arguments.
-
-    Raises:
-      SettingError: if the text is not of this form, or names something unknown.
+    Messages call a function `what`, and show `example`.
 
     Example:
       >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer", "adamw(b2=0.99)")
       ('adamw', {'b2': 0.99})
     """
     call = _as_call(text, functions, what, example, {})
-    return _name(call), {str(word.arg): _value(word.value, text, {}) for word in call.keywords}
+    return _name(call), _keywords(call, text, {})
 
 
 def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
@@ -310,15 +320,22 @@ def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
     text = ast.unparse(_made(name, nodes))
     overrides = {key: _value(nodes[key], text, {}) for key in OVERRIDES if key in nodes}
     for key, value in overrides.items():
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            msg = f"in `{text}`: `{key}` must be a finite number >= 0, got {value!r}."
-            raise SettingError(msg)
-    for key in _ELSEWHERE.keys() & nodes.keys():
-        msg = f"in `{text}`: `{key}` is not a setting; {_ELSEWHERE[key]}."
-        raise SettingError(msg)
-    for key in nodes:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong(text, f"`{key}` must be a number, got {value!r}.")
+        try:
+            check(key, value, _BOUNDS[key])
+        except ConfigError as error:
+            raise wrong(text, str(error).replace(f"`--{_dashed(key)}`", f"`{key}`")) from error
+    for key, node in nodes.items():
+        if key in _ELSEWHERE:
+            raise wrong(text, f"`{key}` is not a setting; {_ELSEWHERE[key]}.")
         names = [*(k for k in parameters if k not in _ELSEWHERE), *OVERRIDES]
-        known(key, names, f"argument of `{name}`", SettingError)
+        known(shown(key, 50), names, f"argument of `{name}`", SettingError)
+        value = getattr(node, "value", None)
+        if key in _SWITCHES and not isinstance(value, bool):
+            raise wrong(text, f"`{key}` must be True or False.")
+        if isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
+            raise wrong(text, f"`{key}` must be at most {_INTEGER}, got {value}.")
     setting = Setting(text, name, overrides, call)
     _ = setting.cost  # what the method would refuse is refused here
     return setting
@@ -330,7 +347,7 @@ def _replaced(setting: Setting, name: str, value: str) -> Setting | None:
     nodes |= {key: _literal(x) for key, x in setting.overrides.items()}
     law = nodes.get("noise")
     if name in _SIZES and law is not None:
-        law = ast.parse(ast.unparse(law), mode="eval").body
+        law = copy.deepcopy(law)
         calls = [node for node in ast.walk(law) if isinstance(node, ast.Call)]
         words = [word for node in calls for word in node.keywords if word.arg in _SIZES]
         if words:
@@ -346,50 +363,82 @@ def _as_call(
 ) -> ast.Call:
     article = {"method": "a setting"}.get(what, f"an {what}")
     hint = f"Write {'an' if what[0] in 'aeiou' else 'a'} {what} with its arguments"
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        msg = f"`{text}` is not {article}: {error.msg}. {hint}, for example `{example}`."
-        raise SettingError(msg) from error
+    node = expression(text, f"{article}: {hint[0].lower()}{hint[1:]}, for example `{example}`")
     if isinstance(node, ast.Name):
         every = [*names, *(name for name in defaults if name not in names)]
-        known(node.id, every, what, SettingError)
+        known(shown(node.id, 50), every, what, SettingError)
         if node.id in defaults:
             return _as_call(defaults[node.id], names, what, example, {})
         node = ast.Call(node, [], [])
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        msg = f"`{text}` is not {article}. {hint}, for example `{example}`."
+        msg = f"`{shown(text)}` is not {article}. {hint}, for example `{example}`."
         raise SettingError(msg)
-    known(node.func.id, names, what, SettingError)
-    if node.args or any(word.arg is None for word in node.keywords):
-        msg = f"`{text}`: arguments must be given by name, for example `{example}`."
-        raise SettingError(msg)
+    known(shown(node.func.id, 50), names, what, SettingError)
+    check_grammar(node, text)
+    if node.args:
+        raise wrong(text, f"arguments must be given by name, for example `{example}`.")
+    if what != "method" and any(isinstance(word.value, ast.List) for word in node.keywords):
+        raise wrong(text, f"a list is a grid, which an {what} has not.")
     return node
 
 
-def _value(node: ast.expr, text: str, replaced: Mapping[int, Any]) -> Any:
-    """Evaluates a number, a name, a tuple, a noise law or a schedule; `replaced`, by id."""
+def _check_count(count: int, text: str) -> None:
+    if count > _SETTINGS:
+        raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
+
+
+def _keywords(call: ast.Call, text: str, replaced: Mapping[int, Any]) -> dict[str, Any]:
+    return {
+        str(word.arg): _value(word.value, text, replaced, law=word.arg == "noise")
+        for word in call.keywords
+    }
+
+
+def _value(node: ast.expr, text: str, replaced: Mapping[int, Any], *, law: bool = False) -> Any:
+    """Evaluates a number, a name, a tuple or a schedule, or a noise law; `replaced`, by id."""
     if id(node) in replaced:
         return replaced[id(node)]
     if isinstance(node, ast.Tuple):
         return tuple(_value(element, text, replaced) for element in node.elts)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        known(node.func.id, _FUNCTIONS, "noise law or schedule", SettingError)
-        args = [_value(arg, text, replaced) for arg in node.args]
-        kwargs = {str(word.arg): _value(word.value, text, replaced) for word in node.keywords}
+        name = node.func.id
+        known(shown(name, 50), _FUNCTIONS, "noise law or schedule", SettingError)
+        if (name in _LAWS) != law:
+            raise wrong(text, f"`{name}` is {'no' if law else 'a'} noise law.")
+        inner = name in {"antithetic", "orthogonal"}
+        args = [_value(arg, text, replaced, law=inner) for arg in node.args]
+        words = {str(w.arg): _value(w.value, text, replaced, law=inner) for w in node.keywords}
         try:
-            return _FUNCTIONS[node.func.id](*args, **kwargs)
-        except (TypeError, ValueError) as error:
-            msg = f"in `{text}`: {error}"
-            raise SettingError(msg) from error
+            made = _FUNCTIONS[name](*args, **words)
+            return _checked_schedule(made) if name in _SCHEDULES else made
+        except Exception as error:  # of optax, which checks little
+            raise wrong(text, error) from error
     if isinstance(node, ast.Name):
-        known(node.id, _NAMES, "value", SettingError)
+        known(shown(node.id, 50), _NAMES, "value", SettingError)
+        if node.id == "none" and not law:
+            raise wrong(text, "`none` is a noise law.")
         return _NAMES[node.id]
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
-        msg = f"in `{text}`: `{ast.unparse(node)}` is not a number, a name or a noise law."
-        raise SettingError(msg) from error
+    except (TypeError, ValueError) as error:
+        raise wrong(text, "a dictionary must be of numbers.") from error
+
+
+def _checked_schedule(schedule: Any) -> Any:
+    """The schedule, if its values are finite and >= 0."""
+    for step in _STEPS:
+        value = schedule(jnp.int32(step))
+        if jnp.shape(value) or not 0 <= float(value) < math.inf:
+            msg = f"a schedule must be a finite number >= 0, but is {value} at step {step}."
+            raise ValueError(msg)
+    return schedule
+
+
+def _free(method: str, call: ast.Call) -> Iterator[tuple[str, ast.Constant]]:
+    """The constants of a method's call that may be traced, each with its name."""
+    for word in call.keywords:
+        if _is_scalar(_parameters(method).get(str(word.arg))):
+            yield from _constants(str(word.arg), word.value)
 
 
 def _constants(name: str, node: ast.expr) -> Iterator[tuple[str, ast.Constant]]:
@@ -432,25 +481,14 @@ def _made(name: str, nodes: Mapping[str, ast.expr]) -> ast.Call:
     return ast.fix_missing_locations(ast.Call(ast.Name(name, ast.Load()), [], words))
 
 
-def _opened(node: ast.expr, free: set[int]) -> ast.expr:
-    """A copy of a tree with some constants left open."""
-    if id(node) in free:
-        return ast.Name("_", ast.Load())
-    if isinstance(node, ast.Tuple):
-        return ast.Tuple([_opened(x, free) for x in node.elts], ast.Load())
-    if isinstance(node, ast.Call):
-        words = [ast.keyword(word.arg, _opened(word.value, free)) for word in node.keywords]
-        return ast.Call(node.func, [_opened(x, free) for x in node.args], words)
-    return node
-
-
 def _name(call: ast.Call) -> str:
     return call.func.id  # type: ignore[attr-defined, no-any-return]
 
 
 def _literal(value: Any) -> ast.expr:
     text = value if isinstance(value, str) else repr(value)
-    return ast.parse(text, mode="eval").body
+    check_grammar(node := expression(text), text)
+    return node
 
 
 def _dashed(name: str) -> str:

@@ -66,8 +66,14 @@ def open_data(task: config.Task) -> data.OpenSplits:
     options: dict[str, Any] = {}
     if task.vocabulary is not None:
         options = {"vocab": task.vocabulary, "max_length": task.max_length, "pad_to_longest": True}
-    if task.image_size is not None:
-        options["size"] = task.image_size
+    if task.casing is not None:
+        config.known(task.casing, ("cased", "uncased"), "casing (`--casing`)")
+        options["lowercase"] = task.casing == "uncased"
+    if task.dataset.startswith("table:") and task.loss is not None:
+        options["regression"] = task.loss == "mse"
+    columns = task.text_columns if len(task.text_columns) > 1 else "".join(task.text_columns)
+    own = {"text": columns, "label": task.label_column, "delimiter": task.delimiter}
+    options |= {name: x for name, x in {**own, "size": task.image_size}.items() if x}
     held_out = task.evaluation_size
     sizes = {"train": task.train_size, "validation": held_out, "test": held_out}
     subset = {part: size for part, size in sizes.items() if size is not None}
