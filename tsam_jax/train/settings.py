@@ -288,7 +288,7 @@ def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting
         if not name.isidentifier() or not all(map(_is_number, values)):
             msg = f"`--grid {shown(text)}` is not a name with numbers, as in `--grid t=1,20`."
             raise SettingError(msg)
-        _check_count(len(found) * len(values), text)
+        _check_count(len(found) * len(values), f"--grid {text}")
         changed = [[_replaced(old, name, value) for value in values] for old in found]
         if not any(all(new) for new in changed):
             msg = f"`--grid {shown(text)}`: none of the methods takes `{shown(name, 50)}`."
