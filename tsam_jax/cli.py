@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,18 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     try:
-        check_known(name, known, "command")
-        again, rest = _resumed(name, rest)
-        command = tyro.cli(
-            known[name],
-            prog=f"tsam-jax {name}",
-            args=_with_first(rest, getattr(known[name], "first", None)),
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        if hasattr(command, "words"):
-            out = command.out if again is None else again
-            command = dataclasses.replace(command, words=(name, *rest), out=out)
-        return int(command.run(console))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: errors.print(
+                f"tsam-jax: warning: {message}", markup=False, highlight=False, soft_wrap=True
+            )
+            check_known(name, known, "command")
+            again, rest = _resumed(name, rest)
+            command = tyro.cli(
+                known[name],
+                prog=f"tsam-jax {name}",
+                args=_with_first(rest, getattr(known[name], "first", None)),
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+            if hasattr(command, "words"):
+                out = command.out if again is None else again
+                command = dataclasses.replace(command, words=(name, *rest), out=out)
+            return int(command.run(console))
     except ConfigError as error:
         errors.print(f"tsam-jax: error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2

@@ -400,3 +400,15 @@ def test_the_kind_of_data_chooses_the_model(tmp_path):
     assert found.task.model == "resnet18"
     assert rows_of(found)["model"] == ("resnet18", "kind of data (image)")
     assert found.family is defaults.FAMILIES["resnet", False]
+
+
+def test_a_default_warm_up_is_at_most_a_tenth_of_the_training(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ngood\nbad\n")
+    rows = "".join(f"{('bad', 'good')[i % 2]}\t{i % 2}\n" for i in range(80))
+    (tmp_path / "mine.tsv").write_text("sentence\tlabel\n" + rows)
+    task = config.TaskFlags(
+        dataset=f"table:{tmp_path / 'mine.tsv'}", vocabulary=str(tmp_path / "vocab.txt")
+    )
+    for epochs, warmup in ((1, 0.1), (50, 1.0)):
+        command = Train(method="erm", task=task, budget=config.BudgetFlags(epochs=epochs))
+        assert resolve(command).plans[0].optimizer.warmup == pytest.approx(warmup)

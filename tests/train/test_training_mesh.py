@@ -52,10 +52,15 @@ from tsam_jax import cli
 from tsam_jax.train import record
 
 def late(*arguments):
-    time.sleep(4 * int(sys.argv[1]))  # the first process could have written into the directory
+    time.sleep(3 * int(sys.argv[1]))  # the second process comes when the first has begun to write,
     check(*arguments)
 
+def slow(path, data):
+    time.sleep(6)  # and has not written what the directory is of
+    write(path, data)
+
 check, record.check_same = record.check_same, late
+write, record.write_json = record.write_json, slow
 sys.exit(cli.main(sys.argv[2:]))
 """
 

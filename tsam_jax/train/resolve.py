@@ -121,6 +121,9 @@ def resolve(command: Any) -> Resolved:
             msg = "`--budget` and `--epochs` are both none: give one, the length of training."
             raise config.ConfigError(msg)
         epochs = budget.epochs or max(1, math.floor((budget.budget or 0) / setting.price + 1e-9))
+        if origins["warmup"] == family.name:  # a default must not outlast a short training
+            warmup = min(optimizer.warmup, epochs / 10)
+            optimizer = dataclasses.replace(optimizer, warmup=warmup)
         plans.append(Plan(setting, optimizer, epochs))
         _check_batch(len(opened.train.labels), optimizer, setting)
         steps = len(opened.train.labels) // optimizer.batch_size

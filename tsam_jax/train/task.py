@@ -80,7 +80,8 @@ def open_data(task: config.Task) -> data.OpenSplits:
     try:
         return data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
     except (data.DataError, ImportError) as error:
-        msg = f"`--dataset {task.dataset}`: {error}"
+        said = str(error).replace("`vocab`", "`--vocabulary`")
+        msg = f"`--dataset {task.dataset}`: {said}"
         raise config.ConfigError(msg) from error
 
 
