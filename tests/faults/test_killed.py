@@ -140,12 +140,35 @@ def killed_at_random(out, arguments, kills, rng):
         arguments = ["train", "--resume", str(out)]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_kills_at_random_moments(tmp_path, kills):
+NOISY = "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.02))"
+CONFIGURATIONS = {
+    "memory": ["--method", "vasso(rho=0.1)"],
+    "samples": ["--method", NOISY],
+    "schedule": ["--method", "sam(rho=0.1)", "--schedule", "cosine", "--warmup", "3"],
+    "average": ["--method", "erm", "--ema", "0.9"],
+    "adamw": ["--method", "fsam(rho=0.1)", "--base", "adamw", "--lr", "0.001"],
+    "parts": ["--method", "sam(rho=0.1)", "--accumulate", "5"],
+    "half": ["--method", NOISY, "--precision", "bfloat16"],
+    "every": ["--method", "looksam(rho=0.1, every=3)", "--checkpoint-every", "1"],
+    "search": ["--method", "xsam(rho=0.1, rho_max=0.2, search_every=5)"],
+    "clipped": ["--method", "gsam(rho=0.1, alpha=0.1)", "--clip", "0.5"],
+    "chosen": ["--method", "tsam(t=AutoTilt(0.5), rho=0.1, s=2)", "--base", "sgd(nesterov=True)"],
+}
+"""What is killed: `pytest -m slow tests/faults/test_killed.py` makes 100 kills."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [
+        ("memory", 2),
+        *(pytest.param(n, 9 + (n == "memory"), marks=pytest.mark.slow) for n in CONFIGURATIONS),
+    ],
+)
+def test_kills_at_random_moments(tmp_path, name, kills):
     """Each kill leaves epochs of different number; in the end the run is the uninterrupted one."""
     out, whole = tmp_path / "run", tmp_path / "whole"
-    command = [*TRAIN, "--epochs", str(30 + 12 * kills)]
-    killed_at_random(out, [*command, "--out", str(out)], kills, random.Random(0))
+    command = ["train", *SMALL, *CONFIGURATIONS[name], "--epochs", str(30 + 12 * kills)]
+    killed_at_random(out, [*command, "--out", str(out)], kills, random.Random(name))
     assert cli.main(["train", "--resume", str(out)]) == 0
     assert cli.main([*command, "--out", str(whole)]) == 0
     assert_ended_alike(out, whole)
