@@ -530,7 +530,7 @@ MUTANTS = [
     ),
     Mutant("transform.py", "_checks.key(key)", "", f"{OPTAX}/test_wrong_arguments.py"),
     # the nnx adapter
-    Mutant("nnx.py", "nnx.update(model, changes)", "pass", NNX),
+    Mutant("nnx.py", "nnx.update(everything, changes)", "pass", NNX),
     Mutant("nnx.py", "nnx.update(self.state, nnx.state(state))", "pass", NNX),
     Mutant("nnx.py", "@functools.wraps(loss_fn)", "", NNX),
     Mutant("nnx.py", "key = 0 if self._impl is None else", "key = 0 if True else", NNX),
@@ -593,7 +593,7 @@ MUTANTS = [
     ),
     Mutant(
         "analysis/landscapes.py",
-        "norms(p) / jnp.where",
+        "_tree.filter_norms(p, axes) / jnp.where",
         "1.0 / jnp.where",
         "../analysis/test_landscapes.py",
     ),
