@@ -41,6 +41,7 @@ ADAPTER, MICRO = f"{OPTAX}/test_sharpness_aware.py", f"{OPTAX}/test_accumulation
 EXTRA, STATES = f"{OPTAX}/test_extra_arguments.py", f"{OPTAX}/test_states.py"
 NNX = f"{FLAX}/test_nnx_estimator.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
+DIRECTORIES, STUDY = "../train/test_directories.py", "../train/test_study.py"
 WAY = "../train/test_analyze.py::test_the_way_of_training_starts_at_its_initial_parameters"
 TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
 MUTANTS = [
@@ -636,29 +637,38 @@ MUTANTS = [
         "../datasets/test_augmentation.py",
     ),
     Mutant(
-        "train/losses.py",
+        "train/metrics.py",
         "smoothing / (classes - 1)",
         "smoothing / classes",
-        "../train/test_losses.py",
+        "../train/test_metrics.py",
     ),
     Mutant("train/loop.py", "x + kept * (old - x)", "old + kept * (x - old)", LOOP),
     Mutant(
         "train/loop.py",
-        "jnp.mean(x) for name, x in last",
-        "jnp.max(x) for name, x in last",
+        "jnp.mean(x) for name, x in last.items",
+        "jnp.max(x) for name, x in last.items",
         f"{LOOP}::test_the_metrics_of_the_last_step_are_logged",
     ),
     Mutant(
         "train/loop.py", "fold_in(state.key, state.step // steps)", "fold_in(state.key, 0)", LOOP
     ),
     Mutant(
-        "train/job.py",
-        "sign = -1 if metric",
-        "sign = 1 if metric",
-        "../train/test_fit.py",
+        "train/metrics.py",
+        "return value if self.higher_is_better else -value",
+        "return value",
+        "../train/test_metrics.py",
     ),
     # the way of a training
-    Mutant("train/trained.py", "(start, *states)", "(*states, start)", WAY),
+    Mutant("train/restore.py", "points += [_weights", "points[:0] = [_weights", WAY),
+    # which run is resumed, what it costs, what it shares, who owns it
+    Mutant("train/loop.py", "if plan.ema is None else state.average\n", "\n", LOOP),
+    Mutant("train/settings.py", "+ VALUE_COST * self.cost.values", "", "../train/test_settings.py"),
+    Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", DIRECTORIES),
+    Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DIRECTORIES),
+    Mutant("train/checkpoint.py", 'moved = meta["step"] != step', "moved = False", DIRECTORIES),
+    Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", STUDY),
+    Mutant("train/study.py", "not in finished]", "not in ()]", STUDY),
+    Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOP),
 ]
 
 
