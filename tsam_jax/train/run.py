@@ -103,7 +103,7 @@ def looks(epochs: int, count: int) -> list[int]:
 
     Example:
       >>> looks(10, 4), looks(3, 9)
-      ([2, 5, 8, 10], [1, 2, 3])
+      ([2, 5, 7, 10], [1, 2, 3])
     """
     count = min(epochs, count)
     return [math.floor(epochs * k / count) for k in range(1, count + 1)]
