@@ -167,7 +167,7 @@ def test_an_older_step_under_a_newer_name_is_noticed(copy, capsys):
 
 
 def run_in_child(code, *arguments, **options):
-    program = f"import sys; from tsam_jax import cli; {code}; sys.exit(cli.main(sys.argv[1:]))"
+    program = f"import sys\nfrom tsam_jax import cli\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
@@ -190,14 +190,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, where):
     code += "    if len(n) > 3: raise OSError(errno.ENOSPC, 'No space left on device', 'disk')\n"
     code += "    return old(*a, **k)\n"
     code += f"{target[where]} = full\n"
-    program = f"import sys; from tsam_jax import cli\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *TRAIN, "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+    done = run_in_child(code, *TRAIN, "--out", str(out))
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr.replace("\n", " ")
@@ -235,25 +228,15 @@ def test_an_ascii_terminal_and_a_closed_pipe(done):
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):
-    code = "import signal; from tsam_jax.train import loop; old = loop.train\n"
     out = tmp_path / "run"
-    program = f"import sys; from tsam_jax import cli; {code}"
-    program += "def twice(*a, **k):\n    for this in old(*a, **k):\n"
-    program += "        yield this\n"
-    program += "        if this.epoch == 3:\n"
-    program += (
-        "            signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)\n"
-    )
-    program += "loop.train = twice\n"
-    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    program += "sys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *TRAIN, "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+    code = "import signal; from tsam_jax.train import loop; old = loop.train\n"
+    code += "def twice(*a, **k):\n    for this in old(*a, **k):\n"
+    code += "        yield this\n"
+    code += "        for _ in (1, 2) if this.epoch == 3 else ():\n"
+    code += "            signal.raise_signal(signal.SIGINT)\n"
+    code += "loop.train = twice\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    done = run_in_child(code, *TRAIN, "--out", str(out))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert [line["epoch"] for line in record.read_lines(out / "metrics.jsonl")] == [1, 2]

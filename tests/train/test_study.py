@@ -10,10 +10,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tsam_jax import cli
+from tsam_jax.commands.study import Compare, _without_shard
 from tsam_jax.train import config, loop, record, restore, study
-from tsam_jax.train.resolve import Plan
+from tsam_jax.train.progress import Progress
+from tsam_jax.train.resolve import Plan, resolve
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import load_task, select_seeds
 
@@ -288,3 +291,35 @@ def test_the_directory_of_another_study_is_refused(whole, capsys):
 def test_a_study_in_a_terminal_of_80_columns(whole, capsys):
     _, shown, _ = run(capsys, "report", str(whole))
     assert max(map(len, shown.splitlines()[:-1])) <= 80
+
+
+def test_a_study_of_ones_own_data_compares_three_methods():
+    command = Compare(task=config.TaskFlags(dataset="digits"))
+    names = [plan.setting.name for plan in resolve(command).plans]
+    assert names == ["erm", "sam", "tsam"]
+
+
+def test_the_words_of_a_shard_resume_all_of_them():
+    words = ("study", "digits", "--shard", "2/4", "--seeds", "3")
+    assert _without_shard(words) == ("study", "digits", "--seeds", "3")
+    assert _without_shard(("study", "--shard=2/4")) == ("study",)
+
+
+def test_a_mesh_must_fit_every_setting(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 2)
+    methods = ("tsam(t=1, rho=0.1, s=3)", "tsam(t=1, rho=0.1, s=2)")
+    for some in (methods, methods[::-1]):
+        monkeypatch.setattr(jax, "make_mesh", lambda *_, **__: None)
+        with pytest.raises(config.ConfigError, match="s = 3 in `tsam"):
+            resolve(Compare(recipe="digits", methods=some, mesh="sample=2"))
+
+
+def test_a_checkpoint_is_due_when_its_epoch_is_passed(tmp_path):
+    """Evaluated at the epochs 3, 6 and 10, with a checkpoint every 5: at 6 and at 10."""
+    loaded = load_task(TASK, [0])
+    [cell] = cells_of("erm(budget=10)")
+    one = restore.make_run(cell.plan, TASK, 0, tmp_path)
+    job = restore.make_job(loaded, cell.plan, [one], loaded.data, [3, 6, 10])
+    with Progress({one.label: 10 * job.price}, Console(quiet=True)) as progress:
+        study.train(job, progress, checkpoint_every=5, keep_checkpoints=9)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [18, 30]

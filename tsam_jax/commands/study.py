@@ -20,7 +20,7 @@ class Study(Common):
 
     methods: tuple[str, ...] = help_(
         'Methods: bare names, or settings in quotes. A list is a grid: "sam(rho=[0.1,0.2])"; "all"'
-        " is every method. Default: the recipe's.",
+        " is every method. Default: the recipe's, else erm, sam and tsam.",
         default=(),
     )
     grid: tuple[str, ...] = help_(
@@ -74,7 +74,7 @@ class Study(Common):
             shard=parse_shard(command.shard),
             flags=command.flags(),
             recipe=command.recipe,
-            words=command.words,
+            words=_without_shard(command.words),
         )
         complete = run_study(resolved, options, directory, console)
         page = write_report(directory)
@@ -82,13 +82,25 @@ class Study(Common):
         show(console, study, rows)
         say(console, f"Report: {page}")
         if not complete:
-            again = shlex.join(["tsam-jax", command.view, "--resume", str(directory)])
+            words = [command.view, "--resume", str(directory)]
+            if command.shard is not None:  # a resumed directory is all of its shards
+                words = [*command.words, "--out", str(directory)]
+            again = shlex.join(["tsam-jax", *words])
             say(console, f"Interrupted; resume with: {again}")
             return INTERRUPTED
         diverged = [row for row in rows if row["diverged"]]
         for row in diverged:
             say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}")
         return 1 if diverged else 0
+
+
+def _without_shard(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a study, of which one shard may have been asked for."""
+    found = [word for word in words if not word.startswith("--shard=")]
+    if "--shard" in found:
+        place = found.index("--shard")
+        del found[place : place + 2]
+    return tuple(found)
 
 
 def show(console: Console, study: dict, rows: list) -> None:  # type: ignore[type-arg]

@@ -85,7 +85,7 @@ def resolve(command: Any) -> Resolved:
     if "epochs" in flags["budget"]:
         fixed["budget"] = None
     _check_names(task, flags)
-    texts = command.methods or ((recipe.methods if recipe else ()) or ("tsam",))
+    texts = command.methods or (recipe.methods if recipe else ("erm", "sam", "tsam"))
     everything = recipe.everything if recipe else ()
     known = dict(recipe.settings) if recipe else {}
     # Checked before the data are opened, with the settings of some family for bare names.
@@ -130,7 +130,8 @@ def resolve(command: Any) -> Resolved:
         make_base(optimizer, steps=epochs * steps, steps_per_epoch=steps)  # checks it
         if len(plans) == 1:
             rows += _rows(optimizer, origins) + _rows(budget, length)
-    devices = make_devices(command.mesh, plans[0].setting, plans[0].optimizer)
+    for plan in plans:  # all must fit; what is made is the same
+        devices = make_devices(command.mesh, plan.setting, plan.optimizer)
     return Resolved(task, tuple(plans), opened, devices, tuple(rows), family)
 
 

@@ -177,7 +177,8 @@ def train(
                     if line is best_line(log, job.metric) and not broken[row]:
                         best[row] = this.epoch, _row(weights, row)
                 complete = this.epoch == epochs
-                due = checkpoint_every and this.epoch % checkpoint_every == 0
+                # not every multiple need be an epoch that is evaluated
+                due = checkpoint_every and this.epoch // checkpoint_every > done // checkpoint_every
                 if all(broken):
                     break
                 if due or complete or stop.is_set():
