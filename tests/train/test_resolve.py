@@ -416,3 +416,13 @@ def test_a_default_warm_up_is_at_most_a_tenth_of_the_training(tmp_path):
     for epochs, warmup in ((1, 0.1), (50, 1.0)):
         command = Train(method="erm", task=task, budget=config.BudgetFlags(epochs=epochs))
         assert resolve(command).plans[0].optimizer.warmup == pytest.approx(warmup)
+
+
+def test_a_default_batch_is_at_most_the_training_part():
+    for given, expected in (({}, 40), ({"accumulate": 8}, 40), ({"batch_size": 16}, 16)):
+        task = config.TaskFlags(dataset="digits", train_size=40)
+        command = Train(method="erm", task=task, optimizer=config.OptimizerFlags(**given))
+        assert resolve(command).plans[0].optimizer.batch_size == expected
+    command = Train(method="erm", task=task, optimizer=config.OptimizerFlags(batch_size=64))
+    with pytest.raises(ConfigError, match="`--batch-size` must be at most the 40 training"):
+        resolve(command)

@@ -121,9 +121,15 @@ def resolve(command: Any) -> Resolved:
             msg = "`--budget` and `--epochs` are both none: give one, the length of training."
             raise config.ConfigError(msg)
         epochs = budget.epochs or max(1, math.floor((budget.budget or 0) / setting.price + 1e-9))
-        if origins["warmup"] == family.name:  # a default must not outlast a short training
-            warmup = min(optimizer.warmup, epochs / 10)
-            optimizer = dataclasses.replace(optimizer, warmup=warmup)
+        # A default must not outlast a short training, nor ask for more examples than there are.
+        fitting: dict[str, Any] = {
+            "warmup": min(optimizer.warmup, epochs / 10),
+            "batch_size": min(optimizer.batch_size, len(opened.train.labels)),
+        }
+        fitting = {name: x for name, x in fitting.items() if origins[name] == family.name}
+        if len(opened.train.labels) % optimizer.accumulate:
+            fitting.pop("batch_size", None)
+        optimizer = dataclasses.replace(optimizer, **fitting)
         plans.append(Plan(setting, optimizer, epochs))
         _check_batch(len(opened.train.labels), optimizer, setting)
         steps = len(opened.train.labels) // optimizer.batch_size
