@@ -15,6 +15,7 @@ from tsam_jax import cli, data
 from tsam_jax.commands.train import Train
 from tsam_jax.data import augmentation
 from tsam_jax.train import config, loop, restore, run
+from tsam_jax.train import task as task_module
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import resolve
 from tsam_jax.train.settings import parse
@@ -273,3 +274,8 @@ def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
     assert "test: accuracy" in shown
     assert "BERT, fine-tuned" in shown
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_errors_of_readers_name_the_flags():
+    error = data.DataError("give `size=` a number, and `vocab` a file")
+    assert task_module._in_flags(error) == "give `--image-size` a number, and `--vocabulary` a file"

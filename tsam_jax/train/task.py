@@ -80,9 +80,17 @@ def open_data(task: config.Task) -> data.OpenSplits:
     try:
         return data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
     except (data.DataError, ImportError) as error:
-        said = str(error).replace("`vocab`", "`--vocabulary`")
-        msg = f"`--dataset {task.dataset}`: {said}"
+        msg = f"`--dataset {task.dataset}`: {_in_flags(error)}"
         raise config.ConfigError(msg) from error
+
+
+def _in_flags(error: Exception) -> str:
+    """The message of a reader, with the flags of its arguments."""
+    flags = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`"}
+    said = str(error)
+    for argument, flag in flags.items():
+        said = said.replace(argument, flag)
+    return said
 
 
 def load_task(
@@ -117,7 +125,7 @@ def load_task(
         splits = data.read_splits(opened)
     except (data.DataError, ImportError) as error:
         option = "stream" if isinstance(error, ImportError) else f"dataset {task.dataset}"
-        msg = f"`--{option}`: {error}"
+        msg = f"`--{option}`: {_in_flags(error)}"
         raise config.ConfigError(msg) from error
     if devices is not None and devices.processes > 1 and splits.mean:
         own = splits.train.inputs[: len(np.unique(rows))]  # without repetitions, at the end
