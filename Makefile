@@ -12,7 +12,7 @@ PYTEST := $(RUN) pytest -n auto --maxprocesses 2
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow mutants check bench bench-quick docs notebooks setup-train setup-dev clean
+.PHONY: help demo test test-slow test-oldest mutants check bench bench-quick docs notebooks links setup-train setup-dev clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
@@ -26,6 +26,12 @@ test: check ## formatting, lint, types, doctests, examples, all tests but the sl
 
 test-slow: setup-dev ## the tests that take minutes
 	$(PYTEST) -m slow
+
+test-oldest: setup-dev ## the same tests, with the oldest packages that pyproject.toml allows
+	$(RUN) pip install --quiet uv
+	$(RUN) uv venv --quiet --clear "$(VENV)-oldest"
+	$(RUN) uv pip install --quiet --python "$(VENV)-oldest" --resolution lowest-direct --editable ".[test]"
+	"$(VENV)-oldest/bin/python" -m pytest -n auto --maxprocesses 2 -m "not slow"
 
 mutants: setup-dev ## break each method's core lines, and see that the tests notice
 	"$(VENV)/bin/python" tests/mutants.py
@@ -48,10 +54,13 @@ docs: setup-dev ## the documentation, into build/docs/index.html
 notebooks: setup-dev ## run the tutorials in full, and keep their outputs
 	"$(VENV)/bin/python" notebooks/execute.py
 
+links: setup-dev ## write the badges and the address that `repository` in pyproject.toml makes
+	"$(VENV)/bin/python" .ci/metadata.py
+
 setup-train setup-dev: setup-%:
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed"; exit 1; }
 	@"$(PYTHON)" .ci/environment.py "$(VENV)" $*
 
 clean: ## remove what was made here; ./runs/ stays
-	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-oldest build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

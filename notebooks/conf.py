@@ -1,14 +1,15 @@
 """The documentation: `make docs` builds it from this folder into build/docs, without a network."""
 
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
+
+import tsam_jax
 
 sys.path.insert(0, str(Path(__file__).parent))  # _site
 
 project = "tsam_jax"
 author = "The tsam_jax authors"
-version = release = version_of("tsam_jax")
+version = release = tsam_jax.__version__
 
 extensions = [
     "myst_nb",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tsam_jax.methods import HalfPrecisionWarning
     from tsam_jax.transform import estimate_gradient, sharpness_aware, tsam
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Cost",
     "EstimatorState",

@@ -37,10 +37,10 @@ def is_staged(*arrays: Any) -> bool:
 
 def varying_over(x: Any) -> frozenset[str]:
     """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
-    # The one place that reads this account: JAX renamed its attribute from `vma` in 0.10. Typed
-    # keys have neither.
+    # JAX 0.10 renamed the attribute from `vma`, which is None outside of `shard_map` in older
+    # releases. Typed keys have neither.
     kind = getattr(x, "manual_axis_type", None)
-    return kind.varying if kind is not None else getattr(x, "vma", frozenset())
+    return kind.varying if kind is not None else getattr(x, "vma", None) or frozenset()
 
 
 def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
