@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "notebooks"
 PAGES = sorted([*ROOT.glob("*.md"), *SITE.rglob("*.md")])
 PROGRAMS = [path for path in PAGES if "```python\n" in path.read_text()]
+PROGRAMS.remove(ROOT / "README.md")  # each of its blocks is a program
 FENCE = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -73,6 +74,27 @@ def test_python_blocks_of_the_page_run(path, tmp_path):
         timeout=device_programs.LIMIT,
     )
     assert done.returncode == 0, f"{path.name}, by its line numbers:\n{done.stderr}"
+
+
+@pytest.mark.parametrize("block", FENCE.findall((ROOT / "README.md").read_text()))
+def test_a_block_of_the_readme_runs_when_pasted(block, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", block[1]],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=device_programs.LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_renders_on_a_package_index():
+    page = (ROOT / "README.md").read_text()
+    assert "$" not in page  # no formulas there
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page):
+        assert (ROOT / link).is_file(), link
 
 
 def commands_of(page: str) -> list[str]:
