@@ -1,28 +1,28 @@
-"""Seeded fuzz of settings, grids and base optimizers: `python tests/train/fuzz_expressions.py`.
+"""Odd settings, grids, base optimizers and files of runs, for `tests/fuzz.py`.
 
 Every text is refused in one sentence, or gives the values that Python reads in it and a program
-that can be traced. The exit status is 1 if one does neither.
+that can be traced. A file of a run is refused, or read as it was written.
 """
 
-import argparse
 import ast
+import dataclasses
 import functools
 import itertools
+import json
 import math
 import random
-import sys
 import time
-from collections import Counter
 
 import jax
 import jax.numpy as jnp
 
 from tsam_jax import methods, value_and_grad
-from tsam_jax.train.config import ConfigError, Optimizer
+from tsam_jax.train.config import ConfigError, Optimizer, Task
 from tsam_jax.train.optimizers import OPTIMIZERS, make_base
+from tsam_jax.train.record import Log
+from tsam_jax.train.restore import read_plan
 from tsam_jax.train.settings import _FUNCTIONS, _NAMES, parse, parse_all
 
-COLUMNS = ("refused clearly", "right", "traceback", "silently wrong")
 LONGEST, SLOWEST = 400, 20.0
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
 
@@ -223,7 +223,8 @@ def outcome(check, text):
         check(text)
     except ConfigError as error:
         message = str(error)
-        clear = len(message) <= LONGEST and message.isprintable() and "`" in message
+        named = "`" in message or "tmp" in message  # an option, or a file
+        clear = len(message) <= LONGEST and message.isprintable() and named
         found = ("refused clearly", "") if clear else ("traceback", f"unclear: {message!r}")
     except AssertionError as error:
         found = "silently wrong", repr(error)
@@ -235,33 +236,88 @@ def outcome(check, text):
     return found if seconds < SLOWEST else ("traceback", f"{seconds:.0f} s")
 
 
-def main(argv=None):
-    """Prints the table; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=1000, help="Texts of each kind.")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    rng, bad = random.Random(options.seed), []
-    kinds = {
-        "setting": (check_setting, lambda: mutated(rng, a_setting(rng))),
-        "grid": (check_grid, lambda: [a_grid(rng) for _ in range(rng.choice([1, 1, 2, 12]))]),
-        "base": (check_base, lambda: mutated(rng, a_base(rng))),
-    }
-    lines = [f"| kind | inputs | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
-    for kind, (check, make) in kinds.items():
-        counts = Counter()
-        for _ in range(options.inputs):
-            text = make()
-            column, what = outcome(check, text)
-            counts[column] += 1
-            if column not in COLUMNS[:2]:
-                bad.append(f"{kind} {str(text)[:200]!r}: {what}")
-        row = [kind, options.inputs, *(counts[column] for column in COLUMNS)]
-        lines.append(f"| {' | '.join(map(str, row))} |")
-    sys.stdout.write("\n".join([*lines, ""]))
-    sys.stderr.write("".join(f"{line}\n" for line in bad))
-    return int(bool(bad))
+RUN = {
+    "setting": "sam(rho=0.1)",
+    "seed": 0,
+    "task": dataclasses.asdict(Task()),
+    "optimizer": dataclasses.asdict(Optimizer()),
+    "epochs": 2,
+    "data": "abc",
+}
+LINES = [{"epoch": i, "train_loss": 1.5, "timing": {"seconds": 0.1}} for i in (1, 2, 3)]
+VALUES = ("x", "", None, True, -1, 1e400, float("nan"), [], {}, [1], {"a": 1}, 10**400, "9" * 99)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def check_run(rng, root):
+    """Edits config.json or metrics.jsonl of a run, and reads it."""
+    found = json.loads(json.dumps(RUN))
+    part = rng.choice([found, found["task"], found["optimizer"]])
+    name, value = rng.choice([*part]), rng.choice(VALUES)
+    draw = rng.random()
+    if draw < 0.6:
+        part[name] = value
+    elif draw < 0.7:
+        del part[name]
+    elif draw < 0.8:
+        part["x"] = value
+    text = damaged(rng, json.dumps(found).encode())
+    (root / "config.json").write_bytes(text)
+    _, task, plan = read_plan(root, "checkpoint")
+    again = {"setting": plan.setting.text, "epochs": plan.epochs}
+    again |= {"task": dataclasses.asdict(task), "optimizer": dataclasses.asdict(plan.optimizer)}
+    written = json.loads(text)
+    assert json.loads(json.dumps(again)) == {k: written[k] for k in again}
+
+
+def check_log(rng, root):
+    lines = [json.dumps(line) for line in LINES]
+    draw, i = rng.random(), rng.randrange(3)
+    if draw < 0.2:
+        del lines[i]
+    elif draw < 0.4:
+        lines.insert(i, lines[i])
+    elif draw < 0.6:
+        lines[i] = json.dumps({"epoch": rng.choice(VALUES), "train_loss": 1.5})
+    text = damaged(rng, "".join(f"{line}\n" for line in lines).encode())
+    (root / "metrics.jsonl").write_bytes(text)
+    log = Log(root / "metrics.jsonl")
+    log.keep_until(3, [1, 2, 3])
+    assert [line["epoch"] for line in log.lines] == [1, 2, 3]
+
+
+def damaged(rng, content):
+    """The content as it is, or cut, changed, not UTF-8, or nested deeply."""
+    draw = rng.random()
+    place = rng.randrange(len(content))
+    if draw < 0.1:
+        return content[:place]
+    if draw < 0.2:
+        return content[:place] + bytes([rng.choice([0, 44, 91, 128, 255])]) + content[place:]
+    return b"[" * 100_000 if draw < 0.25 else content
+
+
+def tried(make):
+    """(seed, number, folder) -> the outcome of what `make` draws, and what was said."""
+
+    def found(seed, i, root):
+        text, check = make(random.Random(f"{seed} {i}"), root)
+        column, what = outcome(check, text)
+        return column, f"{str(text)[:200]!r}: {what}"
+
+    return found
+
+
+def in_folder(check):
+    return lambda rng, root: (check.__name__, lambda _: check(rng, root))
+
+
+KINDS = {
+    "settings": tried(lambda rng, root: (mutated(rng, a_setting(rng)), check_setting)),
+    "grids": tried(
+        lambda rng, root: ([a_grid(rng) for _ in range(rng.choice([1, 1, 2, 12]))], check_grid)
+    ),
+    "bases": tried(lambda rng, root: (mutated(rng, a_base(rng)), check_base)),
+    "config.json": tried(in_folder(check_run)),
+    "metrics.jsonl": tried(in_folder(check_log)),
+}
+"""Kind -> (seed, number of the input, empty folder) -> the outcome, and what was said."""

@@ -2,7 +2,6 @@
 
 import inspect
 
-import fuzz_expressions
 import jax
 import jax.numpy as jnp
 import pytest
@@ -237,15 +236,6 @@ def test_odd_grids_are_refused_in_one_short_line(grid, message):
     with pytest.raises(SettingError, match=message) as error:
         parse_all(("tsam(t=1, rho=1, s=2, noise=ball(rms=1))", "erm"), {}, grid=grid)
     assert len(str(error.value)) <= 400
-
-
-def test_a_seeded_fuzz_finds_nothing(capsys):
-    assert fuzz_expressions.main(["--inputs", "40", "--seed", "7"]) == 0
-    table = capsys.readouterr().out.splitlines()
-    assert table[0].startswith("| kind | inputs | refused clearly | right |")
-    rows = [[int(x) for x in line.split("|")[2:-1]] for line in table[2:]]
-    assert len(rows) == 3
-    assert all(min(row[1:3]) > 0 and sum(row[1:3]) == row[0] == 40 for row in rows)
 
 
 def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():

@@ -31,6 +31,8 @@ from tsam_jax.recipes import RECIPES, Recipe
 VALUE_COST = 1 / 3
 """Cost of a loss evaluation in gradient evaluations: forward against forward and backward."""
 
+_LARGEST = 1e300  # integers beyond it are no floats
+
 OVERRIDES = ("lr", "momentum", "weight_decay", "budget")
 """Options that a setting may override for its method."""
 
@@ -152,29 +154,43 @@ class Budget(Options):
             raise ConfigError(msg)
 
 
+_WORDS = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "{True,False}"}
+
+
+def argument(hint: Any, values: Any = None, help_: str | None = None) -> Any:
+    """A type hint for the parser, whose help shows the `values` of it without None and a default.
+
+    Example:
+      >>> argument(float | None).__metadata__[0].metavar
+      'FLOAT'
+    """
+    shown = tyro.conf.arg(metavar=_word(values or hint), help=help_, help_behavior_hint="")
+    return Annotated[hint, shown]
+
+
+def _word(hint: Any) -> str:
+    choices = [one for one in get_args(hint) if one is not type(None)]
+    if get_origin(hint) is Literal:
+        return f"{{{','.join(choices)}}}"
+    word = _WORDS.get(hint) or _word(choices[0])
+    return f"{word} [{word} ...]" if get_origin(hint) is tuple else word
+
+
 def flags(kind: type[Any]) -> Any:
     """The command-line version of an option class: fields default to None, "not given".
 
     Where None is itself a value, the flag takes the word "none" for it. Switches default to
     False, and no recipe or family sets one.
     """
-    hints = get_type_hints(kind)
-    fields: list[tuple[str, Any, Any]] = []
+    hints, fields = get_type_hints(kind), []
     for field in dataclasses.fields(kind):
         hint, help_ = hints[field.name], field.metadata["help"]
+        given = hint | Literal["none"] if type(None) in get_args(hint) else hint
+        flag: Any = argument(given | None, hint, help_)
         if hint is bool:
-            flag: Any = Annotated[bool, tyro.conf.arg(help=help_)]
-            fields.append((field.name, flag, dataclasses.field(default=False)))
-            continue
-        choices = get_args(hint)
-        shown = hint.__name__ if not choices else None
-        if type(None) in choices:
-            shown = choices[0].__name__
-            hint |= Literal["none"]
-        shown = {"str": "TEXT", "int": "INT", "float": "FLOAT"}.get(shown or "")
-        argument = tyro.conf.arg(help=help_, help_behavior_hint="", metavar=shown)
-        flag = Annotated[hint | None, argument]
-        fields.append((field.name, flag, dataclasses.field(default=None)))
+            flag = Annotated[bool, tyro.conf.arg(help=help_, help_behavior_hint="")]
+        default = dataclasses.field(default=False if hint is bool else None)
+        fields.append((field.name, flag, default))
     made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
     made.__doc__, made.__module__ = kind.__doc__, __name__
     return made
@@ -258,11 +274,11 @@ def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
         return
     low, above = bounds.get("low", -math.inf), bounds.get("above", -math.inf)
     high, below = bounds.get("high", math.inf), bounds.get("below", math.inf)
-    if math.isfinite(value) and low <= value <= high and above < value < below:
+    if abs(value) < _LARGEST and low <= value <= high and above < value < below:
         return
     words = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
     rule = " and ".join(f"{word} {bounds[key]}" for key, word in words.items() if key in bounds)
-    msg = f"`--{name.replace('_', '-')}` must be a finite number {rule}, got {value!r}."
+    msg = f"`--{name.replace('_', '-')}` must be a finite number {rule}, got {_brief(value)}."
     raise ConfigError(msg)
 
 
@@ -278,8 +294,14 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         right = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
         right = right and (bool in kinds or not isinstance(value, bool))
     if not right:
-        msg = f"`--{name.replace('_', '-')}` must be {hint}, got {value!r}."
+        kind = getattr(hint, "__name__", str(hint))
+        msg = f"`--{name.replace('_', '-')}` must be {kind}, got {_brief(value)}."
         raise ConfigError(msg)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_new(path: Path) -> None:

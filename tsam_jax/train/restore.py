@@ -1,5 +1,6 @@
 """Trained networks from their checkpoints, their training loss, and how flat it is."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from tsam_jax import noise
 from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenvalues
 from tsam_jax.train import config, loop, record
+from tsam_jax.train._grammar import shown
 from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
 from tsam_jax.train.mesh import Devices
 from tsam_jax.train.network import Batch, Network
@@ -31,7 +33,8 @@ class Trained(NamedTuple):
     """A trained network, to be examined.
 
     Attributes:
-      name: its method, seed and epoch, for tables and figures.
+      run: the run.
+      epoch: epochs done.
       params: the parameters that are measured: their average, if training kept one.
       loss: params -> mean loss over training examples, with the labels trained on, in evaluation
         mode and without augmentation; shape ().
@@ -40,7 +43,8 @@ class Trained(NamedTuple):
         None if they were not asked for.
     """
 
-    name: str
+    run: Run
+    epoch: int
     params: Any
     loss: Callable[[Any], jax.Array]
     examples: int
@@ -119,7 +123,8 @@ def load_several(
       trajectory: whether to load the parameters of the trainings as well.
 
     Returns:
-      Name -> network; a name that occurs twice has its directory added, as far as these differ.
+      Name -> network: method, arguments in which settings of a method differ, seed and epoch; a
+      name that occurs twice has its directory added, as far as these differ.
 
     Raises:
       ConfigError: if there is no such checkpoint, it is damaged, or its training data are
@@ -129,13 +134,28 @@ def load_several(
         msg = f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}."
         raise config.ConfigError(msg)
     loaded = [_load_trained(path, examples, trajectory=trajectory) for path in checkpoints]
-    names = [one.name for one in loaded]
+    names = _names(loaded)
     paths = [path.resolve() for path in checkpoints]
     common = os.path.commonpath([path.parent for path in paths])
     return {
-        one.name if names.count(one.name) == 1 else f"{one.name} ({path.relative_to(common)})": one
-        for path, one in zip(paths, loaded, strict=True)
+        name if names.count(name) == 1 else f"{name} ({path.relative_to(common)})": one
+        for name, path, one in zip(names, paths, loaded, strict=True)
     }
+
+
+def _names(loaded: list[Trained]) -> list[str]:
+    settings = [parse(one.run.label)[0] for one in loaded]
+    names = []
+    for own, (run, epoch, *_) in zip(settings, loaded, strict=True):
+        others = [one.written for one in settings if one.name == own.name]
+        words = [
+            f"{name}={text}"
+            for name, text in own.written.items()
+            if any(other.get(name) != text for other in others)
+        ]
+        shown = f"{own.name}({', '.join(words)})" if words else own.name
+        names.append(f"{shown}, seed {run.seed}, epoch {epoch}")
+    return names
 
 
 def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:
@@ -144,11 +164,9 @@ def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Train
         msg = f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory."
         raise config.ConfigError(msg)
     batches = some_batches(Batch(job.data.train.inputs, job.data.train.labels[0]), examples)
-    run = job.runs[0]
-    name = f"{run.label.partition('(')[0]}, seed {run.seed}, epoch {epoch}"
     loss = training_loss(job.network, rest, batches)
     way = _trajectory(checkpoint, job) if trajectory else None
-    return Trained(name, params, loss, batches.labels.size, way)
+    return Trained(job.runs[0], epoch, params, loss, batches.labels.size, way)
 
 
 def _trajectory(checkpoint: Path, job: Job) -> Any:
@@ -218,28 +236,33 @@ def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
     return lambda weights, batches: jax.device_get(measure(*weights, batches))
 
 
+_KINDS = {"setting": str, "seed": int, "epochs": int, "data": str, "task": dict, "optimizer": dict}
+
+
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
     """Reads config.json of a run; ConfigError, which names the option, if there is none."""
+    msg = f"`{option}`: {directory} is not the directory of a training run"
     if not (directory / "config.json").exists():
-        msg = f"`{option}`: {directory} is not the directory of a training run."
-        raise config.ConfigError(msg)
+        raise config.ConfigError(msg + ".")
     saved = record.read_json(directory / "config.json")
-    try:
-        task, optimizer = saved["task"], config.Optimizer(**saved["optimizer"])
-        several = {name: tuple(x) for name, x in task.items() if isinstance(x, list)}
-        task = config.Task(**{**task, **several})
-        return saved, task, Plan(parse(saved["setting"])[0], optimizer, int(saved["epochs"]))
-    except (KeyError, TypeError, ValueError) as error:
-        msg = f"`{option}`: {directory} is not the directory of a training run ({error})."
-        raise config.ConfigError(msg) from error
+    odd = [name for name, kind in _KINDS.items() if type(saved.get(name)) is not kind]
+    for options in (config.Task, config.Optimizer) if not odd else ():
+        names = {field.name for field in dataclasses.fields(options)}
+        odd += sorted(names ^ saved[options.__name__.lower()].keys())
+    if odd:
+        msg += f": its config.json has no valid {shown(', '.join(odd))}."
+        raise config.ConfigError(msg)
+    task: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in saved["task"].items()}
+    optimizer = config.Optimizer(**saved["optimizer"])
+    plan = Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
+    return saved, config.Task(**task), plan
 
 
 def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
     saved, task, plan = read_plan(directory, "checkpoint")
     loaded = load_task(task, [saved["seed"]])
-    digest = str(saved.get("data", ""))  # "" of several processes, of which none had all data
-    run = make_run(plan, task, saved["seed"], directory, digest)
-    if digest not in {"", loaded.digest}:
+    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
+    if saved.get("data") != loaded.digest:
         msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."
         raise config.ConfigError(msg)
     return make_job(loaded, plan, [run], loaded.data, [plan.epochs], parts)

@@ -1,38 +1,26 @@
-"""Odd and broken files of every kind: each must be read rightly or refused in a sentence.
+"""Odd and broken data files of every kind, for `tests/fuzz.py`."""
 
-`python tests/datasets/fuzz.py --inputs 5000 --seed 0` prints a Markdown table, and fails if a file
-caused a traceback, was read wrongly, or was refused though it is good.
-"""
-
-import argparse
-import collections
-import contextlib
 import dataclasses
 import gzip
 import io
+import json
 import os
 import pickle
-import shutil
 import struct
-import sys
-import tempfile
-import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tokenizers import BertWordPieceTokenizer
 
 from tsam_jax import data
 from tsam_jax.data import DataError
 
 LONGEST = 300
 """Characters of a clear refusal, without the temporary folder in it."""
-
-OUTCOMES = ("refused clearly", "right", "refused though good", "traceback", "silently wrong")
 
 
 @dataclasses.dataclass
@@ -819,58 +807,105 @@ def pickles(rng, root):
     return Case(f"cifar {choice} {target} {protocol}", f"cifar:{root}", good, may, loose=loose)
 
 
+# ---- tokenizers ----
+
+
+def tokenizer_json(words, case):
+    library = BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=case)
+    return json.loads(library.to_str())
+
+
+def tokenizers(rng, root):
+    words = [*WORDS, *"ABCDEFGH"]
+    case = bool(rng.integers(2))
+    texts = [" ".join(rng.choice(list("abcdABCD"), rng.integers(1, 5))) for _ in range(14)]
+    labels = ["pos" if i % 2 else "neg" for i in range(14)]
+    rows = zip(texts, labels, strict=True)
+    put(root, {"mine.tsv": "\n".join(["sentence\tlabel", *map("\t".join, rows)]).encode()})
+    model = root / "model"
+    found, config = tokenizer_json(words, case), {"do_lower_case": case}
+    files = {"vocab.txt": "\n".join(words), "tokenizer_config.json": json.dumps(config)}
+    options, may = {"vocab": model, "max_length": 12}, False
+    choice = int(rng.integers(12))
+    lower, good = case, True
+    if choice == 0:
+        del files["vocab.txt"]
+    elif choice == 1:
+        found["normalizer"], lower = {"type": "Lowercase"}, True
+        files["tokenizer_config.json"] = "{}"
+    elif choice == 2:
+        found["normalizer"], lower = None, False
+        del files["tokenizer_config.json"]
+    elif choice == 3:
+        files["tokenizer_config.json"] = json.dumps({"do_lower_case": not case})
+        good = False
+    elif choice == 4:
+        files["vocab.txt"] = "\n".join([*words[:-2], words[-1], words[-2]])
+        good = False
+    elif choice == 5:
+        kind = ["BPE", "Unigram", "WordLevel"][rng.integers(3)]
+        found["model"] = {
+            "BPE": {"type": kind, "vocab": {"a": 0}, "merges": []},
+            "Unigram": {"type": kind, "vocab": [["a", 0.0]], "unk_id": 0},
+            "WordLevel": {"type": kind, "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+        }[kind]
+        good = False
+    elif choice == 6:
+        lower = options["lowercase"] = bool(rng.integers(2))
+    elif choice == 7:
+        found["model"]["vocab"][words[-1]] = int(rng.choice([2**31, 99, 0, -1]))
+        del files["vocab.txt"]
+        good = False
+    elif choice == 8:
+        del found["model"]["vocab"][words[int(rng.integers(4))]]
+        found["added_tokens"] = []
+        del files["vocab.txt"]
+        good = False
+    elif choice == 9:
+        del found[rng.choice(["model", "added_tokens", "version", "normalizer", "decoder"])]
+        may, lower = True, lower if "normalizer" in found else False
+        if "normalizer" not in found and case:
+            good = False
+    text = json.dumps(found)
+    if choice == 10:
+        text = ["", "{", "[]", "null", "[" * 9999, text[: len(text) // 2]][rng.integers(6)]
+        good = False
+    elif choice == 11:
+        raw = list(text)
+        for _ in range(int(rng.integers(1, 4))):
+            raw[rng.integers(len(raw))] = rng.choice(list('0123456789{}[]",:-aZ'))
+        text = "".join(raw)
+    put(model, {name: content.encode() for name, content in files.items()})
+    put(model, {"tokenizer.json": text.encode()})
+    known = {word: i for i, word in enumerate(words)}
+    rows = [
+        [known["[CLS]"], *(known[w.lower() if lower else w] for w in t.split()), known["[SEP]"]]
+        for t in texts
+    ]
+    loose, pairs = choice == 11, list(zip(labels, rows, strict=True))
+    source = f"table:{root / 'mine.tsv'}"
+    what = f"tokenizer {choice} {text[:200]}"
+    return Case(what, source, pairs if good else None, may or loose, options, loose)
+
+
+def judged(make):
+    """(seed, number, folder) -> the outcome of the case that `make` writes there."""
+
+    def outcome(seed, i, root):
+        case = make(np.random.default_rng([seed, i]), root)
+        found, said = judge(case, root)
+        return found, f"{case.what}: {said}"
+
+    return outcome
+
+
 KINDS: dict[str, Callable] = {
-    "images": images,
-    "archives": archives,
-    "folders": folders,
-    "npz": arrays,
-    "tables": tables,
-    "CIFAR": pickles,
+    "images": judged(images),
+    "archives": judged(archives),
+    "folders": judged(folders),
+    "npz": judged(arrays),
+    "tables": judged(tables),
+    "CIFAR": judged(pickles),
+    "tokenizers": judged(tokenizers),
 }
-
-
-def run(inputs, seed, report):
-    """Counts the outcomes by kind; reports what is not as it should be."""
-    counts = {kind: collections.Counter() for kind in KINDS}
-    above = Path(tempfile.mkdtemp(prefix="fuzz"))
-    try:
-        for i in range(inputs):
-            kind = list(KINDS)[i % len(KINDS)]
-            root = above / str(i)
-            root.mkdir()
-            case = KINDS[kind](np.random.default_rng([seed, i]), root)
-            outcome, said = judge(case, root)
-            if (root / "executed").exists():
-                outcome, said = "silently wrong", "executed"
-            counts[kind][outcome] += 1
-            if outcome in OUTCOMES[2:]:
-                report(f"{outcome}: input {i}, {case.what}: {said[:600]}")
-            shutil.rmtree(root)
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(above)
-    return counts
-
-
-def render(counts):
-    lines = [f"| kind | inputs | {' | '.join(OUTCOMES)} |", "|---" * (len(OUTCOMES) + 2) + "|"]
-    for kind, found in [*counts.items(), ("all", sum(counts.values(), collections.Counter()))]:
-        cells = [kind, str(sum(found.values())), *(str(found[outcome]) for outcome in OUTCOMES)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    start = time.monotonic()
-    counts = run(given.inputs, given.seed, lambda line: sys.stderr.write(line + "\n"))
-    sys.stdout.write(render(counts) + "\n")
-    sys.stdout.write(f"\n{time.monotonic() - start:.0f} s, seed {given.seed}\n")
-    return int(any(found[outcome] for found in counts.values() for outcome in OUTCOMES[2:]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+"""Kind -> (seed, number of the input, empty folder) -> the outcome, and what was said."""
