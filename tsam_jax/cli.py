@@ -7,6 +7,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tsam_jax.commands import Command
 
 _NEEDED = "`tsam-jax` needs the extra `train`: pip install 'tsam_jax[train]' ({})."
 
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = tyro.cli(
                 known[name],
                 prog=f"tsam-jax {name}",
-                args=_with_first(rest, getattr(known[name], "first", None)),
+                args=_checked(rest, known[name]),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
             if hasattr(command, "words"):
@@ -102,16 +106,20 @@ def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     raise ConfigError(msg)
 
 
-def _with_first(words: list[str], option: str | None) -> list[str]:
-    """Names the first word: a recipe, a data set if it has a colon, or a checkpoint."""
+def _checked(words: list[str], command: "type[Command]") -> list[str]:
+    """The words of a command, a first one without option as the value of `command.first`."""
     from tsam_jax.train.config import ConfigError
 
-    if not words or words[0].startswith("-") or option is None:
+    options = [word.partition("=")[0] for word in words]
+    for option, reason in command.refused.items():
+        if option in options:
+            msg = f"`{option}` {reason}"
+            raise ConfigError(msg)
+    if not words or words[0].startswith("-") or command.first is None:
         return words
-    if option == "--recipe" and ":" in words[0]:
-        option = "--dataset"
-    again = [word for word in words[1:] if word == option or word.startswith(f"{option}=")]
-    if again:
+    dataset = command.first == "--recipe" and ":" in words[0]
+    option = "--dataset" if dataset else command.first
+    if option in options:
         msg = f"`{option}` is given more than once: as the first word and as an option."
         raise ConfigError(msg)
     return [option, *words]

@@ -40,7 +40,7 @@ def test_the_loss_is_that_of_the_log(runs):
     last = json.loads((runs / "erm" / "metrics.jsonl").read_text().splitlines()[-1])
     np.testing.assert_allclose(trained.loss(trained.params), last["train_loss"], rtol=1e-5)
     assert trained.examples == 60
-    assert trained.name == "erm, seed 0, epoch 2"
+    assert [*restore.load_several((runs / "erm",), 30)] == ["erm, seed 0, epoch 2"]
     assert load(runs / "erm", 30).examples == 30
 
 
@@ -91,7 +91,7 @@ def test_runs_of_a_study_are_examined_as_any_other(tmp_path, capsys):
         trained = load(study / row["directory"])
         loss = trained.loss(trained.params)
         np.testing.assert_allclose(loss, row["final"]["train_loss"], rtol=1e-4)
-        assert trained.name == f"sam, seed {row['seed']}, epoch 2"
+        assert (trained.run.seed, trained.epoch) == (row["seed"], 2)
         best = load(study / row["directory"] / "best")
         place = row["curve"]["epoch"].index(row["best"]["epoch"])
         loss = best.loss(best.params)
@@ -103,10 +103,18 @@ def test_runs_of_a_study_are_examined_as_any_other(tmp_path, capsys):
     names = json.loads((out / "analysis.json").read_text())["models"]
     first = next(row for row in rows if row["seed"] == 1)
     epochs = [2, 2, first["best"]["epoch"]]
-    ends = [" (001-sam-seed1)", " (003-sam-seed1)", " (001-sam-seed1/best)"]
+    ends = [" (001-sam-seed1)", "", " (001-sam-seed1/best)"]
     if epochs[2] != 2:  # that tells it from the others
-        ends[2] = ""
-    expected = [f"sam, seed 1, epoch {e}{end}" for e, end in zip(epochs, ends, strict=True)]
+        ends = ["", "", ""]
+    rhos = [
+        next(r for r in rows if chosen[i].startswith(str(study / r["directory"]))) for i in range(3)
+    ]
+    rhos = [row["arguments"]["rho"] for row in rhos]
+    assert sorted(set(rhos)) == ["0.05", "0.2"]
+    expected = [
+        f"sam(rho={rho}), seed 1, epoch {epoch}{end}"
+        for rho, epoch, end in zip(rhos, epochs, ends, strict=True)
+    ]
     assert list(names) == expected
     assert main(["evaluate", chosen[0], "--part", "train"]) == 0
     assert f"loss {first['final']['train_loss']:.4g}" in capsys.readouterr().out

@@ -350,7 +350,11 @@ def test_help_everywhere(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
     assert stopped.value.code == 0
-    assert f"tsam-jax {command}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"tsam-jax {command}" in shown
+    assert "None" not in shown
+    assert "(default: )" not in shown
+    assert ("--distributed" in shown) == (command == "train")
 
 
 def test_help_of_all(capsys):

@@ -111,7 +111,7 @@ def tilted(directory=None, epochs=4, **changes):
     given = {"model": linear, "method": "tsam(t=1, rho=0.1, s=2)"}
     given |= {"base": optax.sgd(0.1, momentum=0.9), "batch_size": 10, "checkpoint_every": 1}
     given |= {"ema": 0.5, "directory": directory, **changes}
-    return fit(given.pop("model"), LINE, epochs=epochs, **given)
+    return fit(given.pop("model"), given.pop("data", LINE), epochs=epochs, **given)
 
 
 @functools.cache  # a fixture of the module would be compiled without `fast_compile`
@@ -196,6 +196,8 @@ TRAININGS = {
     "metric": ({}, {"metrics": {"zero": lambda outputs, labels: 0 * labels.sum()}}),
     "seed": ({}, {"seed": 1}),
     "batch": ({}, {"batch_size": 20}),
+    "data": ({}, {"data": (X + 1e-3, LINE[1])}),
+    "labels": ({}, {"data": (X, LINE[1] + 1e-3)}),
 }
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from rich.console import Console
 
 from tsam_jax import cli, data
@@ -262,6 +263,11 @@ def test_a_pretrained_network_brings_its_vocabulary_and_the_defaults_of_fine_tun
     other.write_text((model / "vocab.txt").read_text() + "\nmore")
     found = resolve(Train(method="erm", task=config.TaskFlags(**task, vocabulary=str(other))))
     assert (found.task.vocabulary, found.opened.vocab_size) == (str(other), 8)
+    library = tokenizers.BertWordPieceTokenizer(str(model / "vocab.txt"))
+    library.save(str(model / "tokenizer.json"))
+    (model / "vocab.txt").unlink()
+    found = resolve(Train(method="erm", task=config.TaskFlags(**task)))
+    assert (found.task.vocabulary, found.opened.vocab_size) == (str(model), 7)
 
 
 @pytest.mark.usefixtures("fast_compile")
@@ -277,5 +283,6 @@ def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
 
 
 def test_errors_of_readers_name_the_flags():
-    error = data.DataError("give `size=` a number, and `vocab` a file")
-    assert task_module._in_flags(error) == "give `--image-size` a number, and `--vocabulary` a file"
+    error = data.DataError("give `size=` a number, `vocab` a file, and `lowercase`")
+    shown = "give `--image-size` a number, `--vocabulary` a file, and `--casing`"
+    assert task_module._in_flags(error) == shown

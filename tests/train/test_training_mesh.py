@@ -136,6 +136,14 @@ def test_axes_divide_the_batch_and_the_samples(mesh, text, message, monkeypatch)
         make_devices(mesh, parse(text)[0], config.Optimizer(batch_size=50))
 
 
+def test_the_mesh_of_several_processes_goes_by_the_name_of_its_option(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    said = "`--distributed`, with 8 devices in all: the 8 devices of axis data must divide"
+    with pytest.raises(config.ConfigError, match=said):
+        make_devices(None, parse("erm()")[0], config.Optimizer(batch_size=50))
+
+
 @pytest.mark.parametrize("command", ["study", "compare", "sweep"])
 def test_a_study_is_shared_by_shards_and_not_by_processes(command, tmp_path, capsys):
     out = tmp_path / "run"

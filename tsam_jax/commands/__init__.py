@@ -10,8 +10,9 @@ import datetime as dt
 import importlib
 import pkgutil
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 import tyro
 from rich.console import Console
@@ -27,8 +28,32 @@ def help_(text: str, default: Any = None) -> Any:
     return config.option(default, text)
 
 
+class Command:
+    """Base of the commands: help without None, and numbers within their bounds.
+
+    Attributes:
+      first: the option that a first word stands for.
+      refused: option that the command does not take -> what to tell its user.
+    """
+
+    first: ClassVar[str | None] = None
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Says how help shows the options that may be left out."""
+        for name, hint in cls.__annotations__.items():
+            inner = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+            if type(None) in get_args(inner) or get_origin(inner) is tuple:
+                cls.__annotations__[name] = config.argument(hint, inner)
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            config.check(field.name, getattr(self, field.name), field.metadata)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(Command):
     """Options of every command that trains."""
 
     first: ClassVar[str] = "--recipe"
@@ -51,9 +76,6 @@ class Common:
         'Devices, for example "data=4,sample=2": batch over the first axis, samples of a method'
         " over the second. Default: one device."
     )
-    distributed: str | None = help_(
-        "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
-    )
     task: config.TaskFlags = dataclasses.field(default_factory=config.TaskFlags)
     optimizer: config.OptimizerFlags = dataclasses.field(default_factory=config.OptimizerFlags)
     budget: config.BudgetFlags = dataclasses.field(default_factory=config.BudgetFlags)
@@ -72,11 +94,6 @@ class Common:
                 words = () if value is True else ("none" if x is None else str(x) for x in values)
                 found += [f"--{name.replace('_', '-')}", *words]
         return tuple(found)
-
-    def check(self) -> None:
-        """Checks the options against their bounds."""
-        for field in dataclasses.fields(self):
-            config.check(field.name, getattr(self, field.name), field.metadata)
 
     def directory(self, command: str) -> Path:
         """The directory of the results; whether its files belong there is checked later."""

@@ -9,12 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tsam_jax.commands import help_, new_directory, say
+from tsam_jax.commands import Command, help_, new_directory, say
 from tsam_jax.train import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Analyze:
+class Analyze(Command):
     """Measure how flat trained networks are."""
 
     checkpoints: tyro.conf.Positional[tuple[Path, ...]]
@@ -28,11 +28,6 @@ class Analyze:
     eigenvalues: int = config.option(5, "Largest Hessian eigenvalues to compute.", low=1)
     seed: int = config.option(0, "Seed of noise and probes, the same for all networks.", low=0)
     out: Path | None = help_("Directory of the results. Default: runs/analyze-DATE-TIME.")
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        for field in dataclasses.fields(self):
-            config.check(field.name, getattr(self, field.name), field.metadata)
 
     def run(self, console: Console) -> int:
         """Measures the networks, and writes analysis.json, sharpness.png and spectra.png."""

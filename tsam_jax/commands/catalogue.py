@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tsam_jax.commands import Command
 from tsam_jax.recipes import RECIPES, noisy_digits
 
 _PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
@@ -18,7 +19,7 @@ _COMMON = ("mask", "aux", "strategy")
 
 
 @dataclasses.dataclass(frozen=True)
-class Methods:
+class Methods(Command):
     """List methods and wrappers, with costs and sources."""
 
     def run(self, console: Console) -> int:
@@ -28,7 +29,7 @@ class Methods:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipes:
+class Recipes(Command):
     """List recipes, with published results."""
 
     def run(self, console: Console) -> int:

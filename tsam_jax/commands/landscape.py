@@ -7,12 +7,12 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from tsam_jax.commands import help_, new_directory, say
+from tsam_jax.commands import Command, help_, new_directory, say
 from tsam_jax.train import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Landscape:
+class Landscape(Command):
     """Plot the training loss around trained networks.
 
     Around one network, between two, through three, or along their training.
@@ -47,8 +47,7 @@ class Landscape:
         if not 1 <= len(self.checkpoints) <= 3:
             msg = f"`CHECKPOINTS` must be one to three, got {len(self.checkpoints)}."
             raise config.ConfigError(msg)
-        for field in dataclasses.fields(self):
-            config.check(field.name, getattr(self, field.name), field.metadata)
+        super().__post_init__()
 
     def run(self, console: Console) -> int:
         """Plots the slice, and writes landscape.png and landscape.json."""

@@ -6,12 +6,12 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from tsam_jax.commands import say
+from tsam_jax.commands import Command, say
 from tsam_jax.commands.study import show
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Write the report of a study, merging its shards."""
 
     directory: tyro.conf.Positional[Path]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -43,6 +45,9 @@ class Study(Common):
     shard: str | None = help_("Run a part of the study: I/N, for example 2/4.")
 
     view = "study"
+    refused: ClassVar[Mapping[str, str]] = {
+        "--distributed": "is for `tsam-jax train`: a study is shared by `--shard I/N`."
+    }
 
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""
@@ -52,10 +57,6 @@ class Study(Common):
         from tsam_jax.train.study import Options, parse_shard, run_study
 
         command = self.with_recipe()
-        command.check()
-        if command.distributed is not None:
-            msg = "`--distributed` is for `tsam-jax train`: a study is shared by `--shard I/N`."
-            raise config.ConfigError(msg)
         if command.view == "sweep" and not command.methods and command.recipe is not None:
             recipe = config.find_recipe(command.recipe)
             command = dataclasses.replace(command, methods=recipe.search or recipe.methods)

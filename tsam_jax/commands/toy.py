@@ -7,12 +7,12 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from tsam_jax.commands import help_, say
+from tsam_jax.commands import Command, help_, say
 from tsam_jax.train import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(Command):
     """Plot a toy figure of the paper."""
 
     figure: tyro.conf.Positional[Literal["fig1", "fig3", "fig4"]]

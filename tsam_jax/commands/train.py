@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
-from tsam_jax.commands import INTERRUPTED, Common, help_, say
+from tsam_jax.commands import INTERRUPTED, Command, Common, help_, say
 from tsam_jax.train import config
 
 
@@ -32,6 +32,9 @@ class Train(Common):
         10, "Epochs between checkpoints; one more at the end, and the best epoch's.", low=1
     )
     keep_checkpoints: int = config.option(2, "Checkpoints to keep, the newest ones.", low=1)
+    distributed: str | None = help_(
+        "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
+    )
     tensorboard: bool = help_("Log to TensorBoard, in the run's directory.", default=False)
     wandb: bool = help_("Log to Weights & Biases.", default=False)
 
@@ -55,7 +58,6 @@ class Train(Common):
         from tsam_jax.train.trackers import Tracking, check_available
 
         command = self.with_recipe()
-        command.check()
         mesh.join_processes(command.distributed)
         tracking = Tracking(command.tensorboard, command.wandb)
         check_available(tracking)
@@ -117,7 +119,7 @@ class Train(Common):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Evaluate a checkpoint; nothing is written."""
 
     first: ClassVar[str] = "--checkpoint"

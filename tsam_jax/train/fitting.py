@@ -21,7 +21,7 @@ from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.restore import last_epoch
 from tsam_jax.train.settings import SettingError, parse
-from tsam_jax.train.task import MEASURED, Data
+from tsam_jax.train.task import MEASURED, Data, hash_arrays
 
 Examples = tuple[Any, Any]
 """Inputs, any pytree with a leading axis, and labels (n,)."""
@@ -153,6 +153,8 @@ def fit(
     identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
+        seen = None if records is None else records.labels
+        identity["data"] = hash_arrays((splits, seen))
         options = (accumulate, ema, recalibrate, sorted(metrics))
         identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, options)
     job = run.Job(

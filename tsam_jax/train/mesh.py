@@ -83,14 +83,28 @@ class Devices(NamedTuple):
 
     def share(self, count: int) -> np.ndarray:
         """The rows of `count` that this process reads, those of its devices; the last repeats."""
+        rows: np.ndarray = np.minimum(self._places(count)[0], count - 1)
+        return rows
+
+    def counted(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that this process counts, and their places in `share`: each in one process."""
+        rows, owners = self._places(count)
+        places = np.flatnonzero((rows < count) & (owners == jax.process_index()))
+        return rows[places], places
+
+    def _places(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of this process, from 0, and the first process that has each."""
         assert self.mesh is not None
         size = self.mesh.shape["data"]
-        shape = (-(-count // size) * size,)
-        places = self._rows.addressable_devices_indices_map(shape).values()
-        starts = {(one[0].start or 0, one[0].stop or shape[0]) for one in places if one}
-        rows = np.concatenate([np.arange(*bounds) for bounds in sorted(starts)])
-        found: np.ndarray = np.minimum(rows, count - 1)
-        return found
+        each = -(-count // size)
+        owners: dict[int, set[int]] = {}
+        of_devices: dict[Any, Any] = dict(self._rows.devices_indices_map((each * size,)))
+        for device, (index,) in of_devices.items():
+            owners.setdefault(index.start or 0, set()).add(device.process_index)
+        starts = sorted(k for k, some in owners.items() if jax.process_index() in some)
+        places = [np.arange(start, start + each) for start in starts]
+        first = [np.full(each, min(owners[start])) for start in starts]
+        return np.concatenate(places), np.concatenate(first)
 
     def join(self, tree: Any) -> Any:
         """Arrays whose leading axis is spread over the processes, each of which has its `share`."""
@@ -111,6 +125,14 @@ class Devices(NamedTuple):
         n, total, squares = np.asarray(multihost_utils.process_allgather(own), float).sum(axis=0)
         variance = (squares - np.square(total) / n) / (n - 1)
         return tuple((total / n).tolist()), tuple(np.sqrt(variance).tolist())
+
+    def total(self, value: int) -> int:
+        """The sum of all processes' integers, below 2**256, modulo 2**256."""
+        if self.processes == 1:
+            return value
+        own = np.frombuffer(value.to_bytes(32), np.uint8)
+        every = np.asarray(multihost_utils.process_allgather(own))
+        return sum(int.from_bytes(x.tobytes()) for x in every) % 2**256
 
     def split(self, batch: Any) -> Any:
         """Splits the leading axis over "data", in a compiled program."""
@@ -189,12 +211,13 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
     if text is None and jax.process_count() == 1:
         return Devices()
     there = jax.devices()
-    text = text or f"data={len(there)}"  # of all processes
+    given = f"`--mesh {text}`" if text else f"`--distributed`, with {len(there)} devices in all"
+    text = text or f"data={len(there)}"
     sizes = parse_mesh(text)
     needed = math.prod(sizes.values())
     if needed > len(there):
         msg = (
-            f"`--mesh {text}` needs {needed} devices; this machine has {len(there)}:"
+            f"{given} needs {needed} devices; this machine has {len(there)}:"
             f" {_names(there)}."
             " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)"
         )
@@ -202,14 +225,14 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
     batch_size = optimizer.batch_size
     if batch_size % sizes["data"]:
         msg = (
-            f"`--mesh {text}`: the {sizes['data']} devices of axis data must divide `--batch-size`,"
+            f"{given}: the {sizes['data']} devices of axis data must divide `--batch-size`,"
             f" {batch_size}."
         )
         raise ConfigError(msg)
     samples = setting.arguments.get("s", 1)
     if samples % sizes["sample"]:
         msg = (
-            f"`--mesh {text}`: the {sizes['sample']} devices of axis sample must divide the samples"
+            f"{given}: the {sizes['sample']} devices of axis sample must divide the samples"
             f" of a step, s = {samples} in `{setting.text}`."
         )
         raise ConfigError(msg)

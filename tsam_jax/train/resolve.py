@@ -207,7 +207,8 @@ def _with_vocabulary(task: config.Task) -> config.Task:
     """A pretrained text model brings its vocabulary along."""
     if task.vocabulary is not None or task.pretrained is None:
         return task
-    if (Path(task.pretrained) / "vocab.txt").is_file():
+    files = ("vocab.txt", "tokenizer.json")
+    if any((Path(task.pretrained) / name).is_file() for name in files):
         return dataclasses.replace(task, vocabulary=task.pretrained)
     return task
 

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,7 @@ def open_data(task: config.Task) -> data.OpenSplits:
 
 def _in_flags(error: Exception) -> str:
     """The message of a reader, with the flags of its arguments."""
-    flags = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`"}
+    flags = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`", "`lowercase`": "`--casing`"}
     said = str(error)
     for argument, flag in flags.items():
         said = said.replace(argument, flag)
@@ -112,13 +112,14 @@ def load_task(
       ConfigError: if there is no such data set, or its files cannot be used.
     """
     opened = open_data(task) if opened is None else opened
-    whole = opened.train
+    whole, devices = opened.train, devices or Devices()
+    shared = devices.processes > 1 and not task.stream
     try:
         if task.stream:
             data.streaming.check_installed()
             count = min(MEASURED, len(whole.labels))
             opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
-        elif devices is not None and devices.processes > 1:
+        elif shared:
             rows = devices.share(len(whole.labels))
             share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
             opened = opened._replace(train=share)
@@ -127,7 +128,7 @@ def load_task(
         option = "stream" if isinstance(error, ImportError) else f"dataset {task.dataset}"
         msg = f"`--{option}`: {_in_flags(error)}"
         raise config.ConfigError(msg) from error
-    if devices is not None and devices.processes > 1 and splits.mean:
+    if shared and splits.mean:
         own = splits.train.inputs[: len(np.unique(rows))]  # without repetitions, at the end
         pixels = own.size // own.shape[-1]
         mean, std = devices.pooled(pixels, *augmentation.channel_statistics(own))
@@ -159,19 +160,35 @@ def prepare_task(
     labels = _labels(task, clean, splits.num_classes, seeds)
     shown = labels[:, : MEASURED if task.stream else None]
     inputs = splits.train.inputs
-    if devices.processes > 1:
-        inputs = devices.join(inputs)
+    if devices.processes > 1 and not task.stream:
+        rows, places = devices.counted(len(clean))
+        own = jax.tree.map(lambda x: x[places], inputs)
+        inputs, hashed = devices.join(inputs), devices.total(hash_rows(own, rows))
+    else:
+        hashed = hash_rows(inputs)
     parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
     streamed = data.Records(labels[0], records.read) if task.stream and records else None
-    digest = "" if devices.processes > 1 else _digest(splits, clean)
+    digest = hash_arrays((splits.validation, splits.test, clean), hashed)
     return Loaded(placed, network, len(clean), (*names, "loss"), streamed, digest)
 
 
-def _digest(splits: Splits, labels: np.ndarray) -> str:
-    """A hash of all labels, and of the inputs that are in memory."""
-    digest = hashlib.sha256()
-    for array in jax.tree.leaves((splits.train, splits.validation, splits.test, labels)):
+def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
+    """A hash of inputs with their row numbers: a sum, whose parts may be of several processes."""
+    leaves = [np.ascontiguousarray(x) for x in jax.tree.leaves(inputs)]
+    form, total = str([(x.dtype, x.shape[1:]) for x in leaves]), 0
+    for place, row in enumerate(range(len(leaves[0])) if rows is None else rows):
+        digest = hashlib.sha256(f"{row} {form}".encode())
+        for x in leaves:
+            digest.update(x[place].data)
+        total += int.from_bytes(digest.digest())
+    return total % 2**256
+
+
+def hash_arrays(arrays: Any, rows: int = 0) -> str:
+    """A hash of the arrays of a tree, and of what `hash_rows` returned for others."""
+    digest = hashlib.sha256(rows.to_bytes(32))
+    for array in map(np.asarray, jax.tree.leaves(arrays)):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
