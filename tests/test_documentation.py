@@ -9,20 +9,23 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
 import zlib
 from pathlib import Path
 
+import browsing
 import device_programs
 import numpy as np
 import pytest
-from _site import generated, public  # notebooks/_site
+from _site import formulas, generated, public  # notebooks/_site
 
 from benchmarks import __main__ as benchmarks
 from tsam_jax import cli, commands, data
 from tsam_jax.commands import study as study_command
+from tsam_jax.methods import FORMULAS
 from tsam_jax.models import pretrained
 from tsam_jax.train import config, defaults, resolve, study
 
@@ -228,8 +231,9 @@ def test_every_method_is_on_the_page_of_methods():
     page = written_out()["methods.md"]
     names = re.findall(r"^### (\w+)$", page, re.MULTILINE)
     assert names == [*generated.METHODS, *generated.WRAPPERS]
-    assert "| cost |  |" not in page
-    assert "| source |  |" not in page
+    assert [*formulas.LATEX] == [*FORMULAS]
+    for part in ("Cost", "Source"):
+        assert len(re.findall(rf"^- \*\*{part}:\*\* \S", page, re.MULTILINE)) == len(names)
 
 
 def test_every_metric_is_on_the_page_of_metrics_with_its_shape_and_methods():
@@ -272,7 +276,14 @@ def test_every_page_is_in_a_table_of_contents():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the built site; the build may not warn."""
-    for package in ("sphinx", "furo", "myst_nb", "latex2mathml"):
+    for package in (
+        "sphinx",
+        "furo",
+        "myst_nb",
+        "latex2mathml",
+        "sphinx_copybutton",
+        "sphinx_design",
+    ):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}: pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
@@ -307,3 +318,33 @@ def test_the_site_needs_no_network(site):
     pages = {path: path.read_text() for path in site.rglob("*.html")}
     assert len(pages) > 20
     assert not [str(path) for path, text in pages.items() if re.search(loads, text)]
+
+
+@pytest.fixture(scope="module")
+def seen(site):
+    """What a browser found on every page, at three widths: page -> check -> list of faults."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser: one of {', '.join(names)}")
+    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    pages = [page for page in pages if not page.startswith("_modules/")]
+    return browsing.visit(browser, site, pages)
+
+
+def test_every_page_loads_in_a_browser(seen):
+    assert len(seen) > 20
+    assert not {page: found["errors"] for page, found in seen.items() if found["errors"]}
+
+
+def test_no_link_is_dead(seen):
+    assert not {page: found["links"] for page, found in seen.items() if found["links"]}
+
+
+def test_every_formula_is_rendered(seen):
+    assert sum(found["formulas"] for found in seen.values()) > 200
+    assert not {page: found["raw"] for page, found in seen.items() if found["raw"]}
+
+
+def test_pages_and_their_code_fit_the_screen(seen):
+    assert not {page: found["wide"] for page, found in seen.items() if found["wide"]}

@@ -1,6 +1,7 @@
 """Parts of pages that are made from the code, or stand in other files: a comment names the part.
 
-`<!-- methods -->` is a section for each method, `<!-- wrappers -->` one for each wrapper,
+`<!-- methods -->` is a table of the methods and a section for each, `<!-- wrappers -->` the same of
+the wrappers,
 `<!-- metrics -->` a table of the metrics of all methods, `<!-- commands -->` a section for each
 command, `<!-- options -->` a table of the options of a run, `<!-- families -->` one of the defaults
 of model families, `<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules:
@@ -16,6 +17,7 @@ import inspect
 import io
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,11 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+from sphinx.pycode import ModuleAnalyzer
 
+from _site.formulas import COSTS, LATEX
 from _site.public import modules_of, names_of
-from tsam_jax.methods import FORMULAS, METHODS, METRICS, WRAPPERS
+from tsam_jax.methods import METHODS, METRICS, WRAPPERS
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -96,22 +100,26 @@ def included(argument: str, folder: Path) -> str:
 
 
 def sections_of_methods(methods: dict[str, Callable[..., Any]]) -> str:
-    """Returns a section for each method: formula, cost, knobs and source."""
-    return "\n\n".join(_section(name, method) for name, method in methods.items())
+    """Returns a table of the methods, and a section for each: formula, arguments, cost, source."""
+    table = ["| method | cost | estimate |", "|---|---|---|"]
+    for name in methods:
+        formula = ", ".join(f"${part}$" for part in LATEX[name].split(r", \ "))  # lines may break
+        table.append(f"| [{name}](#{name}) | {COSTS.get(name, '2')} | {formula} |")
+    sections = [_section(name, method) for name, method in methods.items()]
+    return "\n\n".join(["\n".join(table), *sections])
 
 
 def _section(name: str, method: Callable[..., Any]) -> str:
     text = inspect.getdoc(method) or ""
-    rows = [
-        ("estimate", f"`{FORMULAS[name]}`"),
-        ("knobs", f"`{_knobs(method)}`" if _knobs(method) else "none"),
-        ("cost", _found("Cost", text)),
-        ("source", _found("Source", text)),
+    parts = [
+        f"### {name}",
+        f"{text.partition(chr(10))[0]} {{py:obj}}`All arguments <tsam_jax.methods.{name}>`.",
+        f"$${LATEX[name]}$$",
+        f"- **Arguments:** {f'`{_knobs(method)}`' if _knobs(method) else 'none'}\n"
+        f"- **Cost:** {_found('Cost', text)}\n"
+        f"- **Source:** {_found('Source', text)}",
     ]
-    lines = [f"| {title} | " + value.replace("|", r"\|") + " |" for title, value in rows]
-    link = f"{{py:obj}}`All arguments of {name} <tsam_jax.methods.{name}>`"
-    summary = text.partition("\n")[0]
-    return "\n".join([f"### {name}", "", f"{summary} {link}.", "", "| | |", "|---|---|", *lines])
+    return "\n\n".join(parts)
 
 
 def _found(section: str, text: str) -> str:
@@ -175,7 +183,7 @@ def commands() -> str:
     sections = []
     for name in known():
         shown = io.StringIO()
-        environment = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
+        environment = {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb"}
         with (
             mock.patch.dict(os.environ, environment),
             contextlib.redirect_stdout(shown),
@@ -214,7 +222,9 @@ def families() -> str:
 
 
 def _trimmed(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    """Without spaces at the ends of lines, and with long lines of prose broken."""
+    lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, 96) or [""]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def interface(module: str) -> str:
@@ -240,12 +250,25 @@ def _interface(module: str, names: dict[str, object]) -> str:
         for name, thing in names.items()
         if not any(thing is other for other in elsewhere)
     )
-    lines = [f".. automodule:: {module}", "   :no-members:", ""]
+    about = ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", "```", ""]
+    table = ["| name | summary |", "|---|---|"]
+    lines = ["", "```{eval-rst}"]
     for kind, name in directives:
+        summary = _summary(module, name, names[name])
+        table += [f"| {{py:obj}}`{name} <{module}.{name}>` | {summary} |"]
         lines += [f".. auto{_KINDS[kind]}:: {module}.{name}"]
         lines += ["   :no-value:"] if _KINDS[kind] == "data" else []
         lines += [""]
-    return "\n".join(["```{eval-rst}", *lines, "```"])
+    return "\n".join([*about, *(table if len(directives) > 1 else []), *lines, "```"])
+
+
+def _summary(module: str, name: str, thing: object) -> str:
+    """The first line of a docstring; a constant's is the text below it."""
+    if _kind(thing) == "data":
+        lines = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [""])
+    else:
+        lines = (inspect.getdoc(thing) or "").split("\n")
+    return lines[0].replace("|", r"\|")
 
 
 _KINDS = ("function", "class", "exception", "data")
