@@ -57,9 +57,9 @@ async function visit(page, width) {
     image.loading = "eager";
     await image.decode().catch(() => errors.push("picture " + image.getAttribute("src")));
   }
-  const scrolls = (part) => part && part !== inside.body
+  const scrolls = (part) => part && !part.matches(".content")
     && (/auto|scroll/.test(view.getComputedStyle(part).overflowX) || scrolls(part.parentElement));
-  for (const part of inside.querySelectorAll("article *")) {
+  for (const part of inside.querySelectorAll("article :not(math *)")) {
     const excess = part.getBoundingClientRect().right - width;
     const what = `${width}: ${excess} px of ${part.tagName} ${part.textContent.slice(0, 80)}`;
     if (excess > 1 && !scrolls(part)) found[page].wide.push(what);

@@ -21,11 +21,11 @@ def _mathml(formula: str, **options: str) -> str:
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
-    writer.body.append(_mathml(node.astext()))
+    writer.body.append(f'<span class="math">{_mathml(node.astext())}</span>')
     raise nodes.SkipNode
 
 
 def _block(writer: Any, node: nodes.math_block) -> None:
     formula = _mathml(node.astext(), display="block")
-    writer.body.append(f'<div class="math" style="overflow-x: auto">{formula}</div>\n')
+    writer.body.append(f'<div class="math">{formula}</div>\n')
     raise nodes.SkipNode
