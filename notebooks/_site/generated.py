@@ -1,13 +1,16 @@
-"""Parts of pages that are made from the code, or stand in other files: a comment names the part.
+"""Parts of pages that are made from the code, or are in other files: a comment names the part.
 
-`<!-- methods -->` is a table of the methods and a section for each, `<!-- wrappers -->` the same of
-the wrappers,
-`<!-- metrics -->` a table of the metrics of all methods, `<!-- commands -->` a section for each
-command, `<!-- options -->` a table of the options of a run, `<!-- families -->` one of the defaults
-of model families, `<!-- module: tsam_jax.noise -->` the interface of a module, `<!-- modules:
-tsam_jax.data -->` that of all public modules of a package. `<!-- include: FILE -->` is a file of
-the repository, or with `section "## TITLE"` what stands under a title, or with `from "START" to
-"END"` what is between.
+| comment | part |
+|---|---|
+| `<!-- methods -->`, `<!-- wrappers -->` | a table of them, and a section for each |
+| `<!-- metrics -->` | a table of the metrics of all methods |
+| `<!-- types -->` | a table of the types in signatures |
+| `<!-- commands -->` | a section for each command |
+| `<!-- options -->` | a table of the options of a run |
+| `<!-- families -->` | a table of the defaults of model families |
+| `<!-- module: tsam_jax.noise -->` | the interface of a module |
+| `<!-- modules: tsam_jax.data -->` | that of all public modules of a package |
+| `<!-- include: FILE -->` | a file of the repository |
 """
 
 import contextlib
@@ -38,10 +41,10 @@ PAGES = Path(__file__).parent.parent
 ROOT = PAGES.parent
 
 COMMENT = re.compile(
-    r"^<!-- (methods|wrappers|metrics|commands|options|families|modules?|include)(?:: (.+))? -->$",
+    r"^<!-- (methods|wrappers|metrics|types|commands|options|families|modules?|include)"
+    r"(?:: (.+))? -->$",
     re.MULTILINE,
 )
-PIECE = re.compile(r'(\S+)(?: section "(.*?)")?(?: from "(.*?)" to "(.*?)")?')
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 SHARED_ARGUMENTS = ("mask", "aux", "strategy", "sample_axis")
 
@@ -75,7 +78,7 @@ def filled_in(text: str, path: Path) -> str:
         if kind == "include":
             return included(argument, path.parent)
         tables = {"commands": commands, "metrics": metrics, "options": options}
-        tables["families"] = families
+        tables |= {"families": families, "types": types}
         if kind in tables:
             return tables[kind]()
         return sections_of_methods({"methods": METHODS, "wrappers": WRAPPERS}[kind])
@@ -83,20 +86,10 @@ def filled_in(text: str, path: Path) -> str:
     return COMMENT.sub(part, text)
 
 
-def included(argument: str, folder: Path) -> str:
-    """Returns a piece of a file, with its links as they are from a folder."""
-    name, title, start, end = PIECE.fullmatch(argument).groups()
-    text = (ROOT / name).read_text()
-    if title or start:
-        first = title or start
-        if text.count(first) != 1 or (end and end not in text):
-            msg = f"The documentation includes a part of {name} that is not there: {argument}."
-            raise ValueError(msg)
-        text = text[text.index(first) :]
-        level = title.partition(" ")[0] if title else ""
-        text = text.split(f"\n{level} ")[0] + "\n" if title else text[: text.index(end)]
+def included(name: str, folder: Path) -> str:
+    """Returns a file of the repository, with its links as they are from a folder."""
     back = os.path.relpath((ROOT / name).parent, folder)
-    return LINK.sub(rf"]({back}/\1)", text)
+    return LINK.sub(rf"]({back}/\1)", (ROOT / name).read_text())
 
 
 def sections_of_methods(methods: dict[str, Callable[..., Any]]) -> str:
@@ -143,6 +136,13 @@ def metrics() -> str:
             lines.append(f"| {cells[0]} | `{shape}` | {names} | {cells[1]} |")
             cells = ["", ""]
     return "\n".join(lines)
+
+
+def types() -> str:
+    """Returns a table of the names of types that signatures use: name and meaning."""
+    found = ModuleAnalyzer.for_module("tsam_jax._checks").find_attr_docs()
+    rows = [f"| `{name}` | {' '.join(text).strip()} |" for (_, name), text in found.items()]
+    return "\n".join(["| type | meaning |", "|---|---|", *rows])
 
 
 def _called(method: Callable[..., Any]) -> Any:
