@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from tsam_jax.analysis import (
     NeighbourhoodLoss,
@@ -46,7 +47,8 @@ def test_models_are_measured_alike():
 
 
 def texts(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert not any(axes.texts for axes in figure.axes)  # no text on a curve
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
 def curve(factor):
@@ -61,43 +63,57 @@ def test_sharpness_is_drawn_as_the_rise_over_the_loss():
     mean, variance = figure.axes
     np.testing.assert_allclose(mean.lines[0].get_ydata(), [1.5, 7.5])
     np.testing.assert_allclose(variance.lines[1].get_ydata(), [1.0, 16.0])
-    assert texts(figure) == 2 * ["ERM", "SAM"]
+    assert texts(figure) == ["ERM", "SAM"]
 
 
-def test_many_models_are_named_below_and_not_at_their_lines():
-    names = [f"model {i}" for i in range(9)]
-    figure = figures.lines([0.0, 1.0], {name: [0.0, i] for i, name in enumerate(names)})
-    assert texts(figure) == []
-    assert [text.get_text() for text in figure.legends[0].texts] == names
-
-
-def test_long_names_leave_two_panels_their_width():
-    curves = {name * 34: curve(2.0) for name in "ab"}
+@pytest.mark.parametrize("length", [1, 30, 80])
+def test_names_stand_above_the_panels_and_within_the_figure(length):
+    curves = {f"{i}" + "x" * length: curve(i) for i in range(1, 10)}
     figure = figures.sharpness_against_size(curves, [0.1, 0.2], dict.fromkeys(curves, 0.5))
     figure.draw_without_rendering()
-    assert all(axes.get_window_extent().width > 0.3 * figure.bbox.width for axes in figure.axes)
+    assert texts(figure) == list(curves)
+    box, [legend] = figure.bbox, figure.legends
+    assert legend.get_window_extent().x1 <= box.x1
+    for panel in figure.axes:
+        assert panel.get_window_extent().y1 < legend.get_window_extent().y0
+        assert panel.get_window_extent().width > 0.3 * box.width
+        assert panel.get_window_extent().height / figure.dpi > 1.5
 
 
 def test_a_spectrum_is_named_with_its_largest_eigenvalue():
     spectrum = Spectrum(jnp.array([[0.0, 3.25, 99.0]]), jnp.array([[0.9, 0.1, 0.0]]))
-    assert texts(figures.spectra({"SAM": spectrum})) == [" SAM, up to 3.25"]
+    assert texts(figures.spectra({"SAM": spectrum})) == ["SAM, up to 3.25"]
     nothing = Spectrum(*(jnp.full((1, 2), jnp.nan) for _ in range(2)))
-    for beside, labels in (({}, []), ({"SAM": spectrum}, [" SAM, up to 3.25"])):
+    for beside, labels in (({}, []), ({"SAM": spectrum}, ["SAM, up to 3.25"])):
         figure = figures.spectra(beside | {"bad": nothing})
-        assert texts(figure) == [*labels, " bad, not finite"]
+        assert texts(figure) == [*labels, "bad, not finite"]
         figure.draw_without_rendering()
 
 
-def test_a_spectrum_is_named_on_the_side_that_has_room():
-    spectra = {
-        name * 30: Spectrum(jnp.array([[0.0, top]]), jnp.array([[0.9, 0.1]]))
-        for name, top in (("a", 0.1), ("b", 4.0))
-    }
-    figure = figures.spectra(spectra)
-    figure.draw_without_rendering()
-    (panel,) = figure.axes
-    assert panel.get_window_extent().width > 0.8 * figure.bbox.width
-    assert [text.get_ha() for text in panel.texts] == ["left", "right"]
+@pytest.mark.parametrize(
+    ("low", "high", "some"),
+    [(0.5, 3.0, 1.5), (0.02, 20.0, 0.5), (-1.0, 1.0, 0.0), (1e-6, 1e4, 1.0), (1.1, 1.12, 1.11)],
+)
+def test_contours_are_at_round_numbers_around_all_losses(low, high, some):
+    levels = figures._round_levels(np.array([low, high, np.nan, np.inf]))
+    assert levels[0] <= low < levels[1]
+    assert levels[-2] < high <= levels[-1]
+    assert 6 <= len(levels) <= 16
+    assert np.isclose(levels, some).any()
+    assert [float(f"{level:.4g}") for level in levels] == pytest.approx(levels.tolist(), rel=1e-9)
+
+
+def test_what_is_drawn_between_the_points_goes_through_them():
+    xs, ys = np.linspace(-1, 1, 9), np.linspace(0, 2, 7)
+    losses = np.exp(np.add.outer(ys**2, xs**2))
+    x, y, fine = figures._smooth(xs, ys, losses)
+    assert fine.shape == (len(y), len(x)) == (70, 90)
+    np.testing.assert_allclose([fine[0, 0], fine[-1, -1]], [losses[0, 0], losses[-1, -1]])
+    assert losses.min() <= fine.min() <= fine.max() <= losses.max()
+    exact = np.exp(np.add.outer(y**2, x**2))
+    np.testing.assert_allclose(fine, exact, rtol=1e-2)
+    losses[0, 0] = np.nan
+    assert figures._smooth(xs, ys, losses)[2] is losses
 
 
 def test_trajectories_end_in_a_star_at_their_last_point():
@@ -128,4 +144,5 @@ def test_toy_objectives_are_drawn_with_their_minimisers():
     data = toys.figure_3()
     panel = toy_figures.objectives_at_radii(data).axes[0]
     np.testing.assert_allclose(panel.lines[-1].get_xdata(), data.minimisers)
+    assert list(panel.collections[0].get_colors()[-1][:3]) == list(to_rgb("#D55E00"))  # SAM's
     assert len(panel.collections[0].get_segments()) == len(data.rhos)

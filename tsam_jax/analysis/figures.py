@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from scipy.interpolate import RectBivariateSpline, make_interp_spline
 
 from tsam_jax.analysis import style
 from tsam_jax.analysis.neighbourhood import NeighbourhoodLoss
@@ -46,21 +47,19 @@ def sharpness_against_size(
       2
     """
     figure, (mean, variance) = style.new_figure([1.0, 1.0])
-    sizes = np.asarray(sizes)
-    panels: dict[Axes, dict[str, Line2D]] = {mean: {}, variance: {}}
-    for place, (name, curve) in enumerate(curves.items()):
+    sizes, lines = np.asarray(sizes), {}
+    for name, look in style.looks(curves).items():
+        curve = curves[name]
         rise = np.asarray(curve.mean) - float(losses[name])
-        for panel, value, error in (
-            (mean, rise, curve.standard_error),
-            (variance, np.asarray(curve.variance), curve.variance_standard_error),
-        ):
-            panels[panel][name] = _band(panel, place, sizes, value, np.asarray(error))
+        band(mean, sizes, rise, 2 * np.asarray(curve.standard_error), look)
+        variances, errors = np.asarray(curve.variance), np.asarray(curve.variance_standard_error)
+        lines[name] = band(variance, sizes, variances, 2 * errors, look)
     mean.set_ylabel("Mean rise of the loss")
     variance.set_ylabel("Variance of the loss")
-    for panel, lines in panels.items():
+    for panel in (mean, variance):
         panel.set_xlabel("Size of the noise")
-        _log_scale(panel, lines)
-    style.name_lines(figure, panels)
+        log_scale(panel)
+    style.legend(figure, lines)
     return figure
 
 
@@ -88,18 +87,18 @@ def spectra(spectra: Mapping[str, Spectrum], /, *, width: float | None = None) -
     width = width or max((high - low) / 100, 1e-12)
     points = np.linspace(low - 4 * width, high + 4 * width, 800)
     lines, largest = {}, 0.0
-    for place, (name, spectrum) in enumerate(spectra.items()):
+    for name, look in style.looks(spectra).items():
+        spectrum = spectra[name]
         density = np.asarray(smoothed_density(spectrum, jnp.asarray(points), width).value)
         largest = max(largest, density.max())
-        lines[name] = panel.plot(points, density, **style.line_style(place))[0]
+        top = float(np.max(np.where(np.asarray(spectrum.weights) > 0, spectrum.nodes, -np.inf)))
+        text = f"{name}, up to {top:.3g}" if math.isfinite(top) else f"{name}, not finite"
+        lines[text] = panel.plot(points, density, **look)[0]
     panel.set_yscale("log")
     if largest > 0:  # else no Hessian is finite
         panel.set_ylim(largest * 1e-6, largest * 3)
     panel.set(xlabel="Eigenvalue of the Hessian", ylabel="Density")
-    # the ends of all lines are at 0: names go where each spectrum ends
-    for place, (name, spectrum) in enumerate(spectra.items()):
-        top = float(np.max(np.where(np.asarray(spectrum.weights) > 0, spectrum.nodes, -np.inf)))
-        _name_top(panel, name, place, top, len(spectra), leftwards=2 * top > low + high)
+    style.legend(figure, lines)
     return figure
 
 
@@ -110,10 +109,10 @@ def lines(
     *,
     label: str = "Position",
 ) -> Figure:
-    """Loss along lines, of `loss_on_line` or `loss_between`.
+    """Loss along lines, of `loss_on_line` or `loss_between`, with a cubic spline between points.
 
     Args:
-      positions: shape (k,), of all lines.
+      positions: shape (k,), of all lines, ascending.
       losses: shape (k,) each, by name.
       label: of the horizontal axis.
 
@@ -125,12 +124,17 @@ def lines(
       1
     """
     figure, (panel,) = style.new_figure([1.5])
-    drawn = {
-        name: panel.plot(np.asarray(positions), np.asarray(loss), **style.line_style(place))[0]
-        for place, (name, loss) in enumerate(losses.items())
-    }
+    x, drawn = np.asarray(positions), {}
+    for name, look in style.looks(losses).items():
+        y = np.asarray(losses[name])
+        panel.plot(x, y, ".", color=look["color"])
+        if len(x) > 3 and np.isfinite(y).all():
+            fine = np.linspace(x[0], x[-1], 10 * len(x))
+            [drawn[name]] = panel.plot(fine, make_interp_spline(x, y)(fine), **look)
+        else:
+            [drawn[name]] = panel.plot(x, y, **look)
     panel.set(xlabel=label, ylabel="Loss")
-    style.name_lines(figure, {panel: drawn})
+    style.legend(figure, drawn)
     return figure
 
 
@@ -145,12 +149,12 @@ def landscape(
 ) -> Figure:
     """Contours of the loss over a plane, with the trajectories of training projected onto it.
 
-    Levels are equally likely rather than equally spaced, so that both the bottom of a valley and
-    its walls have contours.
+    Contours are at round levels, close to each other where the loss is low if it spans more than
+    a factor of ten. Between the given points the drawing interpolates, by a cubic spline.
 
     Args:
-      xs: shape (k,).
-      ys: shape (m,).
+      xs: shape (k,), ascending.
+      ys: shape (m,), ascending.
       losses: shape (m, k), of `loss_on_plane`.
       trajectories: coordinates (n, 2) of `project`, by name; the last point is marked by a star.
       labels: of the two axes.
@@ -165,44 +169,28 @@ def landscape(
       >>> len(landscape(np.arange(4), np.arange(3), loss, trajectories={"SAM": path}).axes)
       2
     """
-    figure, (panel,) = style.new_figure([1.6], height=3.6)
-    losses = np.asarray(losses, float)
-    finite = losses[np.isfinite(losses)]
-    levels = np.unique(np.quantile(finite, np.linspace(0, 1, 15))) if finite.size else np.zeros(0)
+    figure, (panel,) = style.new_figure([1.5], height=3.8)
+    levels = _round_levels(np.asarray(losses, float))
     if len(levels) > 1:
-        # a shade for each interval, however narrow
-        shades = BoundaryNorm(levels, ncolors=256)
-        filled = panel.contourf(
-            xs, ys, losses, levels=levels, cmap="Greys", norm=shades, alpha=0.45
-        )
-        panel.contour(xs, ys, losses, levels=levels, colors="white", linewidths=0.5)
-        bar = figure.colorbar(filled, ax=panel, pad=0.02, ticks=levels[:: len(levels) // 5 or 1])
+        norm = BoundaryNorm(levels, ncolors=256)  # a shade for each interval, however narrow
+        surface = _smooth(*(np.asarray(x, float) for x in (xs, ys, losses)))
+        filled = panel.contourf(*surface, levels=levels, cmap="Greys", norm=norm, alpha=0.5)
+        panel.contour(*surface, levels=levels, colors=style.INK, linewidths=0.3)
+        bar = figure.colorbar(filled, ax=panel, pad=0.02, ticks=levels, format="{x:g}")
         bar.set_label("Loss", color=style.INK, fontsize=style.FONT_SIZE)
-        bar.ax.tick_params(colors=style.INK, labelsize=style.FONT_SIZE - 1)
-        bar.ax.yaxis.set_major_formatter("{x:.3g}")
-        bar.minorticks_off()
+        bar.ax.tick_params(colors=style.INK, labelsize=style.FONT_SIZE - 1, length=0)
         bar.outline.set_visible(False)
     panel.grid(visible=False)
-    for place, (name, path) in enumerate((trajectories or {}).items()):
-        x, y = np.asarray(path).T
-        # dark colours, since the first, black, is close to the contours'
-        colour = style.COLOURS[1 + place % (len(style.COLOURS) - 1)]
-        panel.plot(x, y, color=colour, linewidth=1.2, marker=".", markersize=3)
-        panel.plot(x[-1], y[-1], marker="*", markersize=11, color=colour, markeredgecolor="white")
-        # the name is on the side where there is more room
-        left = x[-1] > np.mean(np.asarray(xs)[[0, -1]])
-        panel.annotate(
-            name,
-            (x[-1], y[-1]),
-            xytext=(-7 if left else 7, 5),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            color=colour,
-            fontsize=style.FONT_SIZE,
-            fontweight="bold",
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )
+    lines = {}
+    for name, look in style.looks(trajectories or {}).items():
+        x, y = np.asarray((trajectories or {})[name]).T
+        panel.plot(x, y, color=look["color"], linewidth=1.3, marker=".", markersize=3)
+        [lines[name]] = panel.plot(x[-1], y[-1], color=look["color"], **style.STAR)
     panel.set(xlabel=labels[0], ylabel=labels[1])
+    style.caption(
+        figure, "Contours are interpolated between {1} x {0} losses.".format(*np.shape(losses))
+    )
+    style.legend(figure, lines)
     return figure
 
 
@@ -227,71 +215,66 @@ def samples_over_training(
       2
     """
     figure, (size, weight) = style.new_figure([1.0, 1.0])
-    panels: dict[Axes, dict[str, Line2D]] = {size: {}, weight: {}}
-    for place, (name, run) in enumerate(diagnostics.items()):
-        for panel, values in (
-            (size, run.effective_sample_size),
-            (weight, run.largest_weight),
-        ):
+    lines = {}
+    for name, look in style.looks(diagnostics).items():
+        run = diagnostics[name]
+        for panel, values in ((size, run.effective_sample_size), (weight, run.largest_weight)):
             raw = np.asarray(values, float)
             window = max(len(raw) // 20, 1)
             smooth = np.convolve(raw, np.ones(window) / window, mode="valid")
             steps = np.arange(len(raw))
-            colour = style.line_style(place)["color"]
-            panel.plot(steps, raw, color=colour, alpha=0.15, linewidth=0.5)
-            panels[panel][name] = panel.plot(
-                steps[window - 1 :], smooth, zorder=3, **style.line_style(place)
-            )[0]
+            panel.plot(steps, raw, color=look["color"], alpha=0.15, linewidth=0.5)
+            [lines[name]] = panel.plot(steps[window - 1 :], smooth, zorder=3, **look)
     size.set(ylabel=f"Effective sample size, of {num_samples}", ylim=(1, num_samples * 1.02))
     weight.set(ylabel="Largest weight", ylim=(1 / num_samples * 0.98, 1))
-    for panel in panels:
+    for panel in (size, weight):
         panel.set_xlabel("Step")
-    style.name_lines(figure, panels)
+    style.legend(figure, lines)
     return figure
 
 
-def _band(panel: Axes, place: int, x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Line2D:
-    look = style.line_style(place)
-    low, high = y - 2 * error, y + 2 * error
+def band(panel: Axes, x: np.ndarray, y: np.ndarray, error: ArrayLike, look: dict) -> Line2D:  # type: ignore[type-arg]
+    """A line with a band: of one half width, or of the lowest and highest values (2, points)."""
+    low, high = np.asarray(error) if np.ndim(error) == 2 else (y - error, y + error)
     panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    line: Line2D = panel.plot(x, y, zorder=3, **look)[0]
+    # a line of one point is invisible
+    marker = "o" if len(x) == 1 else None
+    line: Line2D = panel.plot(x, y, zorder=3, marker=marker, markersize=4, **look)[0]
     return line
 
 
-def _log_scale(panel: Axes, lines: Mapping[str, Line2D]) -> None:
+def log_scale(panel: Axes) -> None:
     """A log axis where all values are positive; a band that reaches zero leaves the panel."""
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in lines.values()])
+    values = np.concatenate([line.get_ydata() for line in panel.lines] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     if values.size and np.all(values > 0):
         panel.set_yscale("log", nonpositive="clip")
         panel.set_ylim(values.min() / 2, values.max() * 2)
 
 
-def _name_top(
-    panel: Axes, name: str, place: int, top: float, count: int, *, leftwards: bool
-) -> None:
-    """Marks where a spectrum ends, at a height of its own, with a text to one side of it."""
-    height = 0.97 - 0.09 * place if count <= 10 else 0.97 - 0.9 * place / count
-    colour = style.line_style(place)["color"]
-    text = f"{name}, up to {top:.3g}" if math.isfinite(top) else f"{name}, not finite"
-    top = top if math.isfinite(top) else panel.get_xlim()[0]
-    panel.annotate(
-        f"{text} " if leftwards else f" {text}",
-        xy=(top, 0.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(top, height),
-        textcoords=("data", "axes fraction"),
-        ha="right" if leftwards else "left",
-        va="center",
-        color=colour,
-        fontsize=style.FONT_SIZE,
-        arrowprops={
-            "arrowstyle": "-",
-            "color": colour,
-            "linewidth": 0.6,
-            "alpha": 0.6,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "relpos": (int(leftwards), 0.5),  # straight down, from that end of the text
-        },
-    )
+def _round_levels(losses: np.ndarray) -> np.ndarray:
+    """Up to about 15 round numbers, from below the lowest loss to above the highest."""
+    losses = losses[np.isfinite(losses)]
+    low, high = (losses.min(), losses.max()) if losses.size else (0.0, 0.0)
+    if low == high:
+        return np.zeros(0)
+    if low <= 0 or high < 10 * low:
+        levels = np.array(MaxNLocator(12, steps=[1, 2, 5, 10]).tick_values(low, high))
+    else:
+        steps = [1, 1.5, 2, 3, 5, 7] if high < 300 * low else [1, 2, 5] if high < 1e5 * low else [1]
+        decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+        levels = np.array([float(f"{step}e{decade}") for decade in decades for step in steps])
+    first, last = np.searchsorted(levels, low, "right") - 1, np.searchsorted(levels, high)
+    return np.asarray(levels[max(first, 0) : last + 1])
+
+
+def _smooth(xs: np.ndarray, ys: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A grid ten times as fine; losses as they are if one of them is not finite."""
+    if not np.isfinite(losses).all() or min(losses.shape) < 3:
+        return xs, ys, losses
+    logs = losses.min() > 0  # of a loss that spans decades the logarithm is the smoother one
+    values = np.log(losses) if logs else losses
+    spline = RectBivariateSpline(ys, xs, values, kx=min(3, len(ys) - 1), ky=min(3, len(xs) - 1))
+    x, y = (np.linspace(a[0], a[-1], 10 * len(a)) for a in (xs, ys))
+    fine = np.clip(spline(y, x), values.min(), values.max())
+    return x, y, np.exp(fine) if logs else fine

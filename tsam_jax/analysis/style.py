@@ -1,69 +1,109 @@
-"""One style for all figures: colours, lines, axes, and names at the ends of lines.
+"""One style for all figures, reports and notebooks: a method has the same line in each of them.
 
-Figures are made with matplotlib's objects on an Agg canvas; pyplot and its global state are not
-touched. Lines are told apart by colour (Okabe and Ito's, safe for the colour-blind) and by line
-style (for print in grey).
+Figures are made with matplotlib's objects on an Agg canvas, without pyplot. Lines differ in colour
+(Okabe and Ito's, safe for the colour-blind) and in dashes (for print in grey).
 """
 
+import io
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette, without the yellow that vanishes on white. Seven colours and four
-# styles have no common factor: 28 lines are told apart.
+# Without the yellow that vanishes on white. Seven colours and four dashes have no common factor: 28
+# lines are told apart.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+DASHES = ((1, 1.2), (5, 1.5), (), (6, 1.5, 1, 1.5))
 INK, FAINT = "#333333", "#E4E4E4"
 FONT_SIZE = 9.0
 PANEL_HEIGHT = 2.9  # inches
-_LABEL_GAP = 1.3 * FONT_SIZE / 72  # inches between two labels
-_MOST_DIRECT_LABELS, _LONGEST_LABEL = 6, 40
+STAR: dict[str, Any] = {
+    "marker": "*",
+    "markersize": 12,
+    "linestyle": "",
+    "mec": "white",
+    "zorder": 5,
+}
+
+# A place in this list is a colour and a dash: append, never insert.
+_METHODS = (
+    *("ERM", "SAM", "TSAM", "ASAM", "ESAM2", "PGN", "WSAM", "GSAM", "LookSAM", "tilted sampling"),
+    *("TSAM-HMC", "VASSO", "F-SAM", "XSAM", "R-SAM", "m-SAM"),
+)
 
 
-def line_style(place: int) -> dict[str, Any]:
-    """The colour, dashes and width of the line at this place in the order of names."""
+def _key(text: str) -> str:
+    """The method of a setting or name, up to the first bracket or comma: "m_sam(...)" -> "msam"."""
+    return re.sub(r"[\W_]", "", re.split(r"[(,]", text)[0]).lower()
+
+
+_PLACES = {_key(name): place for place, name in enumerate(_METHODS)}
+
+
+def method_name(text: str) -> str:
+    """The name of a method as it is written: "looksam(rho=0.1)" -> "LookSAM"."""
+    place = _PLACES.get(_key(text))
+    return text.partition("(")[0] if place is None else _METHODS[place]
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The colour, dashes and width of lines, the same for a method in every figure.
+
+    Args:
+      names: settings or names that begin with one: "sam(rho=0.1)", "SAM", "erm, seed 0".
+
+    Returns:
+      Name -> keywords of matplotlib's `plot`. Unknown methods, and all but the first line of a
+      method, get what the others leave.
+
+    Example:
+      >>> looks(["TSAM"])["TSAM"] == looks(["sam", "tsam(t=1)"])["tsam(t=1)"]
+      True
+    """
+    places: dict[str, int] = {}
+    for name in names:
+        place = _PLACES.get(_key(name), -1)
+        places[name] = -1 if place in places.values() else place
+    most = len(COLOURS) * len(DASHES)
+    free = [place for place in range(most) if place not in places.values()]
+    free.sort(key=lambda place: (place < len(_METHODS), bool(DASHES[place % len(DASHES)])))
+    for i, name in enumerate([name for name, place in places.items() if place < 0]):
+        places[name] = free[i % len(free)]
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "linestyle": STYLES[place % len(STYLES)],
-        "linewidth": 1.6,
+        name: {
+            "color": COLOURS[place % len(COLOURS)],
+            "linestyle": (0, DASHES[place % len(DASHES)] or None),
+            "linewidth": 1.7,
+        }
+        for name, place in places.items()
     }
 
 
 def new_figure(
-    widths: Sequence[float], *, height: float = PANEL_HEIGHT, share: bool = False
+    widths: Sequence[float], *, rows: int = 1, height: float = PANEL_HEIGHT, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of a row of panels with these relative widths; a width of 1 is 3.1 inches."""
-    figure = Figure(
-        figsize=(3.1 * sum(widths) + 0.5, height + 0.4),
-        dpi=150,
-        layout=ConstrainedLayoutEngine(wspace=0.06),
-    )
+    """A figure of panels in rows of these relative widths; a width of 1 is 3.4 inches."""
+    size = 3.4 * sum(widths) + 0.4, height * rows + 0.3
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(
-        1, len(widths), width_ratios=list(widths), squeeze=False, sharex=share, sharey=share
+        rows, len(widths), width_ratios=list(widths), squeeze=False, sharex=share, sharey=share
     )
-    panels = list(grid.ravel())
-    for panel in panels:
-        dress(panel)
-    return figure, panels
-
-
-def dress(panel: Axes) -> None:
-    """Two spines, a faint grid, small labels."""
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(INK)
-    panel.tick_params(colors=INK, labelsize=FONT_SIZE - 1)
-    panel.grid(color=FAINT, linewidth=0.6)
-    panel.set_axisbelow(True)
-    for label in (panel.xaxis.label, panel.yaxis.label):
-        label.set(color=INK, fontsize=FONT_SIZE)
+    for panel in grid.ravel():
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(INK)
+        panel.tick_params(colors=INK, labelsize=FONT_SIZE - 1)
+        panel.grid(color=FAINT, linewidth=0.6)
+        panel.set_axisbelow(True)
+        for label in (panel.xaxis.label, panel.yaxis.label):
+            label.set(color=INK, fontsize=FONT_SIZE)
+    return figure, list(grid.ravel())
 
 
 def title(panel: Axes, text: str) -> None:
@@ -73,84 +113,35 @@ def title(panel: Axes, text: str) -> None:
 
 def caption(figure: Figure, text: str) -> None:
     """A caption below the panels, as wide as the figure."""
-    width = int(figure.get_figwidth() * 72 / (0.56 * (FONT_SIZE - 1)))
-    lines = textwrap.wrap(text, width)
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * 72 / (0.56 * (FONT_SIZE - 1))))
     figure.set_figheight(figure.get_figheight() + 0.17 * len(lines))
-    figure.supxlabel(
-        "\n".join(lines), x=0.01, ha="left", fontsize=FONT_SIZE - 1, color=INK, linespacing=1.3
-    )
+    look = {"fontsize": FONT_SIZE - 1, "color": INK, "linespacing": 1.3}
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", **look)
 
 
-def name_lines(figure: Figure, panels: Mapping[Axes, Mapping[str, Line2D]]) -> None:
-    """Names lines at their ends, in every panel; too many or long names stand once, below."""
-    names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    longest = _LONGEST_LABEL // min(len(panels), 2)  # what is left of narrow panels can be seen
-    if len(names) <= _MOST_DIRECT_LABELS and max(map(len, names), default=0) <= longest:
-        figure.draw_without_rendering()  # lays the panels out
-        for panel, lines in panels.items():
-            _name_ends(panel, lines, panel.get_window_extent().height / figure.dpi)
+def legend(figure: Figure, lines: Mapping[str, Line2D]) -> None:
+    """Names lines once, above all panels, where a name crosses nothing."""
+    if not lines:
         return
-    handles = {name: line for lines in panels.values() for name, line in lines.items()}
-    columns = 3 if len(panels) > 2 or (len(panels) > 1 and max(map(len, names)) < 25) else 2
-    rows = -(-len(handles) // columns) * max(name.count("\n") + 1 for name in names)
-    figure.set_figheight(figure.get_figheight() + 0.2 + 0.2 * rows)
+    across = 0.5 + 0.62 * (FONT_SIZE - 1) / 72 * max(map(len, lines))  # inches of an entry
+    columns = max(1, min(len(lines), int(figure.get_figwidth() / across)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(lines) // columns))
     figure.legend(
-        handles=list(handles.values()),
-        labels=list(handles),
-        loc="outside lower center",
+        handles=list(lines.values()),
+        labels=list(lines),
+        loc="outside upper left",
         ncols=columns,
         frameon=False,
         fontsize=FONT_SIZE - 1,
         labelcolor=INK,
-        handlelength=2.6,
+        handlelength=3,
     )
 
 
-def _name_ends(panel: Axes, lines: Mapping[str, Line2D], height: float) -> None:
-    ends: dict[str, np.ndarray] = {}
-    for name, line in lines.items():
-        points = np.asarray(line.get_xydata(), float)
-        points = points[np.isfinite(points).all(axis=1)]
-        if len(points):
-            ends[name] = points[-1]
-    if not ends:
-        return
-    to_axes = panel.transData + panel.transAxes.inverted()
-    places = np.array([to_axes.transform(end)[1] for end in ends.values()])
-    for (name, end), y in zip(
-        ends.items(), _spread(np.clip(places, 0, 1), _LABEL_GAP / height), strict=True
-    ):
-        colour = lines[name].get_color()
-        panel.annotate(
-            name,
-            xy=(end[0], end[1]),
-            xytext=(1.04, y),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=FONT_SIZE,
-            color=colour,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "alpha": 0.6,
-                "shrinkA": 0,
-                "shrinkB": 2,
-                "relpos": (0, 0.5),
-            },
-        )
-
-
-def _spread(places: np.ndarray, gap: float) -> np.ndarray:
-    """Moves places on an axis apart, as little as needed and in order, to at least `gap`."""
-    order = np.argsort(places, kind="stable")
-    offsets = gap * np.arange(len(places))
-    # Isotonic regression: without the offsets, places only have to be sorted.
-    blocks: list[list[float]] = []
-    for value in places[order] - offsets:
-        blocks.append([value])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    spread = np.empty(len(places))
-    spread[order] = np.concatenate([np.full(len(b), np.mean(b)) for b in blocks]) + offsets
-    return spread
+def image(figure: Figure, kind: str) -> bytes:
+    """The content of a file of kind "png", "svg" or "pdf": equal figures have equal bytes."""
+    unsure = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "tsam_jax"}):
+        figure.savefig(buffer, format=kind, metadata={unsure[kind]: None})
+    return buffer.getvalue()

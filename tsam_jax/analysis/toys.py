@@ -141,11 +141,11 @@ def figure_1(*, tilts: tuple[float, ...] = (1.0, 5.0, 20.0, 100.0)) -> DescentFi
     ]
     return DescentFigure(
         caption=(
-            "Gradient descent from 0.5 on L = 2 - sin(4 pi theta) / (2 theta) + 0.005 (theta - 1)^2"
+            "Gradient descent from 0.5 on L = 2 - sin(4πθ) / (2θ) + 0.005 (θ - 1)²"
             " and on its tilted objectives, whose gradients are estimated from 2000 draws in each"
             " step. Changed against the text: the sign after the 2, which is lost in print, is the"
-            " one with which ERM stops at the sharpest minimum; and eps is normal with standard"
-            " deviation 0.2 (left out where theta + eps < 0.05) instead of uniform on (-0.2, 0.2),"
+            " one with which ERM stops at the sharpest minimum; and ε is normal with standard"
+            " deviation 0.2 (left out where θ + ε < 0.05) instead of uniform on (-0.2, 0.2),"
             " under which no form of the loss gives flatter minima at larger t. The draws matter:"
             " with the exact expectation t = 20 and 100 stop at 1.03 and 0.93, held by a loss 3.5"
             " standard deviations away that 2000 draws rarely see."
@@ -169,8 +169,8 @@ def figure_3() -> ObjectiveFigure:
     Source: Li et al. 2025, Figure 3.
     """
     caption = (
-        "The SAM objective, max of L(theta + eps) over |eps| <= rho, on L = |theta - 1| - 0.01 up"
-        " to 2 and (theta - 3)^2 above. From rho = 0.1 on its minimum lies in the flat valley."
+        "The SAM objective, max of L(θ + ε) over |ε| <= rho, on L = |θ - 1| - 0.01 up"
+        " to 2 and (θ - 3)² above. From rho = 0.1 on its minimum lies in the flat valley."
         " As printed, but for the radii between 0 and 0.8, which the paper does not list."
     )
     return _objective_figure("SAM", caption, jnp.inf)
@@ -183,7 +183,7 @@ def figure_4(*, t: float = 0.01) -> ObjectiveFigure:
       t: tilt, >= 0.
 
     Returns:
-      An `ObjectiveFigure` at nine radii from 0 to 0.8, eps uniform on |eps| <= rho.
+      An `ObjectiveFigure` at nine radii from 0 to 0.8, ε uniform on |ε| <= rho.
 
     Example:
       >>> [round(float(x), 2) for x in figure_4().minimisers[:3]]
@@ -192,7 +192,7 @@ def figure_4(*, t: float = 0.01) -> ObjectiveFigure:
     Source: Li et al. 2025, Figure 4.
     """
     caption = (
-        f"The TSAM objective at t = {t:g}, eps uniform on |eps| <= rho, on the loss of Figure 3:"
+        f"The TSAM objective at t = {t:g}, ε uniform on |ε| <= rho, on the loss of Figure 3:"
         " smooth where that of SAM has kinks, and with the same minimisers. As printed, but for"
         " the radii between 0 and 0.8, which the paper does not list."
     )
@@ -255,16 +255,15 @@ def render(name: str, path: str | Path, /) -> str:
       >>> caption[:17]
       'The SAM objective'
     """
-    from tsam_jax.analysis import toy_figures  # matplotlib only where it is drawn
+    from tsam_jax.analysis import style, toy_figures  # matplotlib only where it is drawn
 
     data: dict[str, Callable[[], DescentFigure | ObjectiveFigure]]
     data = {"fig1": figure_1, "fig3": figure_3, "fig4": figure_4}
     if name not in data:
         msg = f"`render(name)` must be one of 'fig1', 'fig3', 'fig4', got {name!r}."
         raise ValueError(msg)
-    shown = data[name]()
-    if isinstance(shown, DescentFigure):
-        toy_figures.descents(shown).savefig(path)
-    else:
-        toy_figures.objectives_at_radii(shown).savefig(path)
+    shown, path = data[name](), Path(path)
+    descents = isinstance(shown, DescentFigure)
+    draw = toy_figures.descents if descents else toy_figures.objectives_at_radii
+    path.write_bytes(style.image(draw(shown), path.suffix[1:]))  # type: ignore[arg-type]
     return shown.caption

@@ -34,7 +34,7 @@ class Analyze(Command):
         import jax
 
         from tsam_jax import analysis
-        from tsam_jax.analysis import figures
+        from tsam_jax.analysis import figures, style
         from tsam_jax.train import record, restore
 
         directory = new_directory(self.out, "analyze")
@@ -56,8 +56,11 @@ class Analyze(Command):
             )
             say(console, f"[{place}/{len(networks)}] {name}: spectrum")
             spectra[name] = density(one.loss, one.params, jax.random.fold_in(key, 1))
-        _sharpness(models).savefig(directory / "sharpness.png")
-        figures.spectra(spectra).savefig(directory / "spectra.png")
+        for plot, drawn in (
+            ("sharpness", _sharpness(models)),
+            ("spectra", figures.spectra(spectra)),
+        ):
+            (directory / f"{plot}.png").write_bytes(style.image(drawn, "png"))
         count = sorted({one.examples for one in networks.values()})
         found = {
             "models": models,

@@ -55,7 +55,7 @@ class Landscape(Command):
         import jax.numpy as jnp
         import numpy as np
 
-        from tsam_jax.analysis import slices
+        from tsam_jax.analysis import slices, style
         from tsam_jax.train import record, restore
 
         directory = new_directory(self.out, "landscape")
@@ -85,7 +85,7 @@ class Landscape(Command):
             draw = slices.between if len(networks) == 2 else slices.through
             figure, data = draw(losses, params, points=self.points)
         path = directory / "landscape.png"
-        figure.savefig(path)
+        path.write_bytes(style.image(figure, "png"))
         plain = jax.tree.map(lambda x: np.asarray(x).tolist(), data)
         loss = "of the first network's training examples, with the labels trained on"
         record.write_json(
