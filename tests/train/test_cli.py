@@ -173,6 +173,8 @@ def test_a_recipe_stands_first_and_options_override_its_values(tmp_path, capsys,
     metrics = json.loads((out / "result.json").read_text())["metrics"]
     assert 1 <= metrics["step_effective_sample_size"] <= 2
 
+    assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
     code, shown, _ = run(capsys, "evaluate", str(out))
     assert code == 0
     assert "epoch 2\n" in shown

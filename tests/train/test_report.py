@@ -9,7 +9,7 @@ import pytest
 from made_up_study import GRID, STUDIES, THREE, diverged, row, rows_of, study, write
 from matplotlib.figure import Figure
 
-from tsam_jax.train import config, plots, report
+from tsam_jax.train import config, plots, report, table
 
 every_study = pytest.mark.parametrize("name", STUDIES)
 
@@ -42,7 +42,7 @@ def test_report_is_written_and_its_page_stands_alone(name, tmp_path):
     files = {path.name for path in page.parent.iterdir()}
     assert files == {"study.json", "rows.jsonl", "report.json", "report.html", *figures}
     text = page.read_text("utf-8")
-    assert len(re.findall(r'src="data:image/png;base64,', text)) == len(figures)
+    assert len(re.findall(r'src="data:image/svg\+xml;base64,', text)) == len(figures)
     visible = re.sub(r"base64,[^\"]*", "", text)
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:)", visible)
     assert not re.search(r"https?:|url\(|@import|<script|<link", visible)
@@ -51,6 +51,8 @@ def test_report_is_written_and_its_page_stands_alone(name, tmp_path):
         assert f"<code>{setting}</code>" in visible
     assert ('role="alert"' in visible) == bool(report.problems(study_, rows))
     assert "a loss value counts a third of a gradient" in in_words(text)
+    for sentence in table.verdict(study_, rows):
+        assert sentence in in_words(text)
 
 
 def test_report_json_has_the_rows_and_the_statistics(tmp_path):
@@ -64,12 +66,11 @@ def test_report_json_has_the_rows_and_the_statistics(tmp_path):
     assert [line["seeds"] for line in found["differences"]] == [[0, 1], [0]]
 
 
-def test_label_noise_is_in_the_title_and_in_the_first_sentence(tmp_path):
+def test_label_noise_is_in_the_title_and_below_the_results(tmp_path):
     page = page_of(tmp_path / "noisy", *STUDIES["complete"]).replace("\N{NO-BREAK SPACE}", " ")
     words = "40 % of the training labels"
     assert f"<h1>Comparison of methods on digits, {words} replaced</h1>" in page
-    first = page.partition('<p class="lede">')[2].strip()
-    assert first.startswith(f"{words} were replaced (law: other-labels)")
+    assert f"{words} were replaced (law: other-labels)" in page
     assert "labels were replaced" not in page_of(tmp_path / "clean", *STUDIES["glue"])
 
 
@@ -118,7 +119,7 @@ def test_a_figure_that_fails_does_not_lose_the_report(tmp_path, monkeypatch):
     page = page_of(tmp_path, *STUDIES["complete"])
     assert "<code>sharpness.png</code>: not drawn: ValueError: no &lt;ink&gt;</li>" in page
     assert not (tmp_path / "sharpness.png").exists()
-    assert page.count("data:image/png") == 1
+    assert page.count("data:image/svg") == 1
 
 
 def test_rows_of_shards_are_merged_and_the_last_of_equals_wins(tmp_path):
@@ -189,3 +190,24 @@ def test_the_page_of_a_sweep_marks_the_choice_and_has_the_commands(tmp_path):
     assert results.count(">chosen<") == 3
     assert "The test part was not evaluated." in words
     assert "Next commands" not in page_of(tmp_path / "other", *STUDIES["complete"])
+
+
+def test_defaults_are_not_listed_as_settings(tmp_path):
+    resolved = [["width", "8", "default"], ["lr", "0.1", "setting"], ["depth", "3", "flag"]]
+    page = in_words(page_of(tmp_path, {**THREE, "resolved": resolved}, rows_of(THREE)))
+    assert "depth 3 (flag)" in page
+    assert "width" not in page.partition("How it was made")[2]
+    assert "lr 0.1" not in page
+
+
+def test_the_verdict_and_the_most_convincing_figure_come_first(tmp_path):
+    page = page_of(tmp_path, *STUDIES["complete"])
+    places = [page.index(x) for x in ("<h1>", 'class="verdict"', "<img", "<h2>Results", "<code>")]
+    assert places == sorted(places)
+    assert page.index("under random noise") < page.index("Learning curves")
+
+
+def test_lines_in_the_page_are_those_of_the_figures(tmp_path):
+    page = page_of(tmp_path, *STUDIES["complete"])
+    for look in plots.looks(*STUDIES["complete"]).values():
+        assert page.count(f'stroke="{look["color"]}"') >= 2  # results, settings

@@ -55,7 +55,7 @@ def test_columns_are_those_of_the_metrics():
 
     cost, flat = ["gradient_evaluations", "seconds"], ["nearby_mean", "nearby_variance"]
     assert names(*STUDIES["complete"]) == [
-        *["test_accuracy", "early_test_accuracy", "test_loss", *cost, *flat, "top_eigenvalue"]
+        *["test_accuracy", "early_test_accuracy", "test_loss", *cost, "top_eigenvalue", *flat]
     ]
     pearson = [f"{early}test_{x}" for x in ("pearson", "spearman") for early in ("", "early_")]
     assert names(GLUE, []) == [*pearson, "test_loss", *cost]
@@ -109,10 +109,8 @@ def test_differences_are_within_seeds():
     half_width = scipy.stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
     assert line.estimates["test_accuracy"] == pytest.approx((0.02, half_width))
     assert set(line.estimates) == {"test_accuracy", "early_test_accuracy", "test_loss"}
-    text = printed(table.render_differences(two, rows))
-    assert "+2.00" in text
-    assert "±2.48" in text
-    assert "(3 of 4 pairs)" in text
+    expected = "Test accuracy at the last epoch: SAM (+2.0 ± 2.5 points) is not different from ERM"
+    assert table.verdict(two, rows)[0].startswith(expected)
 
 
 def test_differences_leave_out_diverged_runs_and_count_pairs():
@@ -144,31 +142,32 @@ def test_a_diverged_seed_is_announced_and_leaves_no_mean():
 @every_study
 def test_tables_fit_eighty_columns_and_need_no_terminal(name):
     study_, rows = STUDIES[name]
-    views = [table.render, table.render_differences, table.render_choice]
-    for view in views:
-        text = printed(view(study_, rows))
-        assert "\x1b" not in text
-        assert max(map(len, text.splitlines())) <= 80
-        assert "…" not in text  # nothing cut
-    text = printed(table.render(study_, rows)).replace("\n", " ")
-    assert all(setting.split()[-1] in text for setting in study_["settings"])
+    text = printed(table.render(study_, rows))
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text  # nothing cut
+    if study_["kind"] != "sweep":
+        lines = {" ".join(line.split()) for line in text.splitlines()}
+        short = table.names(study_, rows)
+        assert {f"{short[setting]} {setting}" for setting in study_["settings"]} <= lines
+        assert len(set(short.values())) == len(short)
 
 
 def test_columns_that_do_not_fit_are_left_out_from_the_right():
     rows = rows_of(GLUE, names=("pearson", "spearman", "loss"))
     head = printed(table.render(GLUE, rows))
     assert "spearman" in head
-    assert "Hess." not in head
+    assert "var." not in head
     assert "report.html has more columns." in " ".join(head.split())
     assert "more columns" not in printed(table.render(PLAIN, []))
-    assert "top_eigenvalue" in [c.name for c in table.columns(GLUE, rows)]
+    assert "nearby_variance" in [c.name for c in table.columns(GLUE, rows)]
 
 
 def test_missing_seeds_are_counted():
-    text = printed(table.render(*STUDIES["partial"]))
-    assert "(3 of 3 seeds)" in text
-    assert "(2 of 3 seeds)" in text
-    assert "(1 of 3 seeds)" in text
+    lines = [line.split() for line in printed(table.render(*STUDIES["partial"])).splitlines()]
+    for words in (["ERM", "3", "of", "3"], ["SAM", "2", "of", "3"], ["TSAM", "1", "of", "3"]):
+        assert words in [line[:4] for line in lines]
+    assert "seeds " not in printed(table.render(*STUDIES["complete"])).partition("±")[0]
 
 
 def test_brackets_in_settings_are_not_markup():
@@ -251,8 +250,11 @@ def test_the_table_of_a_sweep_has_what_differs_and_the_seeds():
     rows = [row(f"sam(rho=0.{k}, lr=0.1)", 0, validation_accuracy=x) for k, x in enumerate(values)]
     rows += [row("erm()", 0, validation_accuracy=0.6), diverged("sam(rho=9, lr=0.1)", 0)]
     found = study(*(r["setting"] for r in rows), kind="sweep", seeds=[0])
-    lines = [line.split() for line in printed(table.render_choice(found, rows)).splitlines()]
-    body = [words for words in lines if any("rho" in word or word == "erm" for word in words)]
+    lines = [line.split() for line in printed(table.render(found, rows)).splitlines()]
+    start = next(i for i, words in enumerate(lines) if words[:1] == ["method"])
+    body = [
+        words for words in lines[start:] if any("rho" in word or "erm" in word for word in words)
+    ]
     assert body == [
         ["sam", "rho=0.1", "80.0", "%", "80.0"],
         ["rho=0.2", "75.0", "%", "75.0"],
@@ -260,3 +262,78 @@ def test_the_table_of_a_sweep_has_what_differs_and_the_seeds():
         ["rho=9", "diverged", "-"],
         ["erm", "-", "60.0", "%", "60.0"],
     ]
+
+
+def findings(erm, sam, sharpest, **changes):
+    """The verdict on two settings, from accuracies and the eigenvalues of SAM; ERM's is 40."""
+    seeds = list(range(len(erm)))
+    rows = [row("erm()", seed, test_accuracy=x) for seed, x in enumerate(erm)]
+    rows += [row("sam(rho=0.2)", seed, test_accuracy=x) for seed, x in enumerate(sam)]
+    for one, top in zip(rows, [40.0] * len(erm) + sharpest, strict=True):
+        one["flatness"]["top_eigenvalue"] = top
+        one["best"]["test_accuracy"] = 0.9
+    return table.verdict(study("erm()", "sam(rho=0.2)", seeds=seeds, **changes), rows)
+
+
+def test_the_verdict_names_differences_beyond_the_interval():
+    last, early, top = findings([0.80, 0.82, 0.81], [0.85, 0.88, 0.86], [2.0, 2.0, 2.0])
+    assert last == "Test accuracy at the last epoch: SAM (+5.3 ± 1.4 points) is better than ERM."
+    assert early == (
+        "Test accuracy at the best epoch by validation accuracy: SAM (+0.0 ± 0.0 points) is not"
+        " different from ERM beyond the 95 % interval at 3 seeds."
+    )
+    assert top == "Largest Hessian eigenvalue: SAM's (20 times; 20 to 20) is smaller than ERM's."
+    last, _, top = findings([0.85, 0.88, 0.86], [0.80, 0.82, 0.81], [80.0, 85.0, 80.0])
+    assert last == "Test accuracy at the last epoch: SAM (-5.3 ± 1.4 points) is worse than ERM."
+    assert (
+        top == "Largest Hessian eigenvalue: SAM's (2.04 times; 1.87 to 2.23) is larger than ERM's."
+    )
+
+
+def test_the_verdict_names_what_is_within_the_interval():
+    last, _, top = findings([0.80, 0.82, 0.81], [0.79, 0.86, 0.81], [20.0, 90.0, 30.0])
+    end = "is not different from ERM beyond the 95 % interval at 3 seeds."
+    assert last == f"Test accuracy at the last epoch: SAM (+1.0 ± 6.6 points) {end}"
+    end = end.replace("ERM", "ERM's")
+    assert top == f"Largest Hessian eigenvalue: SAM's (1.06 times smaller) {end}"
+
+
+def test_the_verdict_on_one_seed_has_no_interval():
+    last, _, top = findings([0.80], [0.82], [20.0])
+    end = "at one seed, without an interval."
+    assert last == f"Test accuracy at the last epoch: SAM (+2.0 points) is compared with ERM {end}"
+    expected = f"Largest Hessian eigenvalue: SAM's (2 times smaller) is compared with ERM's {end}"
+    assert top == expected
+
+
+def test_the_verdict_names_what_cannot_be_compared():
+    *_, last = table.verdict(*STUDIES["diverged"])
+    assert last == "No seed finished both with ERM and with SAM."
+    three, rows = STUDIES["complete"]
+    rows = [r for r in rows if r["method"] != "erm"]
+    assert table.verdict(three, rows) == ["No seed finished both with ERM and with SAM or TSAM."]
+    assert table.verdict(*STUDIES["nothing"]) == ["No run is finished."]
+
+
+def test_a_lower_loss_is_better():
+    sentences = table.verdict(*STUDIES["regression"])
+    assert sentences[0] == "Test loss at the last epoch: SAM (+0.034 ± 0.018) is worse than ERM."
+
+
+def test_the_verdict_of_a_sweep_or_of_one_setting_is_the_best_value():
+    [sweep] = table.verdict(*STUDIES["sweep"])
+    expected = "SAM rho=0.1 lr=0.1, the best of 19 settings: validation accuracy at the last epoch"
+    assert sweep == f"{expected} 83.45 ± 1.05 %."
+    [alone] = table.verdict(study("sam(rho=0.2)"), [row("sam(rho=0.2)", 0, test_accuracy=0.5)])
+    assert alone == "SAM: test accuracy at the last epoch 50.00 %."
+    assert table.verdict(*STUDIES["at once"]) == ["SAM: test accuracy at the last epoch diverged."]
+
+
+def test_short_names_are_unique_and_say_what_differs():
+    texts = ["erm()", "sam(rho=0.1)", "sam(rho=0.1, lr=0.3)"]
+    short = table.names(study(*texts), [row(text, 0) for text in texts])
+    assert list(short.values()) == ["ERM", "SAM", "SAM lr=0.3"]
+    assert list(table.names(study(*texts), []).values()) == ["ERM", "SAM 1", "SAM 2"]
+    long = [f"tsam(t={t}, rho={t}, gamma={t})" for t in (1000, 2000)]
+    rows = [row(text, 0) for text in long]
+    assert list(table.names(study(*long), rows).values()) == ["TSAM 1", "TSAM 2"]

@@ -105,17 +105,13 @@ def _without_shard(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def show(console: Console, study: dict, rows: list) -> None:  # type: ignore[type-arg]
-    """Prints the tables of a study, and for a sweep the commands to go on with."""
+    """Prints what a study found, and for a sweep the commands to go on with."""
     from tsam_jax.train import report, table
 
+    console.print(table.render(study, rows))
     if study["kind"] == "sweep":
-        console.print(table.render_choice(study, rows))
         for line in report.commands(study, rows):
             say(console, f"Next: {line}")
-        return
-    console.print(table.render(study, rows))
-    if len({row["setting"] for row in rows}) > 1:
-        console.print(table.render_differences(study, rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

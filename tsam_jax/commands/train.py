@@ -50,7 +50,8 @@ class Train(Common):
         """Trains, or resumes; returns the exit status."""
         import jax
 
-        from tsam_jax.train import loop, mesh, record, restore
+        from tsam_jax.analysis import style
+        from tsam_jax.train import loop, mesh, plots, record, restore
         from tsam_jax.train.progress import Progress
         from tsam_jax.train.resolve import announce, render, resolve
         from tsam_jax.train.run import looks, refusal, train
@@ -103,6 +104,9 @@ class Train(Common):
         }
         if first:
             record.write_json(directory / "result.json", result)
+            if lines := outcome.log.lines:
+                figure = plots.learning_curve(run.label, lines, job.metric, task.label_noise)
+                (directory / "learning_curve.png").write_bytes(style.image(figure, "png"))
         if outcome.diverged is not None:
             message = refusal(run, outcome.diverged, restore.last_epoch(job, directory))
             say(Console(stderr=True), f"tsam-jax: error: {message}")

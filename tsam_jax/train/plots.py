@@ -1,30 +1,32 @@
-"""The figures of a report, in the style of `analysis.style`.
+"""The figures of a study, in the style of `analysis.style`.
 
 Bands run from the lowest seed to the highest: a 95 % interval of three seeds is so wide that it
 leaves the range of an accuracy.
 """
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter
 
-from tsam_jax.analysis import style
+from tsam_jax.analysis import figures, style
 from tsam_jax.train.metrics import metric
-from tsam_jax.train.table import Row, Study, by_setting, choose, ranked, validated, varied
-
-_COLOURS = "cividis"  # even in lightness, also for the colour-blind
+from tsam_jax.train.table import Row, Study, by_setting, choose, names, ranked, validated, varied
 
 Curve = tuple[np.ndarray, np.ndarray]
 """x, shape (points,), and y, shape (seeds, points)."""
-Place = tuple[int, int]
+
+
+def looks(study: Study, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Setting -> its line, for what is drawn: in a sweep the best setting of each method."""
+    if study["kind"] == "sweep":
+        return style.looks(choose(rows, study["metric"]).values())
+    return style.looks(text for text, own in by_setting(study, rows).items() if own)
 
 
 def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
@@ -38,30 +40,50 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
     Returns:
       A figure with two panels for the metric of the study, and two for the loss.
     """
-    names = list(dict.fromkeys([study["metric"], "loss"]))
-    if study["kind"] == "sweep":
-        chosen = choose(rows, study["metric"]).values()
-        rows = [row for row in rows if row["setting"] in chosen]
-    figure, panels = _figure(len(names), 2, (3.7, style.PANEL_HEIGHT))
-    keys = [f"{part}_{name}" for name in names for part in (study["parts"][-1], "train")]
-    named = {}
-    for panel, key in zip(panels, keys, strict=True):
-        curves = {text: _curve(own, key) for text, own in by_setting(study, rows).items() if own}
-        named[panel] = _draw(panel, rows, curves, "no finished epoch")
+    shown = list(dict.fromkeys([study["metric"], "loss"]))
+    keys = [f"{part}_{name}" for name in shown for part in (study["parts"][-1], "train")]
+    settings = by_setting(study, rows).items()
+    panels = {key: {text: _curve(own, key) for text, own in settings} for key in keys}
+    figure, axes = _lines(study, rows, panels, len(shown))
+    for panel, key in zip(axes, keys, strict=True):
         noisy = " (noisy labels)" if key.startswith("train") and study["label_noise"] else ""
         part, _, name = key.replace("train", "training").partition("_")
-        panel.set_ylabel(f"{part.capitalize()} {name}{noisy}")
-        panel.set_xlabel("Gradient evaluations per seed")
+        panel.set(xlabel="Gradient evaluations", ylabel=f"{part.capitalize()} {name}{noisy}")
         panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         if metric(name).percent:
-            panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    style.name_lines(figure, named)
+            panel.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.6g} %")
+    figure.align_ylabels()
     return figure
 
 
+def learning_curve(label: str, lines: Sequence[Row], name: str, label_noise: float) -> Figure:
+    """`learning_curves` of one run.
+
+    Args:
+      label: its setting.
+      lines: the lines of its log, at least one.
+      name: the metric.
+      label_noise: fraction of the training labels that were replaced.
+
+    Returns:
+      A figure with two panels for the metric, and two for the loss.
+    """
+    study = {"kind": "study", "settings": [label], "parts": ["test"], "metric": name}
+    curve = {key: [line.get(key) for line in lines] for key in lines[-1]}
+    row = {
+        "setting": label,
+        "arguments": {},
+        "seed": 0,
+        "curve": curve,
+        "epochs": curve["epoch"][-1],
+    }
+    row["gradient_evaluations"] = curve["gradient_evaluations"][-1]
+    return learning_curves(study | {"label_noise": label_noise}, [row])
+
+
 def sharpness(study: Study, rows: Sequence[Row]) -> Figure:
-    """Mean increase and variance of the training loss over the size of the noise.
+    """Mean rise and variance of the training loss over the size of the noise.
 
     The paper's Figure 2, with the loss at the solution subtracted from the mean, so that a method
     is not called sharp because its loss is high: flat solutions lie low in both panels.
@@ -69,26 +91,17 @@ def sharpness(study: Study, rows: Sequence[Row]) -> Figure:
     Returns:
       A figure with two panels.
     """
-    figure, panels = _figure(1, 2, (3.7, style.PANEL_HEIGHT))
-    named = {}
-    titles = {"mean": "Mean increase", "variance": "Variance"}
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
-        curves = {}
-        for setting, own in by_setting(study, rows).items():
-            flat = [row["flatness"] for row in own if row["flatness"]]
-            seeds = np.array([one[name] for one in flat], float)  # null becomes NaN
-            if name == "mean" and flat:
-                seeds -= np.array([[one["loss"]] for one in flat], float)
-            curves[setting] = np.array(flat[0]["noise_rms"] if flat else []), seeds
-        named[panel] = _draw(panel, rows, curves, "not measured")
-        panel.set_xlabel("Noise, root mean square per coordinate")
-        panel.set_ylabel(f"{title} of the training loss")
-        means = np.concatenate([line.get_ydata() for line in panel.lines] or [np.zeros(0)])
-        means = means[np.isfinite(means)]
-        if means.size and np.all(means > 0):  # a band that reaches zero leaves the panel
-            panel.set_yscale("log", nonpositive="clip")
-            panel.set_ylim(means.min() / 2, means.max() * 2)
-    style.name_lines(figure, named)
+    panels: dict[str, dict[str, Curve]] = {"mean": {}, "variance": {}}
+    for text, own in by_setting(study, [row for row in rows if row["flatness"]]).items():
+        flat = [row["flatness"] for row in own]
+        sizes = np.array(flat[0]["noise_rms"] if flat else [])
+        losses = np.array([[x["loss"]] for x in flat], float)  # null becomes NaN
+        for key, below in (("mean", losses), ("variance", 0)):
+            panels[key][text] = sizes, np.array([x[key] for x in flat], float) - below
+    figure, axes = _lines(study, rows, panels, 1)
+    for panel, label in zip(axes, ("Mean rise", "Variance"), strict=True):
+        panel.set(xlabel="Noise per weight (rms)", ylabel=f"{label} of the training loss")
+        figures.log_scale(panel)
     return figure
 
 
@@ -106,21 +119,22 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
     scale = Normalize(known.min(), known.max())
     high, wide = np.max([cells.shape for *_, cells in tables] or [(1, 3)], axis=0)
     down, across = max(1, -(-len(tables) // 2)), max(1, min(2, len(tables)))
-    figure, panels = _figure(down, across, (0.85 * wide + 1.4, 0.42 * high + 1.2))
-    for panel in panels:
+    widths, height = [(0.85 * wide + 1.4) / 3.4] * across, 0.42 * high + 1.0
+    figure, panels = style.new_figure(widths, rows=down, height=height)
+    for panel in panels[len(tables) :]:
         panel.set_axis_off()
     for panel, (own, ys, xs, best, cells) in zip(panels, tables, strict=False):
-        panel.set_axis_on()
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
         x, y, *rest = (*varied(own), "")
         over = ", ".join(filter(None, rest))
-        style.title(panel, own[0]["method"] + f", best over {over}" * bool(over))
+        method = style.method_name(own[0]["method"])
+        style.title(panel, method + f", best over {over}" * bool(over))
         panel.set(xlabel=x, ylabel=y, facecolor="#DDDDDD")
         panel.set_xticks(range(len(xs)), map(_wrapped, xs))
         panel.set_yticks(range(len(ys)), map(_wrapped, ys))
-        panel.imshow(cells, _COLOURS, scale, aspect="auto")
+        panel.imshow(cells, "cividis", scale, aspect="auto")  # even in lightness
         for place, value in np.ndenumerate(cells):
             colour = "white" if scale(value) < 0.5 else "black"
             weight = "bold" if place == best else "normal"
@@ -131,20 +145,8 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
         panel.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5))
     if not tables:
         panels[0].text(0.5, 0.5, "no method has two settings", ha="center")
-    title = f"Validation {name} at the last epoch, mean over seeds"
-    figure.supxlabel(title, fontsize=style.FONT_SIZE, color=style.INK)
+    style.caption(figure, f"Validation {name} at the last epoch, mean over seeds.")
     return figure
-
-
-def _figure(down: int, across: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Panels of a size in inches."""
-    inches = across * size[0], down * size[1] + 0.3
-    figure = Figure(figsize=inches, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(down, across, squeeze=False).ravel())
-    for panel in panels:
-        style.dress(panel)
-    return figure, panels
 
 
 def _curve(rows: Sequence[Row], key: str) -> Curve:
@@ -157,29 +159,28 @@ def _curve(rows: Sequence[Row], key: str) -> Curve:
     return cost * points, seeds
 
 
-def _draw(
-    panel: Axes, rows: Sequence[Row], curves: Mapping[str, Curve], empty: str
-) -> dict[str, Line2D]:
-    """Returns the lines by name; by the whole setting, where settings have the same method."""
-    methods = {row["setting"]: row["method"] for row in rows}
-    short, drawn = len(set(methods.values())) == len(methods), {}
-    for place, (setting, (x, seeds)) in enumerate(curves.items()):
-        if not seeds.size:
-            continue
-        look = style.line_style(place)
-        # A line of one point is invisible.
-        marker = "o" if len(x) == 1 else None
-        [line] = panel.plot(x, seeds.mean(axis=0), marker=marker, markersize=4, zorder=3, **look)
-        low, high = seeds.min(axis=0), seeds.max(axis=0)
-        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        drawn[methods[setting] if short else "\n".join(textwrap.wrap(setting, 44))] = line
-    if not drawn:
-        panel.text(0.5, 0.5, empty, transform=panel.transAxes, ha="center", color=style.INK)
-        panel.set(xticks=[], yticks=[])
-    return drawn
+def _lines(
+    study: Study, rows: Sequence[Row], panels: dict[str, dict[str, Curve]], down: int
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each name -> setting -> curve, and one legend of short names."""
+    figure, axes = style.new_figure([1.0, 1.0], rows=down)
+    short, lines = names(study, rows), {}
+    for panel, curves in zip(axes, panels.values(), strict=True):
+        for text, look in looks(study, rows).items():
+            x, seeds = curves[text]
+            if seeds.size:
+                span = np.stack([seeds.min(axis=0), seeds.max(axis=0)])
+                lines[short[text]] = figures.band(panel, x, seeds.mean(axis=0), span, look)
+        if not panel.lines:
+            panel.text(0.5, 0.5, "no numbers", transform=panel.transAxes, ha="center")
+            panel.set(xticks=[], yticks=[])
+    style.legend(figure, lines)
+    return figure, axes
 
 
-def _table(rows: Sequence[Row], name: str) -> tuple[list[str], list[str], Place, np.ndarray]:
+def _table(
+    rows: Sequence[Row], name: str
+) -> tuple[list[str], list[str], tuple[int, int], np.ndarray]:
     """The values of both axes, the place of the best setting, and the best value of each cell."""
     x, y, *_ = (*varied(rows), "")
     cells: dict[tuple[str, str], float] = {}

@@ -1,7 +1,6 @@
 """The report of a study: report.json, figures, and a page that stands alone."""
 
 import base64
-import io
 import json
 import math
 import os
@@ -13,26 +12,26 @@ from typing import Any
 
 import jinja2
 
+from tsam_jax.analysis import style
 from tsam_jax.train import plots, record, table
 from tsam_jax.train.config import ConfigError
 from tsam_jax.train.table import Line, Row, Study
 
 _TITLES = {"compare": "Comparison of methods", "sweep": "Search for settings", "study": "Study"}
 _CAPTIONS = {
-    "learning_curves": (
-        "Learning curves over gradient evaluations, mean and range of the seeds; in a sweep, of the"
-        " best setting of each method. A step of ERM costs one gradient, of SAM two, of TSAM with s"
-        " samples 2 s. Training curves are on the labels that were trained on: with noisy labels, a"
-        " high training accuracy means memorised noise."
-    ),
     "sharpness": (
-        "Training loss under random noise on the final parameters: mean increase"
-        " E[L(θ+ε)] - L(θ) and variance Var[L(θ+ε)], mean and range of the seeds. Lower is flatter."
+        "Training loss under random noise on the final parameters: mean rise E[L(θ+ε)] - L(θ) and"
+        " variance Var[L(θ+ε)], mean and range of the seeds. Lower is flatter."
     ),
     "heatmap": (
         "Mean of the validation metric over the seeds, at the last epoch. The two axes are the"
         " arguments with the most values; a cell has the best value over all other arguments. The"
         " frame marks the chosen setting."
+    ),
+    "learning_curves": (
+        "Learning curves over gradient evaluations per seed, mean and range of the seeds; in a"
+        " sweep, of the best setting of each method. Training curves are on the labels trained on:"
+        " with noisy labels, a high training accuracy means memorised noise."
     ),
 }
 
@@ -72,21 +71,21 @@ def write_report(directory: Path) -> Path:
     lines = {"summary": table.summary(study, rows), "differences": table.differences(study, rows)}
     statistics = {name: [_plain(line) for line in these] for name, these in lines.items()}
     record.write_json(directory / "report.json", {"study": study, "rows": rows, **statistics})
-    drawings = {"learning_curves": plots.learning_curves}
+    drawings = {"learning_curves": plots.learning_curves}  # the most convincing one comes first
     if any(row["flatness"] for row in rows):
-        drawings["sharpness"] = plots.sharpness
+        drawings = {"sharpness": plots.sharpness, **drawings}
     if study["kind"] == "sweep":
-        drawings["heatmap"] = plots.heat_map
+        drawings = {"heatmap": plots.heat_map, **drawings}
     figures, failures = [], []
     for name, draw in drawings.items():
-        buffer = io.BytesIO()
         try:
-            draw(study, rows).savefig(buffer, format="png", dpi=160)
+            figure = draw(study, rows)
+            _replace(directory / f"{name}.png", style.image(figure, "png"))
+            drawn = base64.b64encode(style.image(figure, "svg")).decode()
         except Exception as error:  # whatever it is, the report must not be lost
             failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
             continue
-        _replace(directory / f"{name}.png", buffer.getvalue())
-        figures.append((base64.b64encode(buffer.getvalue()).decode(), _CAPTIONS[name]))
+        figures.append((drawn, _CAPTIONS[name]))
     page = _page(study, rows, figures=figures, problems=problems(study, rows) + failures, **lines)
     _replace(directory / "report.html", page.encode())
     return directory / "report.html"
@@ -141,14 +140,17 @@ def _page(study: Study, rows: Sequence[Row], summary: Sequence[Line], **content:
         study=study,
         title=f"{_TITLES[study['kind']]} on {study['title_name']}",
         noise=f"{100 * study['label_noise']:.3g}\N{NO-BREAK SPACE}%" * bool(study["label_noise"]),
-        seeds=max((len(line.seeds) for line in summary), default=0),
+        verdict=table.verdict(study, rows),
         columns=table.columns(study, rows),
         compared=table.compared(study, rows),
         cells=table.cells,
+        names=table.names(study, rows),
+        looks=plots.looks(study, rows),
         summary=sorted(summary, key=lambda x: place.get(x.setting, len(place)) if sweep else 0),
         chosen=list(table.choose(rows, study["metric"]).values()) if sweep else [],
         commands=commands(study, rows) if sweep else [],
-        runs=[own[0] for own in table.by_setting(study, rows).values() if own],
+        runs={row["setting"]: row for row in rows},
+        asked=[row for row in study["resolved"] if row[2] not in {"default", "setting"}],
     )
 
 

@@ -1,4 +1,4 @@
-"""Statistics over the seeds of a study, and its tables for the terminal.
+"""Statistics over the seeds of a study, what they say in words, and its tables for the terminal.
 
 A study is the content of study.json. A row is a line of rows.jsonl: a finished setting and seed.
 """
@@ -6,15 +6,17 @@ A study is the content of study.json. A row is a line of rows.jsonl: a finished 
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from scipy import special
 
+from tsam_jax.analysis import style
 from tsam_jax.train.metrics import metric
 
 Study = dict[str, Any]
@@ -71,25 +73,26 @@ def columns(study: Study, rows: Sequence[Row]) -> list[Column]:
         last = f"{part.replace('validation', 'valid.')}\n{short}"
         found.append(Column(key, last, f"{part} {name} at the last epoch", ("final", key), unit))
         if name != "loss" or selects == "loss":
-            when = f"{part} {name} at the epoch of best validation {selects}"
+            when = f"{part} {name} at the best epoch by validation {selects}"
             found.append(Column(f"early_{key}", f"early\nstop\n{short}", when, ("best", key), unit))
     cost, meaning = "gradient_evaluations", "gradient evaluations per seed"
     found.append(Column(cost, "grads\nspent", meaning, (cost,), "count"))
     found.append(Column("seconds", "time", "training time per seed", ("seconds",), "time"))
     if flatness := next((row["flatness"] for row in rows if row["flatness"]), None):
         middle = len(flatness["noise_rms"]) // 2
-        size = f"{flatness['noise_rms'][middle]:g} rms per coordinate"
+        size = f"{flatness['noise_rms'][middle]:g} rms per weight"
+        top, meaning = "top_eigenvalue", "largest Hessian eigenvalue"
+        found.append(Column(top, "top\nHess.\neig.", meaning, ("flatness", top)))
         for key, heading in (("mean", "mean\nloss\nnearby"), ("variance", "var.\nnearby")):
             meaning = f"{key} of the training loss under noise of {size}"
             found.append(Column(f"nearby_{key}", heading, meaning, ("flatness", key, middle)))
-        top, meaning = "top_eigenvalue", "largest Hessian eigenvalue of the training loss"
-        found.append(Column(top, "top\nHess.\neig.", meaning, ("flatness", top)))
     return found
 
 
-def compared(study: Study, rows: Sequence[Row]) -> list[Column]:
-    """The columns of which `differences` are taken: the metrics."""
-    return [c for c in columns(study, rows) if c.path[0] in {"final", "best"}]
+def compared(study: Study, rows: Sequence[Row], name: str = "") -> list[Column]:
+    """The columns of which `differences` are taken: the metrics, or one of them."""
+    shown = [c for c in columns(study, rows) if c.path[0] in {"final", "best"}]
+    return [c for c in shown if str(c.path[-1]).endswith(f"_{name}" if name else "")]
 
 
 def value_of(row: Row, *path: str | int) -> float:
@@ -106,17 +109,73 @@ def by_setting(study: Study, rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {text: [r for r in ordered if r["setting"] == text] for text in study["settings"]}
 
 
+def names(study: Study, rows: Sequence[Row]) -> dict[str, str]:
+    """Setting -> a short name: its method and, if it has several, what differs or a number.
+
+    Example:
+      >>> names({"settings": ["erm()", "sam(rho=0.1)"]}, [])
+      {'erm()': 'ERM', 'sam(rho=0.1)': 'SAM'}
+    """
+    found = {text: style.method_name(text) for text in study["settings"]}
+    arguments = {row["setting"]: row["arguments"] for row in rows}
+    for method in set(found.values()):
+        own = [text for text, name in found.items() if name == method]
+        if len(own) == 1:
+            continue
+        differ = varied([row for row in rows if row["setting"] in own])
+        given = [arguments.get(text, {}) for text in own]
+        long = [" ".join([method, *(f"{k}={x[k]}" for k in differ if k in x)]) for x in given]
+        if not set(own) <= set(arguments) or max(map(len, long)) > 22:
+            long = [f"{method} {place}" for place in range(1, len(own) + 1)]
+        found |= dict(zip(own, long, strict=True))
+    return found
+
+
 def summary(study: Study, rows: Sequence[Row]) -> list[Line]:
     """The estimates of every setting; where a seed diverged, only those of the cost."""
-    shown = columns(study, rows)
-    return [_line(text, own, shown, {}) for text, own in by_setting(study, rows).items()]
+    found = []
+    for text, own in by_setting(study, rows).items():
+        diverged, estimates = [row["seed"] for row in own if row["diverged"]], {}
+        for column in columns(study, rows):
+            known = own if column.unit in _COSTS or not diverged else []
+            values = [value_of(row, *column.path) for row in known]
+            estimates[column.name] = mean_and_interval(values)
+        found.append(Line(text, [row["seed"] for row in own], diverged, estimates))
+    return found
 
 
 def differences(study: Study, rows: Sequence[Row]) -> list[Line]:
     """Every setting minus the first one, over the seeds that both finished without diverging."""
-    (_, first), *others = by_setting(study, [row for row in rows if not row["diverged"]]).items()
-    usual, shown = {row["seed"]: row for row in first}, compared(study, rows)
-    return [_line(text, [r for r in x if r["seed"] in usual], shown, usual) for text, x in others]
+    found = {column.name: _paired(study, rows, column) for column in compared(study, rows)}
+    return [
+        Line(
+            text,
+            list(pairs),
+            [],
+            {k: mean_and_interval([*x[text].values()]) for k, x in found.items()},
+        )
+        for text, pairs in next(iter(found.values())).items()
+    ]
+
+
+def verdict(study: Study, rows: Sequence[Row]) -> list[str]:
+    """What a study found, in sentences, from the differences to its first setting within seeds."""
+    short, shown, name = names(study, rows), columns(study, rows), study["metric"]
+    if not rows:
+        return ["No run is finished."]
+    if study["kind"] == "sweep" or len(short) == 1:
+        best, column = ranked(rows, name)[0][0]["setting"], compared(study, rows, name)[0]
+        [line] = [line for line in summary(study, rows) if line.setting == best]
+        value, spread = cells(line, [column])[0]
+        words = [value, spread.replace("±", "± "), column.unit * (not line.diverged)]
+        which = f", the best of {len(short)} settings" * (len(short) > 1)
+        return [f"{short[best]}{which}: {column.meaning} {' '.join(filter(None, words))}."]
+    found = [_sentence(study, rows, column) for column in compared(study, rows, name)]
+    found += [_sentence(study, rows, c) for c in shown if c.name == "top_eigenvalue"]
+    base, *others = study["settings"]
+    if lost := [short[x] for x in others if not _paired(study, rows, shown[0])[x]]:
+        found.append(f"No seed finished both with {short[base]} and with {_listed(lost, 'or')}.")
+    return [sentence for sentence in found if sentence]
 
 
 def cells(line: Line, shown: Sequence[Column], sign: str = "") -> list[tuple[str, str]]:
@@ -155,20 +214,49 @@ def varied(rows: Sequence[Row]) -> list[str]:
     return sorted((name for name in names if counts[name] > 1), key=lambda name: -counts[name])
 
 
-def render(study: Study, rows: Sequence[Row]) -> Table:
-    """The summary, at most 80 columns wide; columns that do not fit are in the page alone."""
-    caption = "±: 95 % interval over seeds. Gradients (a loss counts 1/3) and time are per seed."
+def render(study: Study, rows: Sequence[Row]) -> Group:
+    """The verdict, a table of at most 80 columns, and the settings in full."""
+    short, sweep = names(study, rows), study["kind"] == "sweep"
+    words, settings = Table.grid(padding=(0, 1, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
+    for sentence in verdict(study, rows):
+        words.add_row("•", Text(sentence))
+    for text in study["settings"]:
+        settings.add_row(Text(short[text]), Text(text, overflow="fold"))
+    return (
+        Group(words, _choice(study, rows))
+        if sweep
+        else Group(words, _summary(study, rows), settings)
+    )
+
+
+def _summary(study: Study, rows: Sequence[Row]) -> Table:
+    short, shown, lines = names(study, rows), columns(study, rows), summary(study, rows)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
+    every, partial = len(study["seeds"]), any(len(x.seeds) < len(study["seeds"]) for x in lines)
+    body = [["method", *(short[line.setting] for line in lines)]]
+    if partial:
+        body.append(["seeds", *(f"{len(line.seeds)} of {every}" for line in lines)])
+    texts = [["\n".join(cell).strip() for cell in cells(line, shown)] for line in lines]
+    body += [[c.heading, *below] for c, *below in zip(shown, *texts, strict=True)]
+    room, kept = 79, []
+    for column in body:
+        room -= 2 + max(len(x) for text in column for x in text.split("\n"))
+        kept += [column] * (room >= 0)
+    for heading, *_ in kept:
+        table.add_column(Text(heading), justify="right" if table.columns else "left", no_wrap=True)
+    # Texts, not strings: a name may hold brackets, which rich would read as markup.
+    for row in zip(*(column[1:] for column in kept), strict=True):
+        table.add_row(*map(Text, row))
+    caption = (
+        f"±: 95 % interval over seeds ({every}); gradients (a loss is 1/3) and time are per seed."
+    )
     caption += " Settings with a diverged seed have no means." * any(r["diverged"] for r in rows)
-    return _table(study, columns(study, rows), summary(study, rows), "seeds", caption)
+    caption += " report.html has more columns." * (room < 0)
+    table.caption, table.caption_justify, table.caption_style = Text(caption), "left", ""
+    return table
 
 
-def render_differences(study: Study, rows: Sequence[Row]) -> Table:
-    """The differences to the first setting, at most 80 columns wide."""
-    caption = f"Minus {study['settings'][0]}, within seeds that did not diverge; ±: 95 % interval."
-    return _table(study, compared(study, rows), differences(study, rows), "pairs", caption)
-
-
-def render_choice(study: Study, rows: Sequence[Row]) -> Table:
+def _choice(study: Study, rows: Sequence[Row]) -> Table:
     """The settings of a sweep, best first within each method, with what differs between them."""
     name, table = study["metric"], Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
@@ -177,27 +265,80 @@ def render_choice(study: Study, rows: Sequence[Row]) -> Table:
     table.add_column("seeds", justify="right", overflow="fold")
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        names = varied(own)
+        differ = varied(own)
         for place, group in enumerate(ranked(own, name)):
-            differ = " ".join(f"{k}={x}" for k, x in group[0]["arguments"].items() if k in names)
+            words = " ".join(f"{k}={x}" for k, x in group[0]["arguments"].items() if k in differ)
             mean, *seeds = (metric(name).shown(validated(x, name), 1) for x in (group, *zip(group)))
             mean = "diverged" if mean == "-" else mean
-            texts = (method * (place == 0), differ or "-", mean, " ".join(seeds).replace(" %", ""))
+            texts = (method * (place == 0), words or "-", mean, " ".join(seeds).replace(" %", ""))
             table.add_row(*(Text(text, "" if place else "bold") for text in texts))
         table.add_section()
     return table
 
 
-def _line(setting: str, rows: Sequence[Row], shown: Sequence[Column], minus: Row) -> Line:
-    """The estimates of a setting, minus the rows by seed in `minus` unless it is empty."""
-    diverged, estimates = [row["seed"] for row in rows if row["diverged"]], {}
-    for column in shown:
-        values = np.array([value_of(row, *column.path) for row in rows])
-        if minus:
-            values -= [value_of(minus[row["seed"]], *column.path) for row in rows]
-        known = values if column.unit in _COSTS or not diverged else values[:0]
-        estimates[column.name] = mean_and_interval(known)
-    return Line(setting, [row["seed"] for row in rows], diverged, estimates)
+def _paired(
+    study: Study, rows: Sequence[Row], column: Column, scale: Callable[[float], float] = float
+) -> dict[str, dict[int, float]]:
+    """Setting -> seed -> its value minus that of the first setting, where neither run diverged."""
+
+    def values(own: Sequence[Row]) -> dict[int, float]:
+        return {row["seed"]: scale(value_of(row, *column.path)) for row in own}
+
+    (_, first), *others = by_setting(study, [row for row in rows if not row["diverged"]]).items()
+    usual = values(first)
+    return {
+        text: {seed: x - usual[seed] for seed, x in values(own).items() if seed in usual}
+        for text, own in others
+    }
+
+
+def _sentence(study: Study, rows: Sequence[Row], column: Column) -> str:
+    """Who is better than the first setting in a column; whose flatness is larger, as a ratio."""
+    short, ratio = names(study, rows), column.path[0] == "flatness"
+    pairs = _paired(study, rows, column, _log if ratio else float)
+    sign = 1.0 if ratio else metric(study["metric"]).better(1.0)
+    more, less = ("larger", "smaller") if ratio else ("better", "worse")
+    base, seeds = short[study["settings"][0]] + "'s" * ratio, max(map(len, pairs.values()))
+    groups: dict[str, list[str]] = {
+        f"{more} than {base}": [],
+        f"{less} than {base}": [],
+        f"not different from {base} beyond the 95 % interval at {seeds} seeds": [],
+        f"compared with {base} at one seed, without an interval": [],
+    }
+    above, below, alike, alone = groups.values()
+    for text, own in pairs.items():
+        mean, half = mean_and_interval([*own.values()])
+        group, side = (above, more) if sign * mean > 0 else (below, less)
+        group = alone if math.isnan(half) else alike if abs(mean) <= half else group
+        if ratio:
+            low, middle, high = (f"{math.exp(abs(mean) + x):.3g}" for x in (-half, 0, half))
+            words = (
+                f"{middle} times {side}"
+                if group is alike or group is alone
+                else f"{middle} times; {low} to {high}"
+            )
+        else:
+            k, digits, unit = (100, ".1f", " points") if column.unit == "%" else (1, ".2g", "")
+            words = f"{k * mean:+{digits}} ± {k * half:{digits}}{unit}".replace(" ± nan", "")
+        if not math.isnan(mean):
+            group.append(short[text] + "'s" * ratio + f" ({words})")
+    parts = [
+        f"{_listed(items, 'and')} {'is' if len(items) == 1 else 'are'} {end}"
+        for end, items in groups.items()
+        if items
+    ]
+    subject = column.meaning[0].upper() + column.meaning[1:]
+    return f"{subject}: {'; '.join(parts)}." if parts else ""
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """Words in a list; of more than four without what is in brackets."""
+    words = words if len(words) <= 4 else [word.partition(" (")[0] for word in words]
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else math.nan
 
 
 def _cell(mean: float, half_width: float, unit: str, sign: str) -> tuple[str, str]:
@@ -209,22 +350,3 @@ def _cell(mean: float, half_width: float, unit: str, sign: str) -> tuple[str, st
     scale, digits, few = (100, ".2f", ".2f") if unit == "%" else (1, "#.3g", "#.2g")
     spread = "" if math.isnan(half_width) else f"±{scale * half_width:{few}}".rstrip(".")
     return f"{scale * mean:{sign}{digits}}".rstrip("."), spread
-
-
-def _table(study: Study, shown: list[Column], lines: list[Line], count: str, caption: str) -> Table:
-    sign = "+" if count == "pairs" else ""
-    texts = [["\n".join(cell).strip() for cell in cells(line, shown, sign)] for line in lines]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
-    # Texts, not strings: a label may hold brackets, which rich would read as markup.
-    table.add_column("method", overflow="fold", min_width=18)
-    room = 60  # of 80, beside the labels
-    for column, *below in zip(shown, *texts, strict=True):
-        room -= 2 + max(len(x) for text in (column.heading, *below) for x in text.split("\n"))
-        if room >= 0:
-            table.add_column(Text(column.heading), justify="right", no_wrap=True)
-    caption += " report.html has more columns." * (room < 0)
-    table.caption, table.caption_justify, table.caption_style = Text(caption), "left", ""
-    for line, row in zip(lines, texts, strict=True):
-        label = f"{line.setting}\n({len(line.seeds)} of {len(study['seeds'])} {count})"
-        table.add_row(*map(Text, (label, *row[: len(table.columns) - 1])))
-    return table
