@@ -146,11 +146,10 @@ def test_tables_fit_eighty_columns_and_need_no_terminal(name):
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text  # nothing cut
-    if study_["kind"] != "sweep":
-        lines = {" ".join(line.split()) for line in text.splitlines()}
-        short = table.names(study_, rows)
-        assert {f"{short[setting]} {setting}" for setting in study_["settings"]} <= lines
-        assert len(set(short.values())) == len(short)
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    short = table.names(study_, rows)
+    assert {f"{short[setting]} {setting}" for setting in study_["settings"]} <= lines
+    assert len(set(short.values())) == len(short)
 
 
 def test_columns_that_do_not_fit_are_left_out_from_the_right():
@@ -245,23 +244,20 @@ def test_varied_arguments_come_in_order_of_their_number_of_values():
     assert table.varied([row("sam()", 0), row("sam(rho=1)", 0)]) == ["rho"]
 
 
-def test_the_table_of_a_sweep_has_what_differs_and_the_seeds():
+def test_the_table_of_a_sweep_is_sorted_and_marks_the_choice():
     values = [0.70, 0.80, 0.75]
     rows = [row(f"sam(rho=0.{k}, lr=0.1)", 0, validation_accuracy=x) for k, x in enumerate(values)]
     rows += [row("erm()", 0, validation_accuracy=0.6), diverged("sam(rho=9, lr=0.1)", 0)]
-    found = study(*(r["setting"] for r in rows), kind="sweep", seeds=[0])
-    lines = [line.split() for line in printed(table.render(found, rows)).splitlines()]
-    start = next(i for i, words in enumerate(lines) if words[:1] == ["method"])
-    body = [
-        words for words in lines[start:] if any("rho" in word or "erm" in word for word in words)
-    ]
-    assert body == [
-        ["sam", "rho=0.1", "80.0", "%", "80.0"],
-        ["rho=0.2", "75.0", "%", "75.0"],
-        ["rho=0.0", "70.0", "%", "70.0"],
-        ["rho=9", "diverged", "-"],
-        ["erm", "-", "60.0", "%", "60.0"],
-    ]
+    texts = [*(r["setting"] for r in rows), "pgn()"]
+    changes = {"kind": "sweep", "seeds": [0], "parts": ["train", "validation"]}
+    text = printed(table.render(study(*texts, **changes), rows)).partition("±:")[0]
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    place = lines.index(next(line for line in lines if line.startswith("SAM rho=0.1 1 of 1 80.00")))
+    assert lines[place + 1] == "chosen"
+    starts = ["SAM rho=0.2 1 of 1 75.00", "SAM rho=0.0 1 of 1 70.00", "ERM 1 of 1 60.00"]
+    starts += ["SAM rho=9 1 of 1 diverged", "PGN 0 of 1 -"]
+    found = [line for line in lines[place:] if " of 1 " in line][1:]
+    assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
 
 
 def findings(erm, sam, sharpest, **changes):

@@ -58,17 +58,7 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
 
 
 def learning_curve(label: str, lines: Sequence[Row], name: str, label_noise: float) -> Figure:
-    """`learning_curves` of one run.
-
-    Args:
-      label: its setting.
-      lines: the lines of its log, at least one.
-      name: the metric.
-      label_noise: fraction of the training labels that were replaced.
-
-    Returns:
-      A figure with two panels for the metric, and two for the loss.
-    """
+    """`learning_curves` of one run, from the lines of its log."""
     study = {"kind": "study", "settings": [label], "parts": ["test"], "metric": name}
     curve = {key: [line.get(key) for line in lines] for key in lines[-1]}
     row = {

@@ -130,10 +130,9 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _page(study: Study, rows: Sequence[Row], summary: Sequence[Line], **content: Any) -> str:
+def _page(study: Study, rows: Sequence[Row], **content: Any) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("tsam_jax.train").joinpath("page.html.jinja").read_text("utf-8")
-    place = {own[0]["setting"]: i for i, own in enumerate(table.ranked(rows, study["metric"]))}
     sweep = study["kind"] == "sweep"
     return environment.from_string(source).render(
         content,
@@ -146,7 +145,6 @@ def _page(study: Study, rows: Sequence[Row], summary: Sequence[Line], **content:
         cells=table.cells,
         names=table.names(study, rows),
         looks=plots.looks(study, rows),
-        summary=sorted(summary, key=lambda x: place.get(x.setting, len(place)) if sweep else 0),
         chosen=list(table.choose(rows, study["metric"]).values()) if sweep else [],
         commands=commands(study, rows) if sweep else [],
         runs={row["setting"]: row for row in rows},

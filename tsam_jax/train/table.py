@@ -132,15 +132,16 @@ def names(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def summary(study: Study, rows: Sequence[Row]) -> list[Line]:
-    """The estimates of every setting; where a seed diverged, only those of the cost."""
-    found = []
-    for text, own in by_setting(study, rows).items():
-        diverged, estimates = [row["seed"] for row in own if row["diverged"]], {}
+    """The estimates of every setting, without those of diverged ones; a sweep's best first."""
+    found, order = [], by_setting(study, rows)
+    best = [own[0]["setting"] for own in ranked(rows, study["metric"])]
+    for text in dict.fromkeys([*best, *order]) if study["kind"] == "sweep" else order:
+        diverged, estimates = [row["seed"] for row in order[text] if row["diverged"]], {}
         for column in columns(study, rows):
-            known = own if column.unit in _COSTS or not diverged else []
+            known = order[text] if column.unit in _COSTS or not diverged else []
             values = [value_of(row, *column.path) for row in known]
             estimates[column.name] = mean_and_interval(values)
-        found.append(Line(text, [row["seed"] for row in own], diverged, estimates))
+        found.append(Line(text, [row["seed"] for row in order[text]], diverged, estimates))
     return found
 
 
@@ -216,64 +217,33 @@ def varied(rows: Sequence[Row]) -> list[str]:
 
 def render(study: Study, rows: Sequence[Row]) -> Group:
     """The verdict, a table of at most 80 columns, and the settings in full."""
-    short, sweep = names(study, rows), study["kind"] == "sweep"
+    short, shown, lines = names(study, rows), columns(study, rows), summary(study, rows)
     words, settings = Table.grid(padding=(0, 1, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
     for sentence in verdict(study, rows):
         words.add_row("•", Text(sentence))
-    for text in study["settings"]:
-        settings.add_row(Text(short[text]), Text(text, overflow="fold"))
-    return (
-        Group(words, _choice(study, rows))
-        if sweep
-        else Group(words, _summary(study, rows), settings)
-    )
-
-
-def _summary(study: Study, rows: Sequence[Row]) -> Table:
-    short, shown, lines = names(study, rows), columns(study, rows), summary(study, rows)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
-    every, partial = len(study["seeds"]), any(len(x.seeds) < len(study["seeds"]) for x in lines)
-    body = [["method", *(short[line.setting] for line in lines)]]
-    if partial:
-        body.append(["seeds", *(f"{len(line.seeds)} of {every}" for line in lines)])
+    for line in lines:
+        settings.add_row(Text(short[line.setting]), Text(line.setting, overflow="fold"))
+    chosen = choose(rows, study["metric"]).values() if study["kind"] == "sweep" else ()
+    labels = [short[line.setting] + "\nchosen" * (line.setting in chosen) for line in lines]
+    counts = [f"{len(line.seeds)} of {len(study['seeds'])}" for line in lines]
     texts = [["\n".join(cell).strip() for cell in cells(line, shown)] for line in lines]
+    body = [["method", *labels]]
+    if any(len(line.seeds) < len(study["seeds"]) for line in lines):
+        body.append(["seeds", *counts])
     body += [[c.heading, *below] for c, *below in zip(shown, *texts, strict=True)]
-    room, kept = 79, []
-    for column in body:
-        room -= 2 + max(len(x) for text in column for x in text.split("\n"))
-        kept += [column] * (room >= 0)
+    widths = [2 + max(len(x) for text in own for x in text.split("\n")) for own in body]
+    kept = [own for own, end in zip(body, np.cumsum(widths), strict=True) if end < 80]
+    caption = f"±: 95 % interval over seeds ({len(study['seeds'])}). Gradients (a loss is 1/3) and"
+    caption += " time are per seed." + " report.html has more columns." * (len(kept) < len(body))
+    caption += " Settings with a diverged seed have no means." * any(r["diverged"] for r in rows)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
+    table.caption, table.caption_justify, table.caption_style = Text(caption), "left", ""
+    # Texts, not strings: a name may hold brackets, which rich would read as markup.
     for heading, *_ in kept:
         table.add_column(Text(heading), justify="right" if table.columns else "left", no_wrap=True)
-    # Texts, not strings: a name may hold brackets, which rich would read as markup.
-    for row in zip(*(column[1:] for column in kept), strict=True):
+    for row in zip(*(own[1:] for own in kept), strict=True):
         table.add_row(*map(Text, row))
-    caption = (
-        f"±: 95 % interval over seeds ({every}); gradients (a loss is 1/3) and time are per seed."
-    )
-    caption += " Settings with a diverged seed have no means." * any(r["diverged"] for r in rows)
-    caption += " report.html has more columns." * (room < 0)
-    table.caption, table.caption_justify, table.caption_style = Text(caption), "left", ""
-    return table
-
-
-def _choice(study: Study, rows: Sequence[Row]) -> Table:
-    """The settings of a sweep, best first within each method, with what differs between them."""
-    name, table = study["metric"], Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    table.add_column("what differs", overflow="fold")
-    table.add_column(f"validation\n{name}", justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right", overflow="fold")
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        differ = varied(own)
-        for place, group in enumerate(ranked(own, name)):
-            words = " ".join(f"{k}={x}" for k, x in group[0]["arguments"].items() if k in differ)
-            mean, *seeds = (metric(name).shown(validated(x, name), 1) for x in (group, *zip(group)))
-            mean = "diverged" if mean == "-" else mean
-            texts = (method * (place == 0), words or "-", mean, " ".join(seeds).replace(" %", ""))
-            table.add_row(*(Text(text, "" if place else "bold") for text in texts))
-        table.add_section()
-    return table
+    return Group(words, table, settings)
 
 
 def _paired(
