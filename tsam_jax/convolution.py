@@ -21,6 +21,8 @@ from tsam_jax import _mesh
 
 __all__ = ["conv_general_dilated"]
 
+_SUM = 2048  # terms of a sum that stay in the cache
+
 
 def conv_general_dilated(
     lhs: jax.Array,
@@ -137,8 +139,27 @@ def _varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return varying
 
 
-def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+def _lowered(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
     """What the primitive computes, of (n, *spatial, c) and (*spatial, i, o)."""
+    # The gradient of kernels is a convolution whose window is a whole image, whose batch are the
+    # features, and which sums over window and images. Sums much longer than _SUM leave the cache:
+    # blocks of images, one after the other, take 0.7 of the time (0.6 at 64 x 16 x 16 x 128).
+    (*window, inputs, outputs), wide = rhs.shape, jnp.result_type(lhs).itemsize >= 4
+    longest = _SUM // max(math.prod(window), 1)
+    block = max((k for k in range(1, longest + 1) if inputs % k == 0), default=inputs)
+    small = lhs.shape[0] * outputs < 64 * 64  # the blocks' own cost outweighs the gain
+    if small or not wide or block == inputs or block * math.prod(window) < _SUM // 4:
+        return _plain(lhs, rhs, **params)
+    convolve, blocks = partial(_plain, **params), (inputs // block, block)
+    images = jnp.moveaxis(lhs.reshape(*lhs.shape[:-1], *blocks), -2, 0)
+    kernels = jnp.moveaxis(rhs.reshape(*window, *blocks, outputs), -3, 0)
+    y = jax.eval_shape(convolve, images[0], kernels[0])
+    start, _ = _varying_alike(jnp.zeros(y.shape, y.dtype), lhs)
+    return jax.lax.scan(lambda y, pair: (y + convolve(*pair), None), start, (images, kernels))[0]
+
+
+def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+    """One convolution in XLA's fast form."""
     last = lhs.ndim - 1
     image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
     numbers = jax.lax.ConvDimensionNumbers(image, kernel, image)
@@ -230,9 +251,9 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[jax
 
 
 _fast_p = Primitive("tsam_jax_convolution")  # not the name that strategy "auto" looks for
-_fast_p.def_impl(_plain)
+_fast_p.def_impl(_lowered)
 _fast_p.def_abstract_eval(_abstract)
-mlir.register_lowering(_fast_p, mlir.lower_fun(_plain, multiple_results=False))
+mlir.register_lowering(_fast_p, mlir.lower_fun(_lowered, multiple_results=False))
 ad.defbilinear(_fast_p, _transpose_lhs, _transpose_rhs)
 batching.primitive_batchers[_fast_p] = _batch
 with contextlib.suppress(ImportError, AttributeError):

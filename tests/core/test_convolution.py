@@ -219,6 +219,23 @@ def test_compiled_inside_a_scan_every_derivative_has_the_fast_form(name, members
     assert [line for line in found if "reversal" in line] == []
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_long_sums_of_kernel_gradients_go_in_blocks(strides, key):
+    """64 x 64 features, 40 images of 16 x 16: 5 blocks of 8 images, each sum 2,048 long."""
+    x = jax.random.normal(key, (40, 16 * strides[0], 16 * strides[1], 64))
+    w = 0.05 * jax.random.normal(key, (3, 3, 64, 64))
+
+    def product(function):
+        def convolve(x, w):
+            return function(x, w, strides, "SAME", dimension_numbers=LAST[2])
+
+        return lambda x, w: jax.jvp(gradient_of(convolve), (x, w), (jnp.cos(x), jnp.cos(w)))
+
+    program = jax.jit(product(conv_general_dilated)).lower(x, w).as_text()
+    assert "5x16x16x8x64" in program  # the cotangents, in blocks
+    assert_alike(*pair(product)(x, w), rtol=1e-5)
+
+
 def test_groups_and_other_backends_have_the_plain_one(monkeypatch):
     x, w = jnp.ones((2, 5, 5, 4)), jnp.ones((2, 2, 2, 4))
 

@@ -1,6 +1,7 @@
 """BatchNorm with the running statistics of PyTorch."""
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -38,18 +39,71 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average is None:
             use_running_average = self.use_running_average
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        scale, bias = (cast(nnx.Param, p)[...] for p in (self.scale, self.bias))
         if use_running_average:
-            mean, variance = self.mean[...], self.var[...]
+            y = (y - self.mean[...]) * (jax.lax.rsqrt(self.var[...] + self.epsilon) * scale) + bias
         else:
-            axes, n = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-            mean = jnp.mean(y, axes)
-            variance = jnp.mean(jnp.square(y - mean), axes)
+            n = math.prod(x.shape[:-1])
+            y, mean, variance = _normalise(y, scale, bias, self.epsilon)
             self._average(self.mean, mean)
             self._average(self.var, variance * (n / max(n - 1, 1)))
-        scale, bias = (cast(nnx.Param, p)[...] for p in (self.scale, self.bias))
-        y = (y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale)
-        return (y + bias).astype(self.dtype or x.dtype)
+        return y.astype(self.dtype or x.dtype)
 
     def _average(self, running: nnx.Variable, value: jax.Array) -> None:
         value = jax.lax.stop_gradient(value).astype(running.dtype)
         running[...] = self.momentum * running[...] + (1 - self.momentum) * value
+
+
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The normalised (..., features), and the mean and the variance of each feature."""
+    n = math.prod(x.shape[:-1])
+    blocks = math.gcd(n, 64)
+    if jax.default_backend() == "cpu" and blocks >= 8:
+        rows = x.reshape(blocks, n // blocks, x.shape[-1])
+        y, mean, variance = _normalise_blocks(epsilon, rows, scale, bias)
+        return y.reshape(x.shape), mean, variance
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    variance = jnp.mean(jnp.square(x - mean), axes)
+    return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
+
+
+# On XLA:CPU the derivative that JAX finds takes 1.5 times as long: it sums four times over
+# the batch, not twice, and over all rows at once, which is not vectorised.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _normalise_blocks(
+    epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`_normalise` of (blocks, rows, features)."""
+    mean = _mean(x)
+    variance = _mean(jnp.square(x - mean))
+    return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
+
+
+@_normalise_blocks.defjvp
+def _normalise_jvp(
+    epsilon: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[Any, Any]:
+    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
+    y, mean, variance = _normalise_blocks(epsilon, x, scale, bias)
+    centred, inverse = x - mean, jax.lax.rsqrt(variance + epsilon)
+    dmean, dvariance = _mean(dx), 2 * _mean(centred * dx)
+    slope = inverse * dscale - 0.5 * scale * inverse**3 * dvariance
+    dy = (
+        inverse * scale * dx
+        + centred * _spread(slope, x)
+        + _spread(dbias - inverse * scale * dmean, x)
+    )
+    return (y, mean, variance), (dy, dmean, dvariance)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    """The mean of (blocks, rows, features) over both, in two sums."""
+    return jnp.sum(jnp.sum(x, 1), 0) / (x.shape[0] * x.shape[1])
+
+
+def _spread(x: jax.Array, like: jax.Array) -> jax.Array:
+    """(features,) for each block: its transpose sums within blocks first."""
+    return jnp.broadcast_to(x, (like.shape[0], 1, *x.shape))
