@@ -13,11 +13,14 @@
 | `<!-- include: FILE -->` | a file of the repository |
 """
 
+import ast
 import contextlib
 import dataclasses
 import functools
+import importlib
 import inspect
 import io
+import itertools
 import os
 import re
 import textwrap
@@ -28,7 +31,6 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from sphinx.pycode import ModuleAnalyzer
 
 from _site.formulas import COSTS, LATEX
 from _site.public import modules_of, names_of
@@ -63,7 +65,18 @@ def setup(app: "Sphinx") -> dict[str, bool]:
             source[0] = filled_in(source[0], path)
 
     app.connect("source-read", read)
+    app.connect("doctree-resolved", _keep_percents)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _keep_percents(app: "Sphinx", doctree: Any, page: str) -> None:
+    """Keeps a number and its "%" in one line."""
+    from docutils import nodes
+
+    for text in list(doctree.findall(nodes.Text)):
+        kept = re.sub(r"(?<=\d) %", "\u00a0%", text)
+        if kept != text and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            text.parent.replace(text, nodes.Text(kept))
 
 
 def filled_in(text: str, path: Path) -> str:
@@ -140,8 +153,8 @@ def metrics() -> str:
 
 def types() -> str:
     """Returns a table of the names of types that signatures use: name and meaning."""
-    found = ModuleAnalyzer.for_module("tsam_jax._checks").find_attr_docs()
-    rows = [f"| `{name}` | {' '.join(text).strip()} |" for (_, name), text in found.items()]
+    found = _texts_below("tsam_jax._checks")
+    rows = [f"| `{name}` | {' '.join(text.split())} |" for name, text in found.items()]
     return "\n".join(["| type | meaning |", "|---|---|", *rows])
 
 
@@ -265,10 +278,24 @@ def _interface(module: str, names: dict[str, object]) -> str:
 def _summary(module: str, name: str, thing: object) -> str:
     """The first line of a docstring; a constant's is the text below it."""
     if _kind(thing) == "data":
-        lines = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [""])
+        lines = _texts_below(module).get(name, "").split("\n")
     else:
         lines = (inspect.getdoc(thing) or "").split("\n")
     return lines[0].replace("|", r"\|")
+
+
+def _texts_below(module: str) -> dict[str, str]:
+    """Returns name -> text of the constants of a module that have a string below them."""
+    body = ast.parse(inspect.getsource(importlib.import_module(module))).body
+    return {
+        ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0]): (
+            inspect.cleandoc(below.value.value)
+        )
+        for node, below in itertools.pairwise(body)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
 _KINDS = ("function", "class", "exception", "data")
