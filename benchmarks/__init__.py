@@ -1,1 +1,1 @@
-"""What tsam_jax costs: `python -m benchmarks`; see README.md."""
+"""Measurements of the library: `python -m benchmarks --help`; see README.md."""

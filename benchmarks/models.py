@@ -1,20 +1,45 @@
-"""The benchmark's networks, in plain JAX: what is measured is the step, not a model library."""
+"""The networks that are measured, those of `tsam_jax.models` and a plain MLP; and their steps."""
 
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
-from tsam_jax.convolution import conv_general_dilated
+from tsam_jax import GradientEstimator, methods, noise, value_and_grad
+from tsam_jax.models import MODELS, Entry, bert, resnet, vit, wide_resnet
+
+CLASSES = 10
+TOKENS = 64  # of a text
+RMS = 0.006  # of the noise: radius 20 over 11 million parameters, as in the paper
+T, RHO = 20.0, 0.05
+
+# Arguments of methods, by name.
+REQUIRED = {"t": T, "rho": RHO, "s": 3, "alpha": 0.5, "gamma": 0.6, "rhos": (0.02, 0.05, 0.1)}
+REQUIRED |= {"radius": 1.0, "beta": 0.1}
+
+SMALL: dict[str, Any] = {"width": 8, "depth": 1, "heads": 2}
+OURS = {
+    "resnet14": Entry(partial(resnet.build, blocks=(2, 2, 2), width=16), "image", ""),
+    "wrn10-2": Entry(partial(wide_resnet.build, depth=10, widening=2), "image", ""),
+    "bert-6x384": Entry(partial(bert.build, width=384, depth=6, heads=12), "text", ""),
+    "small-resnet": Entry(partial(resnet.build, blocks=(1, 1), width=4), "image", ""),
+    "small-wrn": Entry(partial(wide_resnet.build, depth=10, widening=1), "image", ""),
+    "small-vit": Entry(partial(vit.build, patch=4, **SMALL), "image", ""),
+    "small-bert": Entry(partial(bert.build, vocabulary=1000, **SMALL), "text", ""),
+}
+ZOO = {**MODELS, **OURS}
+PLAIN = {"plain-mlp": (784, 1024, 1024, 256, CLASSES), "small-mlp": (784, 24, CLASSES)}
 
 
 class Problem(NamedTuple):
-    """A loss, parameters to start from, and a batch: `loss(params, inputs, targets)`."""
+    """A loss(params, inputs, targets), parameters to start from, and a batch."""
 
     loss: Callable[..., jax.Array]
     params: Any
@@ -22,153 +47,120 @@ class Problem(NamedTuple):
     targets: jax.Array
 
 
-def cross_entropy(apply: Callable[[Any, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+def build(told: dict[str, Any], dtype: str = "float32") -> Problem:
+    """Returns a model and its batch: float32 parameters, computing in `dtype`, without dropout."""
+    name, batch = told["model"], told["batch"]
+    if name not in ZOO and name not in PLAIN:
+        msg = f"`--models` must be of {', '.join([*PLAIN, *ZOO])}, got {name!r}."
+        raise ValueError(msg)
+    apply, params, inputs = (_plain if name in PLAIN else _zoo)(name, batch, dtype)
+
     def loss(params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
         logits = apply(params, inputs).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
-    return loss
+    return Problem(loss, params, inputs, jnp.arange(batch) % CLASSES)
 
 
-def weights(key: jax.Array, *shape: int) -> jax.Array:
-    return jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))
-
-
-def mlp(key: jax.Array, batch: int, hidden: Sequence[int] = (1024, 1024, 256)) -> Problem:
-    """Dense layers: by default four, with 2.1 million parameters."""
-    keys = iter(jax.random.split(key, len(hidden) + 2))
-    sizes = (784, *hidden, 10)
-    params = [(weights(next(keys), n, m), jnp.zeros(m)) for n, m in itertools.pairwise(sizes)]
-
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-        *hidden, (head, bias) = params
-        for w, b in hidden:
-            x = jax.nn.relu(x @ w + b)
-        return x @ head + bias
-
-    x = jax.random.normal(next(keys), (batch, sizes[0]))
-    return Problem(cross_entropy(apply), params, x, jnp.arange(batch) % 10)
-
-
-def batch_norm(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + shift
-
-
-def resnet(
-    key: jax.Array,
-    batch: int,
-    *,
-    width: int,
-    stages: int,
-    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
-) -> Problem:
-    """A ResNet of two blocks a stage in its CIFAR form, with batch statistics.
-
-    ResNet-18 has 4 stages of 64 to 512 channels. With 3 stages of 16 to 64 it is a ResNet-14.
-    """
-    keys = iter(jax.random.split(key, 32))
-    strides = (1, 1, *[2, 1] * (stages - 1))
-
-    def layer(size: int, n: int, m: int) -> tuple[jax.Array, ...]:
-        return weights(next(keys), size, size, n, m), jnp.ones(m), jnp.zeros(m)
-
-    stem, blocks, n = layer(3, 3, width), [], width
-    for stride in strides:
-        m = n * stride
-        shortcut = layer(1, n, m) if m != n else None
-        blocks.append((layer(3, n, m), layer(3, m, m), shortcut))
-        n = m
-    params = {"stem": stem, "blocks": blocks, "head": weights(next(keys), n, 10)}
-
-    def normed(x: jax.Array, layer: Any, stride: int = 1) -> jax.Array:
-        kernel, scale, shift = layer
-        numbers = ("NHWC", "HWIO", "NHWC")
-        around = [(kernel.shape[0] // 2,) * 2] * 2  # as in PyTorch; "SAME" differs for stride 2
-        y = convolve(x, kernel, (stride, stride), around, dimension_numbers=numbers)
-        return batch_norm(y, scale, shift)
-
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-        x = jax.nn.relu(normed(x, params["stem"]))
-        for (first, second, shortcut), stride in zip(params["blocks"], strides, strict=True):
-            y = normed(jax.nn.relu(normed(x, first, stride)), second)
-            x = jax.nn.relu(y + (x if shortcut is None else normed(x, shortcut, stride)))
-        return x.mean((1, 2)) @ params["head"]
-
-    x = jax.random.normal(next(keys), (batch, 32, 32, 3))
-    return Problem(cross_entropy(apply), params, x, jnp.arange(batch) % 10)
-
-
-def transformer(key: jax.Array, batch: int) -> Problem:
-    """Four causal pre-norm layers of width 128 over 64 tokens."""
-    layers, width, heads, length, vocabulary = 4, 128, 4, 64, 96
-    keys = iter(jax.random.split(key, 4 * layers + 4))
+def _plain(name: str, batch: int, dtype: str) -> tuple[Callable, Any, jax.Array]:
+    """Dense layers in plain JAX."""
+    keys = jax.random.split(jax.random.key(0), len(PLAIN[name]))
+    sizes = zip(keys[1:], itertools.pairwise(PLAIN[name]), strict=True)
     params = {
-        "tokens": weights(next(keys), vocabulary, width),
-        "positions": weights(next(keys), length, width),
-        "layers": [
-            {
-                "qkv": weights(next(keys), width, 3 * width),
-                "out": weights(next(keys), width, width),
-                "up": weights(next(keys), width, 4 * width),
-                "down": weights(next(keys), 4 * width, width),
-                "scales": jnp.ones((2, width)),
-            }
-            for _ in range(layers)
-        ],
-        "head": weights(next(keys), width, vocabulary),
+        f"layers.{i}": {"kernel": jax.random.normal(key, (n, m)) / n**0.5, "bias": jnp.zeros(m)}
+        for i, (key, (n, m)) in enumerate(sizes)
     }
 
-    def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-        return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * scale
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        x, params = jax.tree.map(lambda x: x.astype(dtype), (x, params))
+        for i, layer in enumerate(params.values()):
+            x = (x if i == 0 else jax.nn.relu(x)) @ layer["kernel"] + layer["bias"]
+        return x
 
-    def apply(params: Any, tokens: jax.Array) -> jax.Array:
-        x = params["tokens"][tokens] + params["positions"]
-        for p in params["layers"]:
-            qkv = (rms_norm(x, p["scales"][0]) @ p["qkv"]).reshape(*x.shape[:2], 3, heads, -1)
-            query, key, value = jnp.unstack(qkv, axis=2)
-            mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-            x = x + mixed.reshape(x.shape) @ p["out"]
-            x = x + jax.nn.gelu(rms_norm(x, p["scales"][1]) @ p["up"]) @ p["down"]
-        return x @ params["head"]
-
-    tokens = jax.random.randint(next(keys), (batch, length + 1), 0, vocabulary)
-    return Problem(cross_entropy(apply), params, tokens[:, :-1], tokens[:, 1:])
+    return apply, params, jax.random.normal(keys[0], (batch, PLAIN[name][0]))
 
 
-RESNET14 = {"width": 16, "stages": 3}
-RESNET18 = {"width": 64, "stages": 4}
+def _zoo(name: str, batch: int, dtype: str) -> tuple[Callable, Any, jax.Array]:
+    """A model in training mode on noise; BatchNorm's running statistics are left alone."""
+    entry, key = ZOO[name], jax.random.key(1)
+    options: dict[str, Any] = {"dtype": jnp.dtype(dtype)} if dtype != "float32" else {}
+    if entry.kind == "image":
+        large = name in {"vit-b16", "vit-s16", "vit-tiny"} or name.endswith("imagenet")
+        side = 8 if name.startswith("small") else 224 if large else 32
+        options["image_shape"] = (side, side, 3)
+        inputs = jax.random.normal(key, (batch, side, side, 3))
+    else:
+        options["attention_dropout"] = 0.0
+        inputs = jax.random.randint(key, (batch, TOKENS), 0, 1000)
+    model = entry.build(CLASSES, dropout=0.0, rngs=nnx.Rngs(0), **options)
+    model.train()
+    definition, *state = nnx.split(model, nnx.Param, ...)
+    params, rest = map(nnx.to_pure_dict, state)
 
-MODELS: dict[str, Callable[[jax.Array, int], Problem]] = {
-    "mlp": mlp,
-    "mlp_small": partial(mlp, hidden=(24,)),
-    "transformer": transformer,
-    "resnet14": partial(resnet, **RESNET14),
-    "resnet14_fast_in_loops": partial(resnet, **RESNET14, convolve=conv_general_dilated),
-    "resnet18": partial(resnet, **RESNET18),
-    "resnet18_fast_in_loops": partial(resnet, **RESNET18, convolve=conv_general_dilated),
-}
+    def started(x: jax.Array) -> jax.Array:
+        """Random numbers for a head of zeros, below which gradients would be zero."""
+        zero = x.ndim > 1 and not x.any()
+        return jax.random.normal(key, x.shape) / math.sqrt(x.shape[0]) if zero else x
+
+    def apply(params: Any, inputs: jax.Array) -> jax.Array:
+        return nnx.merge(definition, params, rest)(inputs)
+
+    return apply, jax.tree.map(started, params), inputs
 
 
-def build(name: str, *, batch: int, dtype: str = "float32") -> Problem:
-    """Returns the problem with its parameters and real-valued inputs in `dtype`.
+def named(tree: Any) -> dict[str, Any]:
+    """Returns the leaves by their names, such as "stages.0.1.conv1.kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
-    A name that is not in `MODELS` is one of the zoo, `zoo:resnet18` say.
+
+Program = tuple[jax.stages.Lowered, tuple]  # a jitted function, lowered, and its arguments
+
+
+def estimate(problem: Problem, method: str, s: int) -> Program:
+    """The loss and gradient of a method by its name; of "gradient" plain ones."""
+    if method == "gradient":
+        return jax.jit(jax.value_and_grad(problem.loss)).lower(*problem[1:]), problem[1:]
+    step = value_and_grad(problem.loss, make(method, s))
+    arguments = (problem.params, step.init(problem.params), *problem[2:])
+    return jax.jit(step).lower(*arguments), arguments
+
+
+def training_step(problem: Problem, optimizer: Any) -> tuple[Callable[..., Any], tuple]:
+    """Returns (params, state, inputs, targets) -> (params, state), and its first arguments."""
+
+    def step(params: Any, state: Any, inputs: jax.Array, targets: jax.Array) -> tuple:
+        loss = partial(problem.loss, inputs=inputs, targets=targets)
+        updates, state = optimizer.update(None, state, params, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    optimizer = optax.with_extra_args_support(optimizer)
+    return step, (problem.params, optimizer.init(problem.params), *problem[2:])
+
+
+def donating(step: Callable[..., Any], arguments: tuple) -> Program:
+    """The step with params and state in buffers of its own, which are donated."""
+    copies = jax.tree.map(jnp.copy, arguments[:2])
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments)
+    return lowered, (*copies, *arguments[2:])
+
+
+def _from_jax_random(key: jax.Array, params: Any) -> Any:
+    """The sphere, by `jax.random.normal`."""
+    z = optax.tree.random_like(key, params, jax.random.normal)
+    return optax.tree.scale(RMS * optax.tree.size(params) ** 0.5 / optax.tree.norm(z), z)
+
+
+def make(method: str, s: int = 3, **options: Any) -> GradientEstimator:
+    """Returns a method of `tsam_jax.methods`, at ordinary values of its required arguments.
+
+    "tsam-KIND" is TSAM with a strategy, or with noise of jax.random.
     """
-    if name.startswith("zoo:"):
-        from benchmarks.zoo import from_zoo  # flax is optional
-
-        return from_zoo(name.removeprefix("zoo:"), batch=batch, dtype=dtype)
-    if name not in MODELS:
-        msg = f"`model` must be one of {', '.join(MODELS)}, or zoo:NAME, got {name!r}."
-        raise ValueError(msg)
-    problem = MODELS[name](jax.random.key(0), batch)
-
-    def cast(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, problem._replace(loss=None))._replace(loss=problem.loss)
-
-
-def size(params: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(params))
+    name, _, kind = method.partition("-")
+    parameters = inspect.signature(methods.METHODS[name]).parameters
+    options |= {k: v for k, v in REQUIRED.items() if k in parameters}
+    if name == "tsam":
+        by_jax, law = kind == "jax.random", noise.sphere(rms=RMS)
+        options |= {"s": s, "noise": _from_jax_random if by_jax else law}
+        options["strategy"] = "auto" if by_jax or not kind else kind
+    return methods.METHODS[name](**options)

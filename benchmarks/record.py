@@ -1,98 +1,156 @@
-"""Results on disk: one JSON file for each part and backend."""
+"""Records on disk, where their numbers come from, and the processes that measure them."""
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import os
+import platform
+import re
+import select
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budget import Budget
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "torch")
 
-RESULTS = Path(__file__).parent / "results"
-
-
-@dataclasses.dataclass(frozen=True)
-class Common:
-    """What all parts are told."""
-
-    quick: bool = False
-    """A small version, to see that it works: its numbers mean little."""
-    seconds: float | None = None
-    """Time to spend, roughly; each part has a default."""
-    output: Path | None = None
-    """The JSON file; by default PART-BACKEND.json in benchmarks/results; quick: runs/benchmarks."""
+Row = dict[str, Any]
 
 
-# Yields what it has measured so far, each time that this is worth keeping.
-Measure = Callable[[Any, Budget], Iterator[dict[str, Any]]]
+class Records:
+    """The rows of one part on one machine: a JSON file, written anew with every row."""
+
+    def __init__(self, part: str, machine: Row, results: Path) -> None:
+        kind = machine["device_kind"] if machine["backend"] != "cpu" else "cpu"
+        self.path = results / f"{part}-{re.sub('[^a-z0-9]+', '-', kind.lower())}.json"
+        self._head = {"part": part, "machine": machine}
+        found = json.loads(self.path.read_text()) if self.path.exists() else {}
+        same = found.get("machine") == machine  # figures of two machines are never in one file
+        self.rows: list[Row] = found["rows"] if same else []
+
+    def done(self, labels: Row, here: Row) -> bool:
+        """Whether there is a row with these labels that need not be measured again.
+
+        What failed is tried again at another commit, everything with another version of JAX.
+        """
+        row = next((x for x in self.rows if x["labels"] == labels), None)
+        if row is None or row["versions"]["jax"] != here["versions"]["jax"]:
+            return False
+        same = row["commit"] == here["commit"]
+        return row["outcome"] == "measured" or (same and row["outcome"].startswith("failed"))
+
+    def add(self, row: Row) -> None:
+        """Writes a row in the place of one with the same labels."""
+        self.rows = [x for x in self.rows if x["labels"] != row["labels"]] + [row]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(json.dumps({**self._head, "rows": self.rows}, indent=1) + "\n")
+        draft.replace(self.path)
 
 
-def run(part: str, measure: Measure, settings: Common, *, seconds: float) -> Path:
-    """Measures, and writes the numbers with where they come from; returns the file.
+def machine() -> Row:
+    """Describes this machine; JAX starts, so that on a GPU a process of its own calls it."""
+    import jax
 
-    The file is written anew whenever there is more: what is cut off leaves what it had.
-    """
-    from benchmarks.machine import Usage, environment  # JAX, which `render` does without
-
-    by_default = seconds / 4 if settings.quick else seconds
-    budget = Budget(by_default if settings.seconds is None else settings.seconds)
-    usage = Usage()
-    output = settings.output
-    for body in measure(settings, budget):
-        where = body.pop("environment", None) or environment()
-        output = output or path_of(part, where["backend"], folder(quick=settings.quick))
-        record = {
-            "part": part,
-            "environment": {**where, "busy_elsewhere": usage.elsewhere()},
-            "settings": {
-                name: value
-                for name, value in dataclasses.asdict(settings).items()
-                if name not in {"output", "seconds"}
-            },
-            "seconds": round(budget.seconds - budget.left()),
-            **body,
-        }
-        write(output, record)
-    return output
+    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", cpus, re.MULTILINE)
+    return {
+        "backend": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": model.group(1) if model else platform.machine(),
+    }
 
 
-def models_of(settings: Any, quick: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the models to measure: `quick` ones only where none were asked for."""
-    asked = settings.models != type(settings).models
-    return settings.models if asked or not settings.quick else quick
+def provenance() -> Row:
+    """Date, versions and commit, and whether the code is that commit's."""
+    versions = {d.name: d.version for d in metadata.distributions() if d.name in PACKAGES}
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "versions": {name: versions[name] for name in PACKAGES if name in versions},
+        "commit": _git("rev-parse", "HEAD"),
+        "clean_tree": not _git("status", "--porcelain", "--", "benchmarks/*.py", "tsam_jax"),
+    }
 
 
-def path_of(part: str, backend: str, results: Path) -> Path:
-    return results / f"{part}-{backend}.json"
+def _git(*arguments: str) -> str:
+    """Returns what git prints; "" outside of a repository."""
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
-def folder(*, quick: bool) -> Path:
-    return RESULTS.parent.parent / "runs" / "benchmarks" if quick else RESULTS
+def cpu_seconds() -> tuple[float, float]:
+    """Seconds of all CPUs so far, and those in which others than we and ended workers had them."""
+    if not Path("/proc/stat").exists():
+        return 0.0, 0.0
+    words = Path("/proc/stat").read_text().split()[1:9]
+    times = [int(x) / os.sysconf("SC_CLK_TCK") for x in words]
+    return sum(times), sum(times) - times[3] - times[4] - sum(os.times()[:4])
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, default=_plain) + "\n")
+class Worker:
+    """A process `python -m benchmarks.MODULE JSON`, which answers in lines of JSON."""
+
+    def __init__(self, module: str, told: Row, **env: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until the worker ends
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"benchmarks.{module}", json.dumps(told)],
+            cwd=ROOT,
+            env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **env},
+            bufsize=0,  # what is read is what `select` knows of
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def hear(self, timeout: float) -> Row:
+        """Waits for the next answer."""
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            msg = "failed: took too long"
+            raise RuntimeError(msg)
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        msg = f"failed: ended with {code}: {(lines or ['no message'])[-1][:300]}"
+        raise RuntimeError(msg)
+
+    def ask(self, what: Row, timeout: float) -> Row:
+        self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        return self.hear(timeout)
 
 
-def cut_off(path: Path, part: str, why: str) -> None:
-    """Records why a part did not come to its end, beside what it had measured, if anything."""
-    if path.exists():
-        write(path, {**json.loads(path.read_text()), "stopped": why})
-    else:
-        write(path, {"part": part, "failed": why})
+def ask(module: str, told: Row, *, timeout: float, **env: str) -> Row:
+    """Runs a worker until it says that it has measured; else its last answer, and why it ended."""
+    end, found = time.monotonic() + timeout, {}
+    with Worker(module, told, **env) as worker:
+        while found.get("outcome") != "measured":
+            try:
+                found = worker.hear(max(end - time.monotonic(), 0))
+            except RuntimeError as error:
+                return {**found, "outcome": str(error)}
+    return found
 
 
-def _plain(value: Any) -> Any:
-    return float(value) if hasattr(value, "__float__") else str(value)
+def answer(what: Row) -> None:
+    print(json.dumps(what, default=float), flush=True)
 
 
-def read(part: str, backend: str, results: Path = RESULTS) -> dict[str, Any] | None:
-    """Returns the record; None if it was not measured, or failed."""
-    path = path_of(part, backend, results)
-    record = json.loads(path.read_text()) if path.exists() else None
-    return None if record is None or "failed" in record else record
-
-
-def say(*words: Any) -> None:
-    print(*words, flush=True)
+if __name__ == "__main__":
+    answer({**machine(), "outcome": "measured"})

@@ -1,294 +1,220 @@
-"""Results as Markdown tables: each takes the records of one part, and says what is in them."""
+"""Markdown tables of the records: `python -m benchmarks render`.
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+A page takes a table between `<!-- benchmarks:TABLE-MACHINE -->` and `<!-- end -->`, MACHINE being
+cpu, or gpu for all others: the numbers that it quotes are those of the committed JSON.
+"""
 
-Record = dict[str, Any]
-MISSING = "-"
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.record import RESULTS, ROOT, Row
+
+BLOCK = re.compile(r"<!-- benchmarks:([a-z]+)-(cpu|gpu) -->\n(.*?)<!-- end -->", re.DOTALL)
+Lines = Iterator[dict[str, str]]  # a cell for each column
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def number(x: float | None, digits: int = 2) -> str:
+def number(x: float | None, digits: int = 3) -> str:
     """`digits` significant ones, without an exponent."""
     if x is None:
-        return MISSING
+        return "-"
     rounded = float(f"{x:.{digits - 1}e}")
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
 def ratio(x: float | None) -> str:
-    return MISSING if x is None else f"{x:.2f}" if x < 10 else f"{x:.0f}"
+    return "-" if x is None else f"{x:.2f}" if x < 10 else f"{x:.0f}"
 
 
-def spread(quartiles: Sequence[float] | None) -> str:
-    """The median, and the quartiles behind it."""
+def spread(quartiles: Sequence[float] | None, most: float | None = None) -> str:
+    """The median, bold where it is more than the target, the target, and the quartiles."""
     if not quartiles:
-        return MISSING
+        return "-"
     low, middle, high = map(ratio, quartiles)
-    return f"{middle} ({low} to {high})"
-
-
-def milliseconds(row: Record) -> str:
-    seconds = sorted(row.get("seconds") or ())
-    if not seconds:
-        return MISSING
-    middle = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
-    return number(1e3 * middle, 3)
+    if most is None:
+        return f"{middle} ({low} to {high})"
+    met = round(quartiles[1], 2) <= most
+    return f"{middle if met else f'**{middle}**'} of {most:.1f} ({low} to {high})"
 
 
 def megabytes(x: float | None) -> str:
-    return MISSING if x is None else number(x / 1e6, 3)
+    return number(x and x / 1e6)
 
 
-def cell_name(row: Record) -> str:
-    return f"`{row['model']}`, {row['batch']}, {row['dtype']}"
+def milliseconds(x: float | None) -> str:
+    return number(x and 1e3 * x)
 
 
-def step(record: Record) -> str:
-    """A row for each cell and s: the time of each strategy over that of as many gradients."""
-    strategies = ("streamed", "unrolled", "vectorized")
-    header = ["model, batch, dtype", "gradient, ms", "SAM", "s", *strategies]
-    rows = []
-    for cell in record["cells"]:
-        if "failed" in cell:
-            rows.append([cell_name(cell), cell["failed"], *[""] * 7])
-            continue
-        of = {(x["method"], x["s"], x["strategy"]): x for x in cell["measurements"]}
-        samples = sorted({s for method, s, _ in of if method == "tsam"})
-        sam = next((x for x in cell["measurements"] if x["method"] == "sam"), {})
-        for s in samples:
-            ratios = [of.get(("tsam", s, x), {}).get("ratio_quartiles") for x in strategies]
-            if not any(ratios):
-                continue
-            auto = next(x for x in cell["auto"] if x["s"] == s)
-            row = [cell_name(cell), milliseconds(cell["measurements"][0])]
-            row += [spread(sam.get("ratio_quartiles")), str(s), *map(spread, ratios)]
-            rows.append([*row, auto["auto"], ratio(auto["auto_over_best"])])
-    return markdown([*header, '"auto" is', "and over the fastest"], rows)
+def step(row: Row) -> Lines:
+    sam = next((x["compile_seconds"] for x in row["programs"] if x["method"] == "sam"), None)
+    for x in row["programs"]:
+        compiled = x["compile_seconds"]
+        yield {
+            "step": x["method"] + (' ("auto")' if x["method"] == row["auto"] else ""),
+            "s": str(row["labels"]["s"]) if x["method"].startswith("tsam") else "",
+            "ms": milliseconds(x["median"]) if x["seconds"] else x["outcome"],
+            "over its gradients": spread(x["over_gradients"]),
+            "compile, s": number(compiled, 2),
+            "over SAM's": ratio(compiled / sam if compiled and sam else None),
+            "planned MB": megabytes(x["total_bytes"]),
+        }
 
 
-def headline(record: Record) -> str:
-    """A row for each model: a step of SAM, and of TSAM by "auto" with the first number of samples.
-
-    In plain gradients: 2 for SAM and 2s for TSAM would be what their gradients cost.
-    """
-    s = record["settings"]["samples"][:1] or [3]
-    header = ["model, batch, dtype", "a gradient", "SAM", f"TSAM, s = {s[0]}"]
-    rows = []
-    for cell in record["cells"]:
-        auto = next((x["auto"] for x in cell.get("auto", ()) if x["s"] == s[0]), None)
-        wanted = {"sam": ("sam", 1, "-"), "tsam": ("tsam", s[0], auto)}
-        of = {(x["method"], x["s"], x["strategy"]): x for x in cell.get("measurements", ())}
-        ratios = {name: of.get(key, {}).get("ratio_quartiles") for name, key in wanted.items()}
-        if not all(ratios.values()):
-            continue
-        costs = (gradients * ratios[x][1] for x, gradients in (("sam", 2), ("tsam", 2 * s[0])))
-        row = [cell_name(cell), f"{milliseconds(cell['measurements'][0])} ms"]
-        rows.append([*row, *(f"{number(cost)} gradients" for cost in costs)])
-    return markdown(header, rows)
+def headline(row: Row) -> Lines:
+    """SAM, and TSAM by "auto", in plain gradients: 2 and 2s are what their gradients cost."""
+    of = {
+        x["method"]: x["gradients"] * (x["over_gradients"] or [0] * 2)[1] for x in row["programs"]
+    }
+    yield {
+        "a gradient": f"{milliseconds(row['programs'][0]['median'])} ms",
+        "SAM": f"{number(of.get('sam'), 2)} gradients",
+        f"TSAM, s = {row['labels']['s']}": f"{number(of.get(row['auto']), 2)} gradients",
+    }
 
 
-def details(record: Record) -> str:
-    """A row for each program of the part `step`."""
-    header = ["model, batch, dtype", "step", "ms", "compile s", "CPU s", "planned MB"]
-    header += ["over plain", "GFLOP", "MB moved", "TFLOP/s", "utilisation"]
-    rows = []
-    for cell in record["cells"]:
-        for x in cell.get("measurements", ()):
-            name = x["method"]
-            name += f" s = {x['s']}, {x['strategy']}" if name == "tsam" else ""
-            row = [cell_name(cell), name]
-            if not x["seconds"]:
-                rows.append([*row, x["outcome"], *[""] * 8])
-                continue
-            row += [milliseconds(x), number(x["compile_seconds"]), number(x["compile_cpu_seconds"])]
-            row += [megabytes(x["total_bytes"]), ratio(x.get("memory_ratio"))]
-            flops, moved = x["flops"], x["bytes_accessed"]
-            row += [number(flops and flops / 1e9, 3), megabytes(moved), number(x["tflops"])]
-            rows.append([*row, number(x["utilisation"])])
-    return markdown(header, rows)
+def torch(row: Row) -> Lines:
+    model, medians = row["labels"]["model"], row["medians"]
+    dense = any(x in model for x in ("mlp", "vit", "bert"))
+    yield {
+        "ours, ms": milliseconds(medians["step of ours"]),
+        "PyTorch, ms": milliseconds(medians["step of torch"]),
+        "step / PyTorch's": spread(row["step_over_torch"], 1.0 if dense else 1.2),
+        "gradient / PyTorch's": spread(row["gradient_over_torch"], 1.3),
+        "step / 2s gradients": spread(row["step_over_gradients"], 1.4 if "mlp" in model else 1.0),
+        "PyTorch's": spread(row["torch_step_over_gradients"]),
+        "gradients differ by": f"{row['gradient_difference']:.0e}",
+        "updates by": f"{row['update_difference']:.0e}",
+    }
 
 
-def torch(record: Record) -> str:
-    header = ["model, batch, dtype", "parameters", "ours, ms", "PyTorch, ms", "its layout"]
-    header += ["ours / PyTorch", "a plain gradient: ours / PyTorch", "updates differ by"]
-    rows = []
-    for x in record["measurements"]:
-        if x["outcome"] != "measured":
-            rows.append([cell_name(x), x["outcome"], *[""] * 6])
-            continue
-        ours, theirs = ({"seconds": x["seconds"][side]} for side in ("ours", "torch"))
-        row = [cell_name(x), f"{x['parameters']:,}", milliseconds(ours), milliseconds(theirs)]
-        difference = f"{x['update_difference']:.0e}"
-        ratios = (spread(x[key]) for key in ("ratio_quartiles", "gradient_ratio_quartiles"))
-        rows.append([*row, x["layout"], *ratios, difference])
-    return markdown(header, rows)
+def memory(row: Row) -> Lines:
+    yield {
+        "step": row["labels"]["method"],
+        "s": str(row["labels"]["s"]),
+        "planned MB": megabytes(row["planned_bytes"]),
+        "in copies of the parameters": ratio(row["planned_bytes"] / row["parameter_bytes"]),
+        "allocator's peak, MB": megabytes(row["peak_bytes"]),
+    }
 
 
-def sam(record: Record) -> str:
-    header = ["model, batch", "by", "ms", "over optax.contrib.sam", "updates differ by at most"]
-    rows = []
-    for x in record["measurements"]:
-        row = [f"`{x['model']}`, {x['batch']}", x["by"], milliseconds(x), spread(x["over_optax"])]
-        rows.append([*row, f"{x['largest_difference']:.0e}"])
-    return markdown(header, rows)
+def sam(row: Row) -> Lines:
+    for x in row["programs"]:
+        yield {
+            "by": x["by"],
+            "ms": milliseconds(x["median"]),
+            "over optax.contrib.sam": spread(x["over_optax"]),
+            "updates differ by": f"{row['largest_difference']:.0e}",
+        }
 
 
-def compilation(record: Record) -> str:
-    header = ["model, s", "step", "seconds", "over SAM", "CPU seconds", "over SAM", "temp MB"]
-    rows = []
-    for x in record["measurements"]:
-        name = f"tsam, {x['strategy']}" if x["method"] == "tsam" else x["method"]
-        name += ' ("auto")' if x.get("auto") else ""
-        row = [f"`{x['model']}`, {x['s']}", name, number(x["compile_seconds"])]
-        row += [ratio(x["compile_seconds_over_sam"]), number(x["compile_cpu_seconds"])]
-        rows.append([*row, ratio(x["compile_cpu_seconds_over_sam"]), megabytes(x["temp_bytes"])])
-    return markdown(header, rows)
+def devices(row: Row) -> Lines:
+    for x in row["programs"]:
+        yield {
+            "over the devices": x["axis"],
+            "devices": str(row["labels"]["devices"]),
+            "GFLOP of each": number(x["flops"] / 1e9),
+            "collectives": str(x["collectives"]),
+            "MB in them": megabytes(x["collective_bytes"]),
+            "planned MB of each": megabytes(x["total_bytes"]),
+        }
 
 
-def memory(record: Record) -> str:
-    header = ["model, batch, dtype", "step", "planned MB", "temp MB", "allocator's peak, MB"]
-    header += ["process grew by, MB", "streamed, s = 16 over s = 1", "over SAM + a copy"]
-    ratios = {x["model"]: x for x in record["ratios"]}
-    rows = []
-    for x in record["measurements"]:
-        name = f"tsam s = {x['s']}, {x['strategy']}" if x["method"] == "tsam" else x["method"]
-        row = [cell_name(x), name]
-        if "failed" in x:
-            rows.append([*row, x["failed"], *[""] * 5])
-            continue
-        keys = ("planned_bytes", "temp_bytes", "peak_bytes", "process_growth_bytes")
-        row += [megabytes(x[key]) for key in keys]
-        this = ratios[x["model"]] if (x["strategy"], x["s"]) == ("streamed", 16) else {}
-        kind = "peak_bytes" if x["peak_bytes"] else "planned_bytes"
-        row.append(ratio(this[f"{kind}_16_over_1"]) if this else "")
-        rows.append([*row, ratio(this[f"{kind}_16_over_sam_and_copy"]) if this else ""])
-    return markdown(header, rows)
+def train(row: Row) -> Lines:
+    for x in row["rows"]:
+        tests = {k: v for k, v in x["final"].items() if k.startswith("test") and "loss" not in k}
+        yield {
+            "setting": f"`{x['setting']}`",
+            "seed": str(x["seed"]),
+            "epochs": str(x["epochs"]),
+            "at the end": ", ".join(f"{k} {v:.4f}" for k, v in tests.items()),
+            "seconds": number(x["seconds"]),
+        }
 
 
-def scaling_samples(record: Record) -> str:
-    """A row for each s; a column for each model: the time, and the working memory."""
-    found = [x for x in record["samples"] if x["method"] == "tsam"]
-    models = list(dict.fromkeys(x["model"] for x in found))
-    of = {(x["model"], x["s"]): x for x in found}
-    header = ["s", *(f"`{m}`{what}" for m in models for what in ("", ", temp MB"))]
-    rows = []
-    for s in sorted({x["s"] for x in found}):
-        row = [str(s)]
-        for model in models:
-            x = of[model, s]
-            row += [spread(x["ratio_quartiles"]), megabytes(x["temp_bytes"])]
-        rows.append(row)
-    return markdown(header, rows)
-
-
-def scaling_parameters(record: Record) -> str:
-    header = ["parameters", "gradient, ms", "TSAM step, ms", "over its gradients", "temp MB"]
-    header += ["in copies of the parameters"]
-    rows = []
-    found = record["parameters"]
-    plain = {x["model"]: x for x in found if x.get("method") == "gradient"}
-    for x in found:
-        if x.get("method") == "gradient":
-            continue
-        if "parameters" not in x or not x["seconds"]:
-            rows.append([f"{x['wanted']:,.0f}", x["outcome"], *[""] * 4])
-            continue
-        row = [f"{x['parameters']:,}", milliseconds(plain[x["model"]]), milliseconds(x)]
-        copies = x["temp_bytes"] and x["temp_bytes"] / (4 * x["parameters"])
-        row += [spread(x["ratio_quartiles"]), megabytes(x["temp_bytes"]), ratio(copies)]
-        rows.append(row)
-    return markdown(header, rows)
-
-
-def devices(record: Record) -> str:
-    header = ["model, s, batch", "over the devices", "devices", "GFLOP of each", "collectives"]
-    header += ["MB in them", "planned MB of each", "ms"]
-    rows = []
-    for x in record["measurements"]:
-        if "failed" in x:
-            rows.append([f"`{x['model']}`", "", str(x["devices"]), x["failed"], *[""] * 4])
-            continue
-        row = [f"`{x['model']}`, {x['s']}, {x['batch']}", f"{x['axis']}", str(x["devices"])]
-        row += [number(x["flops"] / 1e9, 3), str(x["collectives"])]
-        row += [megabytes(x["collective_bytes"]), megabytes(x["total_bytes"]), milliseconds(x)]
-        rows.append(row)
-    return markdown(header, rows)
-
-
-def dispatch(record: Record) -> str:
-    header = ["model, batch", "method", "steps", "one dispatch each, ms a step"]
-    header += ["all in one scan, ms a step", "scan / dispatches"]
-    rows = []
-    for x in record["measurements"]:
-        row = [f"`{x['model']}`, {x['batch']}", x["method"], str(x["steps"])]
-        row += [number(x[f"{form}_ms_a_step"], 3) for form in ("dispatched", "scanned")]
-        rows.append([*row, spread(x["scanned_over_dispatched"])])
-    return markdown(header, rows)
-
-
-def methods(record: Record) -> str:
-    header = ["method", "gradients a step", "counted", "loss values", "ms", "over a gradient"]
-    header += ["over as many gradients"]
-    rows = []
-    for x in record["measurements"]:
-        row = [f"`{x['method']}`", f"{x['gradients']:g}", f"{x.get('counted_gradients', 1):g}"]
-        row += [f"{x.get('values', 0):g}", milliseconds(x), spread(x.get("over_plain"))]
-        rows.append([*row, spread(x["ratio_quartiles"])])
-    return markdown(header, rows)
-
-
-def noise(record: Record) -> str:
-    header = ["model", "noise", "over its gradients", "the same in CPU seconds"]
-    header += ["CPU seconds to compile"]
-    rows = [
-        [
-            f"`{x['model']}`",
-            x["noise"],
-            spread(x["ratio_quartiles"]),
-            spread(x["cpu_ratio_quartiles"]),
-            number(x["compile_cpu_seconds"]),
-        ]
-        for x in record["measurements"]
-    ]
-    return markdown(header, rows)
-
-
-def convolution(record: Record) -> str:
-    rows = [[name, spread(x)] for name, x in record["jax_over_tsam_jax"].items()]
-    return markdown(["", "JAX's time over tsam_jax's"], rows)
-
-
-def variance(record: Record) -> str:
-    designs = ("antithetic", "orthogonal", "both")
-    rows = [
-        [problem, str(x["s"]), f"{x['tilt_times_spread']:g}"]
-        + [f"{x['variance'][design]:.2f}" for design in designs]
-        for problem, found in record["relative_to_plain"].items()
-        for x in found
-    ]
-    return markdown(["loss", "s", "tilt times spread", *designs], rows)
-
-
-# Name of a table -> the part that it is of, and what makes it.
-TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
-    "headline": ("step", headline),
-    "step": ("step", step),
-    "details": ("step", details),
-    "torch": ("torch", torch),
-    "sam": ("sam", sam),
-    "compile": ("compile", compilation),
-    "memory": ("memory", memory),
-    "scaling-samples": ("scaling", scaling_samples),
-    "scaling-parameters": ("scaling", scaling_parameters),
-    "devices": ("devices", devices),
-    "dispatch": ("dispatch", dispatch),
-    "methods": ("methods", methods),
-    "noise": ("noise", noise),
-    "convolution": ("convolution", convolution),
-    "variance": ("variance", variance),
+TABLES: dict[str, Callable[[Row], Lines]] = {
+    f.__name__: f for f in (step, headline, torch, memory, sam, devices, train)
 }
+
+
+def markdown(make: Callable[[Row], Lines], rows: list[Row]) -> str:
+    """A line for each program of each row, or why a row has none."""
+    lines: list[tuple[str, dict[str, str]]] = []
+    done = [
+        row
+        for row in rows
+        if row["outcome"] == "measured" or row.get("programs") or row.get("rows")
+    ]
+    for row in rows:
+        labels = [str(x) for x in row["labels"].values() if not isinstance(x, list)][:3]
+        name = ", ".join([f"`{labels[0]}`", *labels[1:]])
+        lines += [(name, x) for x in (make(row) if row in done else [{"": row["outcome"]}])]
+    columns = next((list(x) for _, x in lines if "" not in x), [""])
+    cells = [[name, *(x.values()), *[""] * (len(columns) - len(x))] for name, x in lines]
+    rule = ["---"] + ["---:"] * len(columns)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [["of", *columns], rule, *cells])
+
+
+def table(kind: str, machine: str, results: Path = RESULTS, folder: Path = ROOT) -> str:
+    """Returns one table for each record, and under it where its numbers come from."""
+    part = "step" if kind == "headline" else kind
+    paths = sorted(results.glob(f"{part}-*.json"))
+    found = [
+        (x, json.loads(x.read_text()))
+        for x in paths
+        if (x.stem.endswith("-cpu")) == (machine == "cpu")
+    ]
+    if not found:
+        return f"*Not measured: `python -m benchmarks {part if machine == 'cpu' else 'gpu'}`.*"
+    return "\n\n".join(
+        f"{markdown(TABLES[kind], x['rows'])}\n\n*{source(x, path, folder)}*" for path, x in found
+    )
+
+
+def source(found: Row, path: Path, folder: Path = ROOT) -> str:
+    """Where numbers come from, and a warning if they are not to be relied on."""
+    where, rows = found["machine"], found["rows"]
+
+    def all_of(values: Iterable[str]) -> str:
+        return " and ".join(sorted(set(values)))
+
+    kind = where["processor"] if where["backend"] == "cpu" else where["device_kind"]
+    parts = [f"[{path.name}]({os.path.relpath(path, folder)})", f"{kind}, {where['cores']} cores"]
+    parts.append(all_of(x["date"] for x in rows))
+    packages = ("jax", "torch") if found["part"] == "torch" else ("jax",)
+    parts += [f"{p} {all_of(x['versions'].get(p, 'none') for x in rows)}" for p in packages]
+    commits = (x["commit"][:9] + " with changes" * (not x["clean_tree"]) for x in rows)
+    busy = max(x["busy_elsewhere"] or 0.0 for x in rows)
+    parts += [f"commit {all_of(commits)}", f"others took up to {busy:.0%} of the cores"]
+    warnings = ["a small run"] * any(x["small"] for x in rows) + ["a busy machine"] * (busy > 0.1)
+    return f"{'; '.join(parts)}.{f' Preliminary: {all_of(warnings)}.' if warnings else ''}"
+
+
+def rendered(text: str, results: Path = RESULTS, folder: Path = ROOT) -> str:
+    """Returns the text with its tables made anew; `folder` is that of the page, for its links."""
+
+    def block(match: re.Match[str]) -> str:
+        kind, machine = match.group(1), match.group(2)
+        made = table(kind, machine, results, folder)
+        return f"<!-- benchmarks:{kind}-{machine} -->\n{made}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def pages() -> list[Path]:
+    """Returns the project's Markdown files that have tables."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    paths = (ROOT / line for line in sorted(done.stdout.splitlines()))
+    return [path for path in paths if path.exists() and BLOCK.search(path.read_text())]
+
+
+def render() -> None:
+    """Writes the tables into the pages."""
+    for page in pages():
+        text = page.read_text()
+        if (new := rendered(text, folder=page.parent)) != text:
+            page.write_text(new)
+            print(f"Written: {page.relative_to(ROOT)}")

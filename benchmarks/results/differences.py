@@ -1,6 +1,6 @@
 """Differences of test accuracy within seeds, between the methods of a stored comparison.
 
-python -m benchmarks.differences benchmarks/results/cifar10_small/noise20/report.json
+python benchmarks/results/differences.py benchmarks/results/cifar10_small/noise20/report.json
 
 Reads the report.json of the stored results: a list of methods with curves of shape (seeds, points).
 Reports of `tsam-jax compare` hold the differences to their first setting themselves.
