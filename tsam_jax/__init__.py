@@ -1,8 +1,8 @@
-"""Tilted Sharpness-Aware Minimization (TSAM) and its family, for JAX and optax.
+"""Tilted Sharpness-Aware Minimization (TSAM) and related methods for JAX and optax.
 
-`tsam(base, t, rho, s)` is an optax optimizer. `methods` has every method as a gradient estimator;
-`estimate_gradient` turns an estimator into an optax transformation, and `value_and_grad` into a
-function like `jax.value_and_grad`.
+`tsam(base, t, rho, s)` is an optax optimizer. `methods` contains all methods as gradient
+estimators. `estimate_gradient` turns an estimator into an optax transformation, `value_and_grad`
+into a function like `jax.value_and_grad`.
 """
 
 import importlib
@@ -45,7 +45,7 @@ _MODULES = ("methods", "noise", "tilting", "estimator", "transform")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports public names when they are used: `tsam-jax --help` needs no jax."""
+    """Imports public names on first use, so that `tsam-jax --help` does not load jax."""
     if name in _MODULES:
         return importlib.import_module(f"tsam_jax.{name}")
     for module in ("estimator", "transform", "methods") if name in __all__ else ():

@@ -1,7 +1,7 @@
-"""Argument types, and checks of them.
+"""Argument types and argument checks.
 
-A check names the argument, the rule and what was given. It reads what is known before tracing:
-Python and NumPy numbers and concrete arrays. Tracers and schedules pass.
+An error names the argument, the rule and the value given. Checks read values that are known before
+tracing: Python and NumPy numbers and concrete arrays. Tracers and schedules pass unchecked.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ NoiseLaw: TypeAlias = Callable[[jax.Array, Params], Params]
 """`(key, params) -> perturbation`, with the structure, shapes and dtypes of `params`."""
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
-"""Booleans over the leaves of the parameters (a prefix is enough), or a function of them."""
+"""Booleans over the parameters' leaves (a prefix is enough), or a function that returns them."""
 
 KeyLike: TypeAlias = int | jax.Array
 """An integer seed or a PRNG key."""
@@ -39,10 +39,10 @@ AxisName: TypeAlias = str | tuple[str, ...]
 """The name of a mesh axis, or of several."""
 
 BatchArgument: TypeAlias = str | int | tuple[str | int, ...]
-"""Which arguments of the loss are the batch: names, or positions as in `jax.grad`'s `argnums`."""
+"""Arguments of the loss that hold the batch: names, or positions as in `jax.grad`'s `argnums`."""
 
 AuxPolicy: TypeAlias = Literal["first", "mean", "clean"]
-"""Whose auxiliary output a sampled method returns: see `tsam_jax.methods.tsam`."""
+"""Source of the auxiliary output of a sampled method: see `tsam_jax.methods.tsam`."""
 
 Strategy: TypeAlias = Literal["auto", "vectorized", "unrolled", "streamed"]
 """How the samples of a step, or its micro-batches, are evaluated: see `tsam_jax.methods.tsam`."""
@@ -53,7 +53,7 @@ STRATEGIES = ("auto", "vectorized", "unrolled", "streamed")
 
 @contextlib.contextmanager
 def extra(owner: str, name: str) -> Iterator[None]:
-    """Says which extra to install if an import in the block fails."""
+    """Raises ImportError with the extra to install if an import in the block fails."""
     try:
         yield
     except ImportError as error:
@@ -72,7 +72,7 @@ def is_static_zero(x: Any) -> bool:
 
 
 def known(x: Any) -> float | None:
-    """The number that `x` is, if it can be read now: not of a tracer or a schedule."""
+    """Returns the value of a number or concrete scalar array; None for tracers and schedules."""
     if is_static_number(x):
         return float(x)
     traced = isinstance(x, jax.core.Tracer) or not isinstance(x, (np.ndarray, jax.Array))
@@ -91,7 +91,7 @@ def scalar(owner: str, /, **arguments: Any) -> None:
             given = f"an array of shape {shape}" if shape != () else repr(x)
             msg = f"`{owner}({name}=...)` must be a number or a schedule, got {given}."
             if several:
-                msg += " For several values make an estimator of each, or use `jax.vmap`."
+                msg += " To try several values, make one estimator for each or use `jax.vmap`."
             raise TypeError(msg)
 
 
@@ -134,8 +134,8 @@ def positive_int(owner: str, **arguments: Any) -> None:
     for name, x in arguments.items():
         if not isinstance(x, numbers.Integral) or isinstance(x, bool):
             msg = (
-                f"`{owner}({name}=...)` must be an integer that is known before tracing, got {x!r}."
-                f" Under `optax.inject_hyperparams` name it in `static_args`."
+                f"`{owner}({name}=...)` must be an integer known before tracing, got {x!r}."
+                f" Under `optax.inject_hyperparams`, list it in `static_args`."
             )
             raise TypeError(msg)
         _number(owner, name, x, lambda x: x >= 1, "a positive integer")
@@ -151,7 +151,7 @@ def choice(owner: str, choices: Collection[str], **arguments: Any) -> None:
 
 
 def batch(argument: str, given: Any) -> None:
-    """Raises unless the argument names arguments of a loss, each once."""
+    """Raises unless the argument names one or more arguments of a loss, each once."""
     names = given if isinstance(given, tuple) else (given,)
 
     def is_name(x: Any) -> bool:
@@ -183,7 +183,7 @@ def key(key: Any) -> None:
     shape, dtype = jnp.shape(key) if hasattr(key, "dtype") else (), getattr(key, "dtype", None)
     one = isinstance(key, numbers.Integral) and not isinstance(key, bool)
     if one and not -(2**31) <= key < 2**32:
-        msg = f"`key` must be a seed from -2^31 to 2^32 - 1, got {key!r}: larger ones would wrap."
+        msg = f"`key` must be a seed from -2^31 to 2^32 - 1, got {key!r}: larger seeds wrap around."
         raise ValueError(msg)
     if dtype is not None and shape == ():
         one = is_typed_key(key) or jnp.issubdtype(dtype, jnp.integer)
@@ -204,20 +204,20 @@ def parameters(params: Params) -> None:
         where = f" at {jax.tree_util.keystr(path)}" if path else ""
         msg = (
             f"`params` must have floating-point or complex leaves only, got {_described(x)}{where}."
-            " Give the loss what is not trained in another argument, or put None in its place;"
-            " `mask` is for leaves that are trained, but not perturbed."
+            " Pass untrained values to the loss as another argument, or replace them by None. To"
+            " train leaves without perturbing them, use `mask`."
         )
         raise TypeError(msg)
 
 
 def loss_and_aux(output: Any, *, has_aux: bool) -> tuple[Any, PyTree]:
-    """Takes apart what a loss function returns; raises unless it is a real scalar, or a pair."""
+    """Splits the output of a loss function; raises unless the loss is a real scalar."""
     loss, aux = output, None
     if has_aux:
         if not isinstance(output, (tuple, list)) or len(output) != 2:
             msg = (
                 "`fun` must return a pair (loss, aux) with `has_aux=True`, got"
-                f" {_described(output)}. Leave `has_aux` out if there is no aux."
+                f" {_described(output)}. Remove `has_aux` if there is no aux."
             )
             raise TypeError(msg)
         loss, aux = output
@@ -238,7 +238,7 @@ def _is_real(x: Any) -> bool:
 
 
 def _dtype(x: Any) -> Any:
-    """The dtype of an array of any kind; that of objects for anything else."""
+    """The dtype of an array; `object` for anything else."""
     return getattr(x, "dtype", np.dtype(object))
 
 

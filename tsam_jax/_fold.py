@@ -1,16 +1,16 @@
-"""How the samples of a step, or the micro-batches of a batch, are evaluated and combined.
+"""Evaluates and combines the samples of a step, or the micro-batches of a batch.
 
-One fold serves both. A `TiltedMean` over some of the samples can be merged with another one (the
-online softmax), so the strategies differ only in when they merge:
+One fold serves both. A `TiltedMean` over some of the samples can be merged with another (the online
+softmax), so the strategies differ only in when they merge:
 
 * "vectorized": one vmap over the samples, then one weighted mean. Memory grows with s, and kernels
-  that differ by sample turn convolutions into grouped ones, which are slow.
+  that differ by sample turn convolutions into grouped convolutions, which are slow.
 * "unrolled": a Python loop while tracing. Best for JAX's convolutions on XLA:CPU; compile time
   grows with s.
-* "streamed": a `lax.scan` that merges one sample after the other. Neither memory nor compile time
+* "streamed": a `lax.scan` that merges the samples one by one. Neither memory nor compile time
   grows with s.
 
-They give the same numbers to rounding.
+They agree to rounding.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from tsam_jax._checks import AuxPolicy, Params, PyTree, Scalar, Strategy
 from tsam_jax.estimator import Evaluation
 from tsam_jax.tilting import TiltedMean
 
-# Above this many samples the compile time of the unrolled form is taken to outweigh its speed, on
-# accelerators and where samples cannot be streamed.
+# Largest s that "auto" unrolls on accelerators, or where samples cannot be streamed: beyond it,
+# compile time is assumed to outweigh speed.
 _UNROLLED_UP_TO = 8
 
 _Evaluate: TypeAlias = Callable[[Any], Evaluation]
@@ -47,28 +47,28 @@ def tilted(
     r"""Evaluates s samples and combines them by tilt weights.
 
     $\hat g = \sum_j w_j g_j, \ w = \mathrm{softmax}(t L)$, and the value is the tilted loss. A
-    sample with a non-finite loss or gradient gets weight 0, and its aux is not used; if every
-    sample is non-finite, so is the result.
+    sample with a non-finite loss or gradient gets weight 0 and its aux is not used. If every sample
+    is non-finite, so is the result.
 
     Args:
-      start: index of a sample -> (its loss, the point at which to evaluate it first).
+      start: index of a sample -> (its loss, the point of its first evaluation).
       s: number of samples.
-      tilt: tilt of the weights, >= 0, also infinity; shape (), may be traced; or a function of
+      tilt: tilt of the weights, >= 0, including infinity; shape (), may be traced; or a function of
         the losses, shape (s,), with NaN for a non-finite sample.
-      climb: (point, gradient there) -> (where the sample is evaluated again, whether the gradient
-        was finite). The sample's aux is that of the first evaluation. None: evaluated once.
+      climb: (point, gradient there) -> (point of the second evaluation, whether the gradient was
+        finite). The sample's aux is that of the first evaluation. None: one evaluation.
       strategy: see the module's docstring.
-      aux: "first" or "mean" over the finite samples ("clean" is up to the caller).
-      axis: mesh axis of `jax.shard_map` over whose devices the samples are spread.
+      aux: "first" or "mean" over the finite samples (the caller implements "clean").
+      axis: mesh axis of `jax.shard_map` over which the samples are spread.
 
     Returns:
       The combined `Evaluation`, the same on all devices. Its metrics are the losses, weights, tilt
-      and effective sample size, and those of the samples, stacked.
+      and effective sample size, and the stacked metrics of the samples.
     """
 
     def sample(j: Any, *, in_loop: bool = False) -> Evaluation:
         loss, point = start(j)
-        if axis is not None:  # else `shard_map` would sum the gradient over the axis
+        if axis is not None:  # or `shard_map` sums the gradient over the axis
             point = _mesh.as_varying(point, axis)
         if climb is None:
             return loss(point)
@@ -87,13 +87,13 @@ def tilted(
 
 
 def weigh_one(only: Evaluation, tilt: _Tilt) -> dict[str, jax.Array]:
-    """The metrics of a single sample, which is the plain gradient."""
+    """Metrics of a single sample, the plain gradient."""
     finite = _tree.all_finite(only.value, only.grad)
     return weigh(jnp.where(finite, only.value, jnp.nan)[None], tilt)
 
 
 def weigh(losses: jax.Array, tilt: _Tilt) -> dict[str, jax.Array]:
-    """The metrics of samples with these losses."""
+    """Metrics of samples, from their losses."""
     tilt = tilt(losses) if callable(tilt) else tilt
     weights = tilting.tilt_weights(losses, tilt)
     return {
@@ -105,7 +105,7 @@ def weigh(losses: jax.Array, tilt: _Tilt) -> dict[str, jax.Array]:
 
 
 def mean(function: Callable[[Any], PyTree], n: int, strategy: Strategy) -> PyTree:
-    """The mean of `function(i)` over i < n, in the memory of two results if streamed.
+    """Mean of `function(i)` over i < n; if streamed, in the memory of two results.
 
     Non-finite entries propagate: unlike a sample, a micro-batch holds data that must count.
 
@@ -115,7 +115,7 @@ def mean(function: Callable[[Any], PyTree], n: int, strategy: Strategy) -> PyTre
       strategy: see the module's docstring.
 
     Returns:
-      Means of the floating-point and complex leaves; of other leaves, the first term's.
+      Means of the floating-point and complex leaves; other leaves are those of the first term.
     """
 
     def term(i: Any, *, in_loop: bool = False) -> Evaluation:
@@ -132,7 +132,7 @@ def mean(function: Callable[[Any], PyTree], n: int, strategy: Strategy) -> PyTre
 
 
 def each(function: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
-    """The function of each entry, stacked; in a loop where the program is compiled."""
+    """Stacks the function of each entry; uses a loop under tracing."""
     if _mesh.is_staged(xs):
         stacked: jax.Array = jax.lax.map(function, xs)
         return stacked
@@ -140,7 +140,7 @@ def each(function: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array
 
 
 def branch(predicate: jax.Array, yes: Callable[[], PyTree], no: Callable[[], PyTree]) -> PyTree:
-    """`jax.lax.cond`, or the one branch that is due where the predicate is known."""
+    """`jax.lax.cond`, or a direct call of one branch if the predicate is concrete."""
     if _mesh.is_staged(predicate):
         return jax.lax.cond(predicate, yes, no)
     return yes() if predicate else no()
@@ -158,8 +158,8 @@ def _fold(
     """Evaluates all samples and takes the tilted mean of their gradients.
 
     Returns:
-      The mean; value, aux and metrics of all samples, stacked; the tilt. With `skip_non_finite`
-      the value of a non-finite sample is NaN, and it has no weight.
+      The mean; the stacked value, aux and metrics of all samples; the tilt. With `skip_non_finite`,
+      a non-finite sample has value NaN and weight 0.
     """
     first, count = (0, s) if axis is None else _mesh.share_of(axis, s)
     indices = first + jnp.arange(count)
@@ -219,17 +219,17 @@ def _fold(
 def _choose(
     strategy: Strategy, sample: Callable[..., Evaluation], indices: jax.Array, tilt: _Tilt
 ) -> Strategy:
-    """Which of the three strategies to use.
+    """Chooses one of the three strategies.
 
-    "auto" is chosen from measurements, which `benchmarks/` repeats:
+    "auto" follows measurements, which `benchmarks/` repeats:
 
-    * On a CPU: unrolled if the loss has convolutions of JAX's, at any s, since XLA:CPU runs their
-      gradients 16 to 40 times slower inside a loop (JAX issue 12868). Else streamed, which is as
-      fast as the other two from s = 3 on and needs the memory of one sample; that includes
+    * On a CPU: unrolled, at any s, if the loss has convolutions of JAX, because XLA:CPU runs their
+      gradients 16 to 40 times slower inside a loop (JAX issue 12868). Otherwise streamed, which is
+      as fast as the other two from s = 3 on and needs the memory of one sample; this includes
       convolutions of `tsam_jax.convolution`, whose gradients are fast in loops.
-    * Elsewhere, not measured yet: unrolled up to 8 samples, where its compile time is bearable.
+    * On other backends, not yet measured: unrolled up to 8 samples, to bound the compile time.
 
-    Without `jit`, samples are never streamed: `lax.scan` would compile its body at every step. A
+    Without `jit`, samples are never streamed: `lax.scan` would recompile its body at every step. A
     tilt that depends on the losses is known only after all samples, so gradients cannot be merged
     one by one.
 
@@ -237,14 +237,14 @@ def _choose(
       "vectorized", "unrolled" or "streamed".
 
     Raises:
-      ValueError: if samples whose tilt depends on the losses are to be streamed.
+      ValueError: if `strategy` is "streamed" and the tilt depends on the losses.
     """
     s = indices.shape[0]
     late = callable(tilt)
     if late and strategy == "streamed":
         msg = (
-            "`strategy` cannot be 'streamed' where the tilt depends on the losses: gradients are"
-            " merged before all losses are known. It must be 'auto', 'vectorized' or 'unrolled'."
+            "`strategy` cannot be 'streamed' if the tilt depends on the losses, since it merges"
+            " gradients before all losses are known. Use 'auto', 'vectorized' or 'unrolled'."
         )
         raise ValueError(msg)
     if strategy == "vectorized":
@@ -266,7 +266,7 @@ def _choose(
 
 
 def _has_plain_convolution(jaxpr: Any) -> bool:
-    """Whether a jaxpr, or one inside its equations, has a convolution of JAX's."""
+    """Whether a jaxpr, or one nested in its equations, has a convolution of JAX."""
     if isinstance(jaxpr, ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
     if isinstance(jaxpr, Jaxpr):
@@ -279,15 +279,15 @@ def _has_plain_convolution(jaxpr: Any) -> bool:
 
 
 def _evaluate_in_two_turns(loss: _Evaluate, climb: _Climb, point: Params) -> Evaluation:
-    """Evaluates at a point and where it climbs, by a loop of two turns.
+    """Evaluates a point and the end of its ascent in a loop of two iterations.
 
     The program contains the gradient once instead of twice, which halves compile time. The loop
-    carries the point, then the end of the ascent, then the gradient, so memory and run time stay
-    the same. For streamed samples on one CPU, which are in a loop already; on a GPU the branch
-    between the turns would wait for the host.
+    carries the point, then the end of the ascent, then the gradient, so memory and run time do not
+    change. It is for streamed samples on one CPU, which are already in a loop; on a GPU, the branch
+    would wait for the host.
 
     Returns:
-      What the two evaluations one after the other give, to rounding.
+      The same as two separate evaluations, to rounding.
     """
 
     def end(above: Params, grad: Params) -> tuple[Params, jax.Array]:
@@ -307,12 +307,12 @@ def _evaluate_in_two_turns(loss: _Evaluate, climb: _Climb, point: Params) -> Eva
 def _joined(
     first: jax.Array, aux: PyTree, finite: jax.Array, last: jax.Array, grad: Params
 ) -> Evaluation:
-    """The end of an ascent with the aux of its start; NaN if the start was not finite."""
+    """The end of an ascent, with the aux of its start; NaN if the start is not finite."""
     return Evaluation(jnp.where(finite & jnp.isfinite(first), last, jnp.nan), grad, aux)
 
 
 def _merge_stacked(parts: TiltedMean, t: Scalar) -> TiltedMean:
-    """Joins partial results that are stacked along the leading axis."""
+    """Merges partial results that are stacked along the leading axis."""
     peak = jnp.max(parts.peak)
     weights = jax.vmap(lambda part: tilting.weight_at(peak, part, t))(parts)
     weight = jnp.sum(weights)
@@ -322,7 +322,7 @@ def _merge_stacked(parts: TiltedMean, t: Scalar) -> TiltedMean:
 
 
 def _merge_over(part: TiltedMean, t: Scalar, axis: str) -> TiltedMean:
-    """Joins the partial results of the devices of an axis: one sum of the size of a gradient."""
+    """Merges the partial results of an axis of devices, with one sum of a gradient."""
     peak = jax.lax.pmax(part.peak, axis)
     own = tilting.weight_at(peak, part, t)
     weight = jax.lax.psum(own, axis)
@@ -335,7 +335,7 @@ def _merge_over(part: TiltedMean, t: Scalar, axis: str) -> TiltedMean:
 
 
 def _combine_aux(auxes: PyTree, present: jax.Array, policy: AuxPolicy) -> PyTree:
-    """The aux of the first finite sample, or the mean over the finite ones (all, if none is)."""
+    """The aux of the first finite sample, or the mean over finite samples (all if none is)."""
     counted = jnp.where(jnp.any(present), present, jnp.ones_like(present))
 
     def combined(x: jax.Array) -> Any:

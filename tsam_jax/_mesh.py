@@ -1,4 +1,4 @@
-"""Mesh axes: what estimators exchange over them inside `jax.shard_map`."""
+"""Communication of estimators over mesh axes inside `jax.shard_map`."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from tsam_jax._checks import AxisName, PyTree
 
 
 def names(axis: AxisName) -> tuple[str, ...]:
-    """The names of the axes, one or several."""
+    """The names of one axis or several, as a tuple."""
     return (axis,) if isinstance(axis, str) else tuple(axis)
 
 
 def manual() -> tuple[str, ...]:
-    """The axes of the surrounding `shard_map`: along these, traced code sees one device."""
+    """Axes of the surrounding `shard_map`: traced code runs per device along them."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def on_one_cpu() -> bool:
-    """Whether all arrays are whole and on one CPU, so that loops may cut and mix them."""
+    """Whether all arrays are unsharded on one CPU, so that loops may slice and combine them."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and not manual()
 
 
 def is_staged(*arrays: Any) -> bool:
-    """Whether an array is traced: only then does `lax` control flow cost nothing extra.
+    """Whether an array is traced.
 
-    On concrete arrays `lax.scan`, `map` and `cond` compile their body anew at every call.
+    On concrete arrays `lax.scan`, `map` and `cond` recompile their body at every call.
 
     Returns:
       A Python boolean.
@@ -36,7 +36,7 @@ def is_staged(*arrays: Any) -> bool:
 
 
 def varying_over(x: Any) -> frozenset[str]:
-    """The axes over which an array, or its shape, may differ, where `shard_map` keeps account."""
+    """The mesh axes over which `shard_map` tracks an array, or its type, as varying."""
     # JAX 0.10 renamed the attribute from `vma`, which is None outside of `shard_map` in older
     # releases. Typed keys have neither.
     kind = getattr(x, "manual_axis_type", None)
@@ -44,12 +44,12 @@ def varying_over(x: Any) -> frozenset[str]:
 
 
 def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
-    """The tree, typed as one that may differ over the axes.
+    """Casts a tree to the type of one that may vary over the axes.
 
-    `shard_map` sums the gradient in an array over the axes over which that does not differ.
+    `shard_map` sums the gradient with respect to an array over the axes where it does not vary.
 
     Returns:
-      The same numbers; outside of `shard_map`'s check of replication the same arrays.
+      The same numbers; the same arrays where `shard_map` does not check replication.
     """
 
     def cast(x: Any) -> Any:
@@ -60,14 +60,14 @@ def as_varying(tree: PyTree, axis: AxisName) -> PyTree:
 
 
 def zeros_like(x: Any, dtype: jnp.dtype) -> jax.Array:
-    """Zeros of the shape, sharding and varying axes of `x`: to start a `lax.scan` with."""
+    """Zeros with the shape, sharding and varying axes of `x`, to start a `lax.scan`."""
     zeros = jnp.zeros(x.shape, dtype, device=x.sharding)
     varying: jax.Array = as_varying(zeros, tuple(sorted(varying_over(x))))
     return varying
 
 
 def mean(tree: PyTree, axis: AxisName) -> PyTree:
-    """The mean over the axes, in float32 at least; integers, booleans and keys stay as they are."""
+    """The mean over the axes, in float32 or wider; integers, booleans and keys are unchanged."""
 
     def averaged(x: Any) -> Any:
         x = jnp.asarray(x)
@@ -79,7 +79,7 @@ def mean(tree: PyTree, axis: AxisName) -> PyTree:
 
 
 def gather(tree: PyTree, axis: str) -> PyTree:
-    """Joins the leading axes of the leaves over the devices, in their order; the same on all."""
+    """Concatenates the leading axes over the devices, in order; the result is replicated."""
     devices, own = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
 
     def joined(x: Any) -> Any:
@@ -87,7 +87,7 @@ def gather(tree: PyTree, axis: str) -> PyTree:
             data = joined(jax.random.key_data(x))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         numbers = x.astype(jnp.int32) if x.dtype == jnp.bool_ else x
-        # a sum, since the result of `all_gather` is typed as one that differs
+        # a sum, because the result of `all_gather` is typed as varying
         placed = jnp.zeros((devices, *x.shape), numbers.dtype).at[own].set(numbers)
         total = jax.lax.psum(placed, axis)
         return total.reshape(devices * x.shape[0], *x.shape[1:]).astype(x.dtype)
@@ -96,13 +96,13 @@ def gather(tree: PyTree, axis: str) -> PyTree:
 
 
 def share_of(axis: str, s: int) -> tuple[jax.Array, int]:
-    """The share of this device in s samples that are spread over an axis.
+    """The samples that this device evaluates, of s spread over an axis.
 
     Returns:
-      The index of its first sample, and how many it has.
+      The index of its first sample, and the number of its samples.
 
     Raises:
-      ValueError: if there is no `shard_map` over the axis, or its devices do not divide s.
+      ValueError: if no `shard_map` has the axis, or its size does not divide s.
     """
     if axis not in manual():
         msg = (
@@ -113,6 +113,6 @@ def share_of(axis: str, s: int) -> tuple[jax.Array, int]:
         raise ValueError(msg)
     devices = jax.lax.axis_size(axis)
     if s % devices:
-        msg = f"`sample_axis={axis!r}` has {devices} devices, which must divide s = {s}."
+        msg = f"`sample_axis={axis!r}` must have a size that divides s = {s}, got {devices}."
         raise ValueError(msg)
     return jax.lax.axis_index(axis) * (s // devices), s // devices

@@ -1,8 +1,8 @@
-"""Standard normals like a pytree: those of `jax.random.normal`, in one pass over memory.
+"""Standard normals for a pytree: those of `jax.random.normal`, in one pass over memory.
 
 On a CPU, `jax.random` runs Threefry as a loop over whole arrays, which is most of the cost of
-noise. Written out per coordinate it fuses with what follows, for the same bits. Everything is a
-function of a coordinate's index, so XLA can split leaves over devices freely.
+noise. Written out per coordinate, it gives the same bits and fuses with the operations that follow.
+Each value depends only on the index of its coordinate, so XLA can shard leaves freely.
 """
 
 import functools
@@ -34,12 +34,12 @@ _QUANTILE = (
 
 
 def normal(key: jax.Array, params: Params) -> Params:
-    """Standard normals in float32 at least, one key a leaf, in the shapes of `params`."""
+    """Standard normals in float32 or wider, one key per leaf, in the shapes of `params`."""
     return normal_and_norm(key, params)[0]
 
 
 def normal_and_norm(key: jax.Array, params: Params) -> tuple[Params, jax.Array]:
-    """Standard normals, and their Euclidean norm: they need not be read again for it."""
+    """Standard normals and their Euclidean norm, in the same pass."""
     leaves, structure = jax.tree.flatten(params)
     if not leaves:
         return params, jnp.zeros((), _tree.accumulator_dtype(params))
@@ -48,7 +48,7 @@ def normal_and_norm(key: jax.Array, params: Params) -> tuple[Params, jax.Array]:
 
 
 class _Leaf(NamedTuple):
-    """What the normals of a leaf depend on."""
+    """Shape and dtype of a leaf: with the key, they determine its normals."""
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
@@ -58,9 +58,9 @@ class _Leaf(NamedTuple):
         return math.prod(self.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("leaves",))  # its loops are compiled once
+@functools.partial(jax.jit, static_argnames=("leaves",))  # compiles the loops once
 def _normals(key: jax.Array, leaves: tuple[_Leaf, ...]) -> tuple[list[jax.Array], jax.Array]:
-    # those of optax.tree.random_like(key, params, sampler=jax.random.normal), to 3e-5 in float32
+    # equals optax.tree.random_like(key, params, sampler=jax.random.normal), to 3e-5 in float32
     keys = jax.random.split(key, len(leaves))
     z, squares = _draw_in_loops(keys, leaves)
     others = {i: x for i, x in enumerate(leaves) if i not in z}
@@ -75,7 +75,7 @@ def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
     z: jax.Array
     if not _is_ours(key, dtype) or math.prod(shape) >= 2**32:
         z = jax.random.normal(key, shape, dtype)
-        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z  # jax has complex ones of modulus 1
+        return z * math.sqrt(2) if jnp.iscomplexobj(z) else z  # jax has E|z|^2 = 1
     z = _draw_float32(key, tuple(shape))
     return z
 
@@ -83,9 +83,9 @@ def _draw(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
 def _draw_in_loops(
     keys: jax.Array, leaves: Sequence[_Leaf]
 ) -> tuple[dict[int, jax.Array], jax.Array]:
-    """Normals of short leaves, and of long ones if they are many, by place, and their squares."""
-    # For XLA:CPU, which would compile the long program of a draw for every leaf, and twice, since
-    # it puts it into what follows. A loop it leaves alone; but pieces may lie on other devices.
+    """Normals of short leaves, and of long ones if many, by index; and their sum of squares."""
+    # XLA:CPU would compile the long program of a draw once for every leaf, and again in each
+    # operation it fuses with. It does not fuse loops. Leaves on several devices are drawn whole.
     if not _mesh.on_one_cpu():
         return {}, jnp.zeros((), jnp.float32)
     ours = [
@@ -104,12 +104,12 @@ def _draw_in_loops(
 def _draw_pieces(
     keys: jax.Array, leaves: Sequence[_Leaf], which: Sequence[int], length: int
 ) -> tuple[dict[int, jax.Array], jax.Array]:
-    """The normals of these leaves, in pieces of this length, and the sum of their squares."""
+    """The normals of some leaves, drawn in pieces of equal length, and the sum of their squares."""
     starts = [(i, start) for i in which for start in range(0, leaves[i].size, length)]
     if not starts:
         return {}, jnp.zeros((), jnp.float32)
     owners, offsets = np.array(starts).T
-    counts = np.array([leaves[i].size for i in owners]) - offsets  # of entries from there on
+    counts = np.array([leaves[i].size for i in owners]) - offsets  # entries after the offset
     offsets, counts = offsets.astype(np.uint32), np.minimum(counts, length).astype(np.int32)
 
     def draw(piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -138,9 +138,9 @@ def _draw_float32(
 
 
 def _bits(key: jax.Array, shape: Sequence[int], start: jax.Array | np.uint32 = _ZERO) -> jax.Array:
-    """32 random bits a coordinate: those of `jax.random.bits` from index `start` on."""
+    """32 random bits per coordinate: those of `jax.random.bits` from index `start` on."""
     # Threefry of the words (0, index) in 20 rounds, after Salmon et al., "Parallel Random Numbers:
-    # As Easy as 1, 2, 3", SC 2011; the bits are the exclusive or of the two words that result.
+    # As Easy as 1, 2, 3", SC 2011; the bits are the exclusive or of the two resulting words.
     first, second = jax.random.key_data(key)
     keys = (first, second, first ^ second ^ _PARITY)
     x: jax.Array
@@ -157,8 +157,8 @@ def _bits(key: jax.Array, shape: Sequence[int], start: jax.Array | np.uint32 = _
 
 def _index(shape: Sequence[int], start: jax.Array) -> jax.Array:
     """The index of each coordinate of an array in row-major order from `start` on, uint32."""
-    # `start` comes first: indices alone would be moved out of a loop over samples, and be read
-    # from memory in each turn.
+    # `start` comes first: XLA would hoist constant indices out of a loop over samples and read them
+    # from memory in every iteration.
     index = jnp.broadcast_to(start, shape)
     stride = 1
     for axis in reversed(range(len(shape))):
@@ -168,19 +168,19 @@ def _index(shape: Sequence[int], start: jax.Array) -> jax.Array:
 
 
 def _uniform(bits: jax.Array) -> jax.Array:
-    """Uniform on (-1, 1): the middles of 2^23 intervals."""
+    """Uniform on (-1, 1): the midpoints of 2^23 intervals."""
     between_1_and_2 = lax.bitcast_convert_type((bits >> 9) | np.uint32(0x3F800000), jnp.float32)
     return 2 * (between_1_and_2 - 1) - np.float32(1 - 2**-24)
 
 
 def _quantile(u: jax.Array) -> jax.Array:
-    """Makes standard normals of uniforms on (-1, 1): P(|Z| <= |z|) = |u|."""
+    """Maps uniforms on (-1, 1) to standard normals: P(|Z| <= |z|) = |u|."""
     z = _polynomial(_QUANTILE, jnp.sqrt(2 * math.log(2) - 2 * _log(1 - jnp.abs(u))) - 3.5)
     return jnp.copysign(z, u)
 
 
 def _log(y: jax.Array) -> jax.Array:
-    """The logarithm of positive numbers from the float32 itself, to 3e-6; cheaper than XLA's."""
+    """Logarithm of positive float32 numbers from their bits, to 3e-6; cheaper than XLA's."""
     bits = lax.bitcast_convert_type(y, jnp.int32)
     exponent = (bits - _TWO_THIRDS) >> 23  # y = 2^exponent (1 + x)
     x = lax.bitcast_convert_type(bits - (exponent << 23), jnp.float32) - 1

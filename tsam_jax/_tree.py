@@ -1,7 +1,7 @@
-"""The pytree algebra that `optax.tree` lacks.
+"""Pytree operations that `optax.tree` does not have.
 
-Norms and scales are computed in float32 at least, whatever the leaves are; results come back in the
-dtypes of the leaves. Every function is differentiable where its argument is zero.
+Norms and scales are computed in float32 or wider; results have the dtypes of the leaves. Every
+function is differentiable at zero.
 """
 
 from typing import Any
@@ -16,18 +16,18 @@ def accumulator_dtype(*trees: PyTree) -> jnp.dtype:
     """The dtype for norms, losses and weights: float32, or wider if a leaf is wider."""
     dtypes = [jnp.result_type(x) for x in jax.tree.leaves(trees)]
     real = [jnp.finfo(dtype).dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    with jax.numpy_dtype_promotion("standard"):  # our own choice, also where users are strict
+    with jax.numpy_dtype_promotion("standard"):  # users may have set strict promotion
         return jnp.result_type(jnp.float32, *real)
 
 
 def wide_dtype(*arrays: Any) -> jnp.dtype:
-    """The dtype to compute in with entries: `accumulator_dtype`, or its complex counterpart."""
+    """The dtype for arithmetic on entries: `accumulator_dtype` or its complex counterpart."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(accumulator_dtype(arrays), *arrays)
 
 
 def widened(tree: PyTree) -> PyTree:
-    """The tree in float32 at least."""
+    """The tree in float32 or wider."""
     return jax.tree.map(lambda x: x.astype(wide_dtype(x)), tree)
 
 
@@ -42,33 +42,33 @@ def size(tree: PyTree) -> int:
 
 
 def conjugate(tree: PyTree) -> PyTree:
-    """The complex conjugate; a real leaf is returned as it is."""
+    """The complex conjugate; real leaves are returned unchanged."""
     return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def root(squares: jax.Array) -> jax.Array:
-    """The square root, with derivative 0 where it is 0 (that of `jnp.sqrt` is infinite)."""
+    """The square root, with derivative 0 at 0, where that of `jnp.sqrt` is infinite."""
     zero = squares == 0
     positive: jax.Array = jnp.sqrt(jnp.where(zero, 1, squares))
     return jnp.where(zero, jnp.zeros_like(positive), positive)
 
 
 def filter_norms(x: jax.Array, filter_axes: tuple[int, ...]) -> jax.Array:
-    """The norms of an array's slices along some axes, without the last of them if no other is left.
+    """Norms of the slices of an array along some axes, without the last if no other is left.
 
     Args:
       x: an array, a leaf of the parameters.
-      filter_axes: the axes that count filters; those before the last count stacked layers.
+      filter_axes: the axes that index filters; those before the last index stacked layers.
 
     Returns:
-      Real, in float32 at least; 1 for the length of the axes that are summed over.
+      Real norms in float32 or wider; the summed axes have length 1.
 
     Raises:
-      ValueError: if `x` has two axes or more, and not these.
+      ValueError: if `x` has at least two axes but lacks one of `filter_axes`.
     """
     axes = filter_axes if x.ndim > len(filter_axes) else filter_axes[:-1]
     if x.ndim > 1 and not all(-x.ndim <= axis < x.ndim for axis in axes):
-        msg = f"`filter_axis` must be axes of all leaves, got {filter_axes} for shape {x.shape}."
+        msg = f"`filter_axis` must be axes of every leaf, got {filter_axes} for shape {x.shape}."
         raise ValueError(msg)
     counted = {axis % x.ndim for axis in axes if x.ndim}
     others = tuple(axis for axis in range(x.ndim) if axis not in counted)
@@ -77,23 +77,23 @@ def filter_norms(x: jax.Array, filter_axes: tuple[int, ...]) -> jax.Array:
 
 
 def norm(tree: PyTree) -> jax.Array:
-    """The Euclidean norm over all leaves together, in float32 at least."""
+    """The Euclidean norm over all leaves together, in float32 or wider."""
     factors: tuple[jax.Array, jax.Array] = _scale_and_ratio(tree)
     return factors[0] * factors[1]
 
 
-@jax.jit  # so that its branch is compiled once, also where the user has no `jit`
+@jax.jit  # compiles the branch once, even if the user does not use `jit`
 def _scale_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Two factors of the norm, the first of them a constant, neither 0 nor infinite."""
+    """Two factors of the norm; the first is a constant, neither 0 nor infinite."""
 
     def careful() -> tuple[jax.Array, jax.Array]:
         return _largest_and_ratio(tree)
 
-    # Ratios cost a second pass over the tree. A CPU skips it where squares are safe; a GPU would
-    # wait longer for the branch than the pass takes.
+    # Ratios need a second pass over the tree. A CPU skips it where squares are safe; on a GPU the
+    # branch costs more than the pass.
     if jax.default_backend() != "cpu":
         return careful()
-    # In float32 squares overflow from 2e19 on and vanish below 1e-19; those of ratios do neither.
+    # In float32, squares overflow above 2e19 and underflow below 1e-19; squares of ratios do not.
     squares = inner(tree, tree)
     safe = (squares > jnp.sqrt(jnp.finfo(squares.dtype).tiny)) & (squares < jnp.inf)
 
@@ -105,7 +105,7 @@ def _scale_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
-    """About the largest size of an entry, 1 if that is 0 or not finite, and the norm over it."""
+    """A scale near the largest magnitude (1 if that is 0 or not finite), and norm / scale."""
     largest = jax.lax.stop_gradient(_largest(tree))  # the norm does not depend on it
     usable = (largest > 0) & (largest < jnp.inf)
     largest = jnp.minimum(largest, 1 / jnp.finfo(largest.dtype).tiny)  # XLA takes the inverse of it
@@ -120,7 +120,7 @@ def _largest_and_ratio(tree: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest(tree: PyTree) -> jax.Array:
-    """The largest size of an entry, NaN if one is, in float32 at least."""
+    """The largest magnitude of an entry, in float32 or wider; NaN if an entry is NaN."""
     largest = jnp.zeros((), accumulator_dtype(tree))
     for x in jax.tree.leaves(tree):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(x), initial=0).astype(largest.dtype))
@@ -128,7 +128,7 @@ def _largest(tree: PyTree) -> jax.Array:
 
 
 def inner(a: PyTree, b: PyTree) -> jax.Array:
-    """The real inner product over all leaves together, in float32 at least."""
+    """The real inner product over all leaves together, in float32 or wider."""
     dtype = accumulator_dtype(a, b)
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -144,23 +144,23 @@ def _times(x: jax.Array, factor: Scalar) -> jax.Array:
 
 
 def scale(tree: PyTree, factor: Scalar) -> PyTree:
-    """Multiplies in float32 at least, and returns the dtypes of `tree`."""
+    """Multiplies in float32 or wider and returns the dtypes of `tree`."""
     return jax.tree.map(lambda x: _times(x, factor), tree)
 
 
 def multiply(tree: PyTree, factors: PyTree) -> PyTree:
-    """The product of the entries; where `tree` has None, as `select` puts it, so has the result."""
+    """The entrywise product; None in `tree`, as `select` leaves it, stays None."""
     times = lambda x, factor: None if x is None else _times(x, factor)  # noqa: E731
     return jax.tree.map(times, tree, factors, is_leaf=lambda x: x is None)
 
 
 def unit(tree: PyTree) -> PyTree:
-    """The tree over its norm; zero where the tree is zero, all NaN if an entry is not finite."""
+    """The tree divided by its norm: zero for a zero tree, all NaN if an entry is not finite."""
     return unit_and_finite(tree)[0]
 
 
 def unit_and_finite(tree: PyTree) -> tuple[PyTree, jax.Array]:
-    """`unit` and `all_finite` of a tree, in the passes of the one."""
+    """`unit` and `all_finite` of a tree, at the cost of `unit`."""
     factors: tuple[jax.Array, jax.Array] = _scale_and_ratio(tree)
     scale, ratio = factors
     finite = ratio < jnp.inf
@@ -175,31 +175,31 @@ def unit_and_finite(tree: PyTree) -> tuple[PyTree, jax.Array]:
 
 
 def select(tree: PyTree, mask: Mask | None) -> PyTree:
-    """Keeps the leaves that `mask` names and puts None, an empty subtree, elsewhere."""
+    """Keeps the leaves that `mask` marks and replaces the others by None, an empty subtree."""
     return tree if mask is None else split(tree, mask)[0]
 
 
 def split(tree: PyTree, mask: Mask | None) -> tuple[PyTree, PyTree]:
-    """The leaves that `mask` names, None elsewhere, and the others, None elsewhere."""
+    """The leaves that `mask` marks, and the others; each with None in the gaps."""
     flags = flags_of(True if mask is None else mask, tree)
     kept = jax.tree.map(lambda flag, x: x if flag else None, flags, tree)
     return kept, jax.tree.map(lambda flag, x: None if flag else x, flags, tree)
 
 
 def flags_of(mask: Mask, tree: PyTree) -> PyTree:
-    """Booleans over the leaves: `mask`, or what it returns for the tree if it is a function."""
+    """Booleans over the leaves: `mask`, or `mask(tree)` if it is a function."""
     is_function = any(map(callable, jax.tree.leaves(mask)))  # a model may be a callable pytree
     return jax.tree.broadcast(mask(tree) if is_function else mask, tree)
 
 
 def replace(tree: PyTree, by: PyTree) -> PyTree:
-    """`by` in the dtypes of `tree`; where it has None, `tree`."""
+    """`by` in the dtypes of `tree`; None means the leaf of `tree`."""
     replaced = lambda y, x: x if y is None else y.astype(x.dtype)  # noqa: E731
     return jax.tree.map(replaced, by, tree, is_leaf=lambda y: y is None)
 
 
 def add(tree: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
-    """Returns tree + factor * direction; where `direction` has None, `tree` is untouched."""
+    """Returns tree + factor * direction; None in `direction` leaves `tree` unchanged."""
 
     def moved(d: Any, x: jax.Array) -> Any:
         if d is None:
@@ -233,7 +233,7 @@ def reject_and_cosine(a: PyTree, b: PyTree) -> tuple[PyTree, jax.Array]:
     Returns:
       a - <a, b> b / ||b||^2, and <a, b> / (||a|| ||b||); `a` and 0 if `b` is zero.
     """
-    b = unit(widened(b))  # whose squares do not overflow
+    b = unit(widened(b))  # its squares do not overflow
     squares, product, length = inner(b, b), inner(a, b), norm(a)
     share = jnp.where(squares > 0, product / jnp.where(squares > 0, squares, 1), 0)
     cosine = jnp.where(length > 0, product / jnp.where(length > 0, length, 1), 0)
@@ -243,6 +243,6 @@ def reject_and_cosine(a: PyTree, b: PyTree) -> tuple[PyTree, jax.Array]:
 def all_finite(*trees: PyTree) -> jax.Array:
     """Whether every entry of every leaf is finite; shape (), bool."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    # A sum is finite only if all entries are, and scaled down no sum of finite ones overflows.
+    # A sum is finite only if all entries are; scaled down, no sum of finite entries overflows.
     sums = [jnp.sum(x.astype(wide_dtype(x)) * 2.0**-64) for x in floats]
     return jnp.isfinite(sum(sums, start=jnp.zeros((), accumulator_dtype(floats))))

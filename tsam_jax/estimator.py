@@ -1,8 +1,8 @@
 """Gradient estimators, and their adapter to `jax.value_and_grad`.
 
-Sharpness-aware methods share one shape: given the loss of a step as a function theta' -> (value,
-grad, aux), they return one (value, grad, aux, metrics) at theta. The adapters own the step counter
-and the key; a method owns at most its memory, and returns as metrics what it computes on the way.
+A sharpness-aware method evaluates the loss of a step at points near theta and returns one (value,
+grad, aux, metrics) for theta. The adapters own the step counter and the PRNG key. A method owns at
+most its memory and returns intermediate results as metrics.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ class Evaluation(NamedTuple):
     """A loss, or an estimate of one, at a point.
 
     Attributes:
-      value: the loss; shape (), float32 at least.
-      grad: the gradient, which points uphill: that of a complex leaf is the conjugate of what
-        `jax.grad` returns; structure, shapes and dtypes of the parameters.
-      aux: auxiliary output of the loss function; any pytree, None if it has none.
-      metrics: what a method computes on the way; a dict of arrays whose keys, shapes and dtypes
-        are the same at every step.
+      value: the loss; shape (), float32 or wider.
+      grad: the gradient, with the structure, shapes and dtypes of the parameters. It points uphill:
+        for a complex leaf it is the conjugate of what `jax.grad` returns.
+      aux: auxiliary output of the loss function, any pytree; None if it has none.
+      metrics: intermediate results of a method, a dict of arrays whose keys, shapes and dtypes are
+        the same at every step.
     """
 
     value: jax.Array
@@ -53,8 +53,8 @@ class Cost(NamedTuple):
     """Cost of one step of an estimator.
 
     Attributes:
-      gradients: gradient evaluations a step.
-      values: further loss evaluations (forward passes) a step.
+      gradients: gradient evaluations per step.
+      values: additional loss evaluations (forward passes) per step.
     """
 
     gradients: float
@@ -62,21 +62,21 @@ class Cost(NamedTuple):
 
 
 class Loss:
-    r"""The loss of one step, as an estimator calls it.
+    r"""Loss function of one step, with its arguments.
 
-    $L_B(\theta) = $ `fun(theta, *args, **kwargs)` and its gradient, for the batch B among the
-    arguments.
+    Evaluates $L_B(\theta) = $ `fun(theta, *args, **kwargs)` and its gradient; the batch B is among
+    the arguments.
 
     Args:
       fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`.
       args: positional arguments after the parameters.
       kwargs: keyword arguments.
       has_aux: whether `fun` returns a pair.
-      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`: value,
-        gradient and floating-point aux are means over its devices.
+      axis_name: mesh axis or axes over which the batch is split inside `jax.shard_map`. Value,
+        gradient and floating-point aux are averaged over its devices.
 
-    Cost: one gradient evaluation a call, one loss evaluation for `value`; with an `axis_name`, one
-    sum of the size of a gradient over the devices.
+    Cost: one gradient evaluation per call; one loss evaluation for `value`. With `axis_name`, also
+    one sum of a gradient over the devices.
 
     Example:
       >>> import jax.numpy as jnp
@@ -100,8 +100,8 @@ class Loss:
         self.has_aux, self.axis_name = has_aux, axis_name
 
     def __call__(self, params: Params) -> Evaluation:
-        """Value, gradient and aux at a point."""
-        if self.axis_name is not None:  # else the gradient would be the sum over the devices
+        """Evaluates value, gradient and aux at a point."""
+        if self.axis_name is not None:  # or the gradient is a sum over devices
             params = _mesh.as_varying(params, self.axis_name)
         (value, aux), grad = jax.value_and_grad(self._output, has_aux=True)(params)
         evaluation = Evaluation(_wide(value), _tree.conjugate(grad), aux, {})
@@ -109,32 +109,32 @@ class Loss:
         return result
 
     def value(self, params: Params) -> tuple[jax.Array, PyTree]:
-        """Value and aux at a point: a forward pass only."""
+        """Evaluates value and aux at a point, in a forward pass only."""
         value, aux = self._output(params)
         result: tuple[jax.Array, PyTree] = self._over_devices((_wide(value), aux))
         return result
 
     def on(self, i: Any, n: int, batch: BatchArgument = "batch") -> "Loss":
-        """The loss of part i of n of the batch, which is cut in order into parts of equal size.
+        """Returns the loss on slice i of n equal, consecutive slices of the batch.
 
         Args:
-          i: index of the part, 0 to n - 1; may be traced.
-          n: number of parts; it divides the number of examples.
-          batch: which arguments of `fun` are the batch: a name, a position (1 is the first after
+          i: index of the slice, 0 to n - 1; may be traced.
+          n: number of slices; must divide the number of examples.
+          batch: arguments of `fun` that hold the batch: a name, a position (1 is the first after
             the parameters, as in `jax.grad`'s `argnums`), or a tuple of these.
 
         Returns:
           A `Loss`.
 
         Raises:
-          TypeError: if `fun` has no such argument, or it was not given.
-          ValueError: if a leaf of it has no axis of examples, or n does not divide them.
+          TypeError: if `fun` has no such argument or was called without it.
+          ValueError: if a leaf has no axis of examples, or n does not divide their number.
         """
         size = self.examples(batch)
         if size == 0 or size % n:
             msg = (
-                f"The batch has {size} examples, which cannot be cut into {n} equal parts (`s`"
-                " samples, with `split_batch`)."
+                f"`n` must divide the number of examples of the batch, {size}, got {n!r}. With"
+                " `split_batch`, n is the number of samples `s`."
             )
             raise ValueError(msg)
         cut = lambda x: jnp.reshape(x, (n, size // n, *jnp.shape(x)[1:]))[i]  # noqa: E731
@@ -144,17 +144,17 @@ class Loss:
         return Loss(self.fun, tuple(args), kwargs, has_aux=self.has_aux, axis_name=self.axis_name)
 
     def examples(self, batch: BatchArgument = "batch") -> int:
-        """The number of examples in the batch: the leading axis of its leaves.
+        """Returns the number of examples in the batch: the leading axis of its leaves.
 
         Args:
           batch: as for `on`.
 
         Returns:
-          The number, the same for all leaves.
+          The number of examples.
 
         Raises:
-          TypeError: if `fun` has no such argument, or it was not given.
-          ValueError: if leaves have no leading axis, or not the same one.
+          TypeError: if `fun` has no such argument or was called without it.
+          ValueError: if a leaf has no leading axis, or leading axes differ in length.
         """
         sizes = set()
         for holder, place in self._places(batch, list(self.args), self.kwargs):
@@ -186,7 +186,7 @@ class Loss:
     def _places(
         self, batch: BatchArgument, args: list[Any], kwargs: dict[str, Any]
     ) -> list[tuple[Any, Any]]:
-        """Where the batch is among the arguments: pairs of `args` or `kwargs` and a place there."""
+        """Locates the batch: pairs of `args` or `kwargs` and an index or key of it."""
         try:
             parameters = inspect.signature(self.fun).parameters.values()
         except (TypeError, ValueError):  # a builtin
@@ -223,7 +223,7 @@ def _wide(value: jax.Array) -> jax.Array:
 
 
 Result: TypeAlias = tuple[Evaluation, PyTree]
-"""What `estimate` returns: the evaluation, and the memory for the next step."""
+"""Return value of `estimate`: the evaluation and the memory for the next step."""
 
 
 class _Estimate(Protocol):
@@ -236,13 +236,13 @@ class GradientEstimator(NamedTuple):
     """A sharpness-aware method: a pair of pure functions, as in optax, and their cost.
 
     Attributes:
-      init: params -> (memory, metrics). `memory` is what the next step needs, () for most methods;
-        `metrics` are zeros in the shapes and dtypes of the metrics of `estimate`.
-      estimate: (loss, params, memory, *, step, key) -> (`Evaluation`, memory). It calls the `Loss`
-        at points of its choice near `params` and combines the results. `step` counts from 0,
-        shape (), int32, for schedules; `key` is a fresh typed PRNG key at every step.
-      cost: gradient and loss evaluations of one `estimate`; None if unknown, which only a budget
-        of gradient evaluations needs.
+      init: params -> (memory, metrics). `memory` is the state between steps, () for most methods;
+        `metrics` are zeros with the shapes and dtypes of the metrics that `estimate` returns.
+      estimate: (loss, params, memory, *, step, key) -> (`Evaluation`, memory). It evaluates the
+        `Loss` at points near `params` and combines the results. `step`, shape (), int32, counts
+        from 0, for schedules; `key` is a fresh typed PRNG key at every step.
+      cost: gradient and loss evaluations of one `estimate`; None if unknown. Only a budget of
+        gradient evaluations needs it.
     """
 
     init: Callable[[Params], tuple[PyTree, Mapping[str, Any]]]
@@ -251,10 +251,10 @@ class GradientEstimator(NamedTuple):
 
 
 class LastStep(NamedTuple):
-    """Results of the last step, zeros before it.
+    """Results of the last step; zeros before the first.
 
     Attributes:
-      value: the estimator's value; shape (), float32 at least.
+      value: the estimator's value; shape (), float32 or wider.
       metrics: the metrics of the method, by name.
     """
 
@@ -266,10 +266,10 @@ class EstimatorState(NamedTuple):
     """State of an estimator in any adapter: a pytree of plain arrays.
 
     Attributes:
-      step: steps taken; shape (), int32.
-      key: data of the PRNG key of the run; uint32. Step k uses `jax.random.fold_in(key, k)`.
+      step: number of steps taken; shape (), int32.
+      key: data of the run's PRNG key; uint32. Step k uses `jax.random.fold_in(key, k)`.
       last: value and metrics of the last step.
-      memory: what the method carries from step to step; () for most.
+      memory: state of the method between steps; () for most.
     """
 
     step: jax.Array
@@ -291,21 +291,21 @@ def check_estimator(owner: str, estimator: Any) -> None:
 
 
 def known_cost(cost: Cost | None) -> Cost:
-    """The cost, for a budget of gradient evaluations.
+    """Returns the cost, which a budget of gradient evaluations needs.
 
     Args:
       cost: `GradientEstimator.cost`.
 
     Returns:
-      The same.
+      `cost`.
 
     Raises:
       ValueError: if it is None.
     """
     if cost is None:
         msg = (
-            "A budget of gradient evaluations needs the `cost` of the estimator, got None. Set it:"
-            " `GradientEstimator(init, estimate, Cost(gradients=2))`."
+            "`cost` of an estimator must be set for a budget of gradient evaluations, got None."
+            " Pass it: `GradientEstimator(init, estimate, Cost(gradients=2))`."
         )
         raise ValueError(msg)
     return cost
@@ -315,15 +315,15 @@ def check_state(state: Any) -> None:
     """Raises unless the argument is an `EstimatorState`."""
     if not isinstance(state, EstimatorState):
         msg = (
-            "`state` must be the one that `init(params)` or the last step returned, got"
-            f" {type(state).__name__}. The arguments are (params, state, ...) of `value_and_grad`,"
-            " and (None, state, params) of an optimizer's `update`."
+            "`state` must be the return value of `init(params)` or of the last step, got"
+            f" {type(state).__name__}. Call `step(params, state, ...)` with `value_and_grad`, and"
+            " `update(None, state, params, ...)` with an optimizer."
         )
         raise TypeError(msg)
 
 
 def init_state(estimator: GradientEstimator, key: KeyLike, params: Params) -> EstimatorState:
-    """The state before the first step, in buffers of its own, since states may be donated."""
+    """Returns the state before the first step, in new buffers: users may donate states."""
     _checks.parameters(params)
     made = estimator.init(params)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping)):
@@ -341,7 +341,7 @@ def init_state(estimator: GradientEstimator, key: KeyLike, params: Params) -> Es
 def run_step(
     estimator: GradientEstimator, key: KeyLike, loss: Loss, params: Params, state: EstimatorState
 ) -> tuple[Evaluation, EstimatorState]:
-    """One step of an estimator: its evaluation, and the state after it."""
+    """Runs one step: returns its evaluation and the next state."""
     check_state(state)
     if state.key.dtype != jnp.uint32 or state.step.dtype != jnp.int32:
         msg = (
@@ -355,8 +355,8 @@ def run_step(
         run_key = jax.random.wrap_key_data(state.key, impl=impl)
     except TypeError as error:
         msg = (
-            f"`key` of the state has shape {state.key.shape}, which is not that of the adapter's"
-            f" `key`. Make the state with `init` of the same adapter. ({error})"
+            "`key` of the state must have the shape of the adapter's `key`, got"
+            f" {state.key.shape}. Make the state with `init` of the same adapter. ({error})"
         )
         raise TypeError(msg) from error
     step_key = jax.random.fold_in(run_key, state.step)
@@ -375,12 +375,12 @@ def run_step(
 
 
 def _own(x: Any) -> jax.Array:
-    """A copy without weak type, which would change after the first step and compile it anew."""
+    """A copy without weak type: losing one after the first step would cause a recompilation."""
     return jnp.array(x, jnp.asarray(x).dtype)
 
 
 def _same_type(what: str, new: PyTree, old: PyTree) -> PyTree:
-    """`new` in the dtypes of `old`; raises if structures, shapes or kinds of number differ."""
+    """Casts `new` to the dtypes of `old`; raises if structures, shapes or number kinds differ."""
     declared: Any = jax.tree.structure(old)
     returned: Any = jax.tree.structure(new)
     if declared != returned:
@@ -402,21 +402,21 @@ def _same_type(what: str, new: PyTree, old: PyTree) -> PyTree:
 
 
 def _rank(dtype: Any) -> int:
-    """Kinds of numbers, in the order in which casts keep them."""
+    """Rank of a kind of number; a cast to a lower rank loses information."""
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), len(kinds))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashable for `jit`, whatever `key` is
 class ValueAndGrad:
-    """The function that `value_and_grad` returns.
+    """Function returned by `value_and_grad`.
 
     Attributes:
       fun: the loss function.
       estimator: the method.
       key: seed or PRNG key of the run.
       has_aux: whether `fun` returns a pair.
-      axis_name: mesh axes over which the batch is split.
+      axis_name: mesh axis or axes over which the batch is split.
     """
 
     fun: Callable[..., Any]
@@ -426,7 +426,7 @@ class ValueAndGrad:
     axis_name: AxisName | None
 
     def init(self, params: Params) -> EstimatorState:
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Args:
           params: the parameters; only their shapes and dtypes are used.
@@ -442,7 +442,7 @@ class ValueAndGrad:
     def __call__(
         self, params: Params, state: EstimatorState, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, EstimatorState]:
-        """Value and gradient of one step, and the state after it."""
+        """Runs one step: returns value and gradient, and the next state."""
         check_state(state)
         _checks.parameters(params)
         params = jax.tree.map(jnp.asarray, params)
@@ -464,28 +464,28 @@ def value_and_grad(
 
     Args:
       fun: (params, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. It is
-        differentiated in its first argument. All evaluations of a step get the same other
-        arguments: the same batch, and the same key for dropout.
+        differentiated with respect to its first argument. All evaluations of a step receive the
+        same other arguments, such as the batch and the key for dropout.
       estimator: a method of `tsam_jax.methods`, or your own.
-      has_aux: whether `fun` returns a pair. Which evaluation's aux is returned is up to the method.
+      has_aux: whether `fun` returns a pair. The method chooses which evaluation's aux it returns.
       key: seed or PRNG key of the method's noise.
-      axis_name: mesh axis, or axes, over which the batch is split, inside `jax.shard_map`. The
-        loss and the gradient of every evaluation are averaged over the devices before any norm or
-        weight is taken, and so is floating-point aux. `fun` must not average over the devices.
-        (Plain `jit` with sharded arrays needs nothing; `tsam_jax.methods.per_device` is for ascents
-        that differ by device.)
+      axis_name: mesh axis or axes over which the batch is split inside `jax.shard_map`. Loss,
+        gradient and floating-point aux of every evaluation are averaged over the devices before any
+        norm or weight is computed; `fun` must not average over them. Sharded arrays under plain
+        `jit` need no `axis_name`. For ascents that differ by device, use
+        `tsam_jax.methods.per_device`.
 
     Returns:
       A function `(params, state, *args, **kwargs) -> ((value, grads), state)`, or
-      `(((value, aux), grads), state)` if `has_aux`, with a method `init(params)` that returns the
-      first state, an `EstimatorState`. `value` is the value of the objective whose gradient is
-      estimated, in float32 at least. Gradients of complex leaves are conjugated as in `jax.grad`.
+      `(((value, aux), grads), state)` if `has_aux`. Its method `init(params)` returns the first
+      state, an `EstimatorState`. `value` is the objective whose gradient is estimated, in float32
+      or wider. Gradients of complex leaves are conjugated as in `jax.grad`.
 
     Raises:
       TypeError: if `estimator` is not a `GradientEstimator` or `key` is not one key; in a step, if
         a leaf of `params` is neither floating-point nor complex, or the loss is not a real scalar.
 
-    Cost: `estimator.cost` a call; with an `axis_name`, one sum over the devices for each gradient.
+    Cost: `estimator.cost` per call; with `axis_name`, also one sum over the devices per gradient.
 
     Example:
       >>> import jax.numpy as jnp

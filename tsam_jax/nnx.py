@@ -1,6 +1,7 @@
-"""Estimators and BatchNorm for `flax.nnx` models; not imported by default, since it needs flax.
+"""Estimators and BatchNorm recalibration for `flax.nnx` models.
 
-`import tsam_jax.nnx` and use `tsam_jax.nnx.Estimator` beside `nnx.Optimizer`.
+Requires flax, so it is not imported by default: `import tsam_jax.nnx`, and use
+`tsam_jax.nnx.Estimator` with `nnx.Optimizer`.
 """
 
 import dataclasses
@@ -24,24 +25,23 @@ __all__ = ["Estimator", "EstimatorVariable", "recalibrate_batch_norm"]
 
 
 class EstimatorVariable(nnx.Variable):
-    """The type of the Variables that hold an `Estimator`'s state."""
+    """Type of the Variables that hold the state of an `Estimator`."""
 
 
 class Estimator(nnx.Pytree):
-    """A gradient estimator with its state, as an nnx object: the partner of `nnx.Optimizer`.
+    """Gradient estimator with its state, as an nnx object for use with `nnx.Optimizer`.
 
-    The loss function is called once for each evaluation, each time with a fresh copy of the model:
-    all evaluations of a step use the same dropout mask, and changes that the loss makes to the
-    model (BatchNorm statistics, counters of random numbers) are applied once, by the estimator's
-    `aux` policy.
+    Each evaluation of a step calls the loss function with a fresh copy of the model. So all
+    evaluations use the same dropout mask, and changes that the loss makes to the model (BatchNorm
+    statistics, counters of random numbers) are applied once, by the estimator's `aux` policy.
 
     It works inside `nnx.jit`, or inside `jax.jit` with `nnx.split` and `nnx.merge`. Save and
     restore its state with `nnx.state` and `nnx.update`.
 
     Args:
-      model: the model whose gradients are to be estimated; only its shapes are used.
+      model: model to differentiate; only its shapes are used.
       estimator: a method of `tsam_jax.methods`, or your own.
-      wrt: filter of the parameters, the same as the `nnx.Optimizer`'s.
+      wrt: filter of the parameters, the same as that of the `nnx.Optimizer`.
       key: seed or PRNG key of the method's noise.
 
     Attributes:
@@ -53,7 +53,7 @@ class Estimator(nnx.Pytree):
     Raises:
       TypeError: if `estimator` is not a `GradientEstimator`, or `key` is not one key.
 
-    Cost: none; that of a step is that of the estimator, `estimator.estimator.cost`.
+    Cost: none to construct; `estimator.estimator.cost` per step.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -106,25 +106,24 @@ class Estimator(nnx.Pytree):
 
         Args:
           loss_fn: (model, *args, **kwargs) -> loss of shape (), or (loss, aux) if `has_aux`. All
-            evaluations of a step get the same arguments; methods that split the batch find it by
-            its name or position there. It may change Variables of the model and of other nnx
-            objects among its arguments, such as a GAN's other half; it must remove those that it
-            adds (`sow`), with `nnx.pop` or `nnx.capture`.
-          has_aux: whether `loss_fn` returns a pair; which evaluation's aux is returned is the
-            estimator's `aux` policy.
+            evaluations of a step receive the same arguments; methods that split the batch find it
+            there by name or position. It may change Variables of the model and of other nnx
+            objects among its arguments, such as the discriminator of a GAN. Variables that it adds
+            (`sow`) must be removed with `nnx.pop` or `nnx.capture`.
+          has_aux: whether `loss_fn` returns a pair. The estimator's `aux` policy chooses which
+            evaluation's aux is returned.
 
         Returns:
           A function `(model, *args, **kwargs) -> (value, grads)`, or `((value, aux), grads)` if
-          `has_aux`, which advances the estimator's state by a step. `value` is the value of the
-          objective whose gradient is estimated, in float32 at least; `grads` is an `nnx.State`, for
+          `has_aux`, which advances the estimator's state by one step. `value` is the objective
+          whose gradient is estimated, in float32 or wider; `grads` is an `nnx.State`, for
           `optimizer.update(model, grads)`.
 
         Raises:
-          ValueError: when called, if the model's parameters are not those that the estimator was
-            made for, or `loss_fn` adds Variables or takes some away, or changes one that is not of
-            its arguments.
+          ValueError: when called, if the estimator was made for other parameters than the model's,
+            or `loss_fn` adds or removes Variables, or changes one that is not in its arguments.
 
-        Cost: that of the estimator a call.
+        Cost: that of the estimator, per call.
 
         Example:
           >>> import jax.numpy as jnp
@@ -148,13 +147,13 @@ class Estimator(nnx.Pytree):
             nodes = {i: x for i, x in enumerate(leaves) if _is_node(x)}
             kept = [_Place(i) if i in nodes else x for i, x in enumerate(leaves)]
             args, kwargs = jax.tree.unflatten(tree, kept)
-            everything = {"model": model, "others": nodes}  # together, as they may share Variables
+            everything = {"model": model, "others": nodes}  # they may share Variables
             graphdef, *states = nnx.split(everything, is_wrt, ...)
             variables, before = states[0].get("model", nnx.State({})), nnx.as_pure(states[1])
             params = nnx.as_pure(variables)
             _check_model(self._made_for, _described(params))
 
-            @functools.wraps(loss_fn)  # so that methods find the batch by its name
+            @functools.wraps(loss_fn)  # methods find the batch by its name
             def loss_of(params: Params, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
                 probe = nnx.merge(graphdef, nnx.State({"model": params}), before)
                 args, kwargs = jax.tree.map(
@@ -167,7 +166,7 @@ class Estimator(nnx.Pytree):
                 after = nnx.as_pure(nnx.state(probe, is_wrt, ...)[1])
                 return loss, (_changes(before, after), aux)
 
-            # The state has the key's data; of the key itself only the kind of generator matters.
+            # The state holds the key's data, so only the implementation of the key matters here.
             key = 0 if self._impl is None else jax.random.key(0, impl=self._impl)
             function = pure_value_and_grad(loss_of, self.estimator, has_aux=True, key=key)
             state = nnx.as_pure(self.state)
@@ -175,8 +174,8 @@ class Estimator(nnx.Pytree):
                 ((value, (changes, aux)), grads), state = function(params, state, *args, **kwargs)
             except errors.TraceContextError as error:
                 msg = (
-                    "`Estimator.value_and_grad(loss_fn)` must change Variables of its arguments"
-                    f" only: give `loss_fn` the object that it changes as an argument. {error}"
+                    "`Estimator.value_and_grad(loss_fn)` may only change Variables of its"
+                    f" arguments: pass the object that it changes as an argument. {error}"
                 )
                 raise ValueError(msg) from error
             nnx.update(everything, changes)
@@ -192,31 +191,31 @@ def recalibrate_batch_norm(
     batches: Iterable[PyTree],
     apply: Callable[[Any, PyTree], Any] | None = None,
 ) -> None:
-    r"""Estimates the statistics of BatchNorm anew, with the model's weights as they are.
+    r"""Recomputes the statistics of BatchNorm for the model's current weights.
 
-    After training, the running averages remember older weights, or perturbed ones. With the mean
-    $\mu_i$ and variance $v_i$ of batch i, a layer gets
+    After training, the running averages still contain statistics of older or perturbed weights.
+    With the mean $\mu_i$ and variance $v_i$ of batch i, a layer gets
 
     $\mu = \frac1n \sum_i \mu_i, \qquad v = \frac1n \sum_i (v_i + \mu_i^2) - \mu^2,$
 
-    which are those of all batches together if they are of one size. The layers before a layer
-    normalize by the batch, as in training; everything else is as in evaluation: no dropout.
+    the statistics of all batches together if they have equal sizes. Earlier layers normalize by the
+    batch, as in training; everything else runs as in evaluation, without dropout.
 
     Args:
-      model: the model. Only `mean` and `var` of its `nnx.BatchNorm` layers change: not the mode,
-        the momentum, or the counters of random numbers.
-      batches: batches of training data; each pytree of arrays is given to `apply`. 10 to 100
-        usually do.
-      apply: (model, batch) -> anything: runs the model on a batch, without
+      model: the model. Only `mean` and `var` of its `nnx.BatchNorm` layers change; the mode, the
+        momentum and the counters of random numbers do not.
+      batches: batches of training data, each a pytree of arrays passed to `apply`. 10 to 100
+        batches usually suffice.
+      apply: (model, batch) -> anything; runs the model on a batch, without
         `use_running_average`. Default: `model(batch)`. A layer that it does not run, or runs with
-        `use_running_average=True`, keeps its statistics; of one that it runs several times, the
-        last run counts.
+        `use_running_average=True`, keeps its statistics. If it runs a layer several times, the last
+        run counts.
 
     Raises:
-      ValueError: if `model` has no BatchNorm, there is no batch, or `apply` runs no BatchNorm in
+      ValueError: if `model` has no BatchNorm, `batches` is empty, or `apply` runs no BatchNorm in
         training mode.
 
-    Cost: one forward pass a batch.
+    Cost: one forward pass per batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -234,13 +233,13 @@ def recalibrate_batch_norm(
     if not layers:
         msg = (
             "`recalibrate_batch_norm(model=...)` must have an `nnx.BatchNorm`, got a"
-            f" `{type(model).__name__}` without one. Leave the call out."
+            f" `{type(model).__name__}` without one. Remove the call."
         )
         raise ValueError(msg)
     copy = nnx.clone(model)
     copy.eval()
     for layer in _batch_norms(copy).values():
-        layer.use_running_average, layer.momentum = False, 0.0  # statistics of this batch alone
+        layer.use_running_average, layer.momentum = False, 0.0  # statistics of this batch only
     graphdef, state = nnx.split(copy)
     run = apply if apply is not None else (lambda model, batch: model(batch))
 
@@ -262,8 +261,8 @@ def recalibrate_batch_norm(
         raise ValueError(msg)
     if not found[0]:
         msg = (
-            "`recalibrate_batch_norm(apply=...)` must run a BatchNorm in training mode, and ran"
-            " none. Let it call the model, and without `use_running_average=True`."
+            "`recalibrate_batch_norm(apply=...)` must run a BatchNorm in training mode, but ran"
+            " none. Call the model in it, without `use_running_average=True`."
         )
         raise ValueError(msg)
     for path in found[0]:
@@ -278,20 +277,20 @@ def recalibrate_batch_norm(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where an nnx object was taken from among the arguments."""
+    """Placeholder for an nnx object among the arguments."""
 
     index: int
 
 
 def _is_node(x: Any) -> bool:
-    """Whether an argument is an nnx object with Variables, which the loss may change."""
+    """Whether an argument is an nnx object whose Variables the loss may change."""
     if not isinstance(x, nnx.Pytree):
         return isinstance(x, nnx.Variable)
     return any(isinstance(leaf, nnx.Variable) for _, leaf in nnx.to_flat_state(nnx.state(x)))
 
 
 def _described(params: PyTree) -> tuple[tuple[str, str], ...]:
-    """The name of each parameter, and its dtype and shape."""
+    """The name of each parameter, with its dtype and shape."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return tuple(
         (jax.tree_util.keystr(path, simple=True, separator="/"), f"{x.dtype}{list(x.shape)}")
@@ -300,7 +299,7 @@ def _described(params: PyTree) -> tuple[tuple[str, str], ...]:
 
 
 def _check_model(made_for: tuple[tuple[str, str], ...], given: tuple[tuple[str, str], ...]) -> None:
-    """Raises ValueError if the parameters are not those that the estimator was made for."""
+    """Raises ValueError if the estimator was made for other parameters."""
     if given == made_for:
         return
     old, new = dict(made_for), dict(given)
@@ -314,18 +313,18 @@ def _check_model(made_for: tuple[tuple[str, str], ...], given: tuple[tuple[str, 
 
 
 def _changes(before: nnx.State, after: nnx.State) -> nnx.State:
-    """Those leaves of `after` that are not the very arrays of `before`: nothing else is copied."""
+    """Leaves of `after` that are other arrays than in `before`; only these need copying."""
     old, new = dict(nnx.to_flat_state(before)), dict(nnx.to_flat_state(after))
     if old.keys() != new.keys():
         path = "/".join(map(str, next(iter(old.keys() ^ new.keys()))))
         msg = (
-            "`Estimator.value_and_grad(loss_fn)` must leave its arguments with the Variables that"
-            f" they had: `{path}` was added, or taken away. Return it as aux, or `nnx.pop` it."
+            "`Estimator.value_and_grad(loss_fn)` must not add or remove Variables of its arguments,"
+            f" got `{path}` added or removed. Return it as aux, or `nnx.pop` it."
         )
         raise ValueError(msg)
     return nnx.from_flat_state([(path, x) for path, x in new.items() if x is not old[path]])
 
 
 def _batch_norms(model: Any) -> dict[Any, nnx.BatchNorm]:
-    """The BatchNorm layers by their path."""
+    """The BatchNorm layers, by path."""
     return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.BatchNorm)}

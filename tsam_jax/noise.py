@@ -1,19 +1,20 @@
 r"""Noise laws: `(key, params) -> perturbation` with the structure and dtypes of `params`.
 
-A law is any function of that signature. The laws here are isotropic (`sphere`, `ball`, `gaussian`)
-or follow the scale of the weights (`filter_scaled`, `leaf_scaled`). The isotropic ones take their
-size either as a `radius`, an l2 norm over all d coordinates together, or as `rms`, the root mean
-square per coordinate, sqrt(E||eps||^2 / d). A radius means something else in every network (20 is
-0.006 per coordinate for 11 million parameters, and destroys a network of 100 thousand); `rms` is
-the portable knob.
+A law is any function with that signature. The laws here are isotropic (`sphere`, `ball`,
+`gaussian`) or follow the scale of the weights (`filter_scaled`, `leaf_scaled`).
 
-A size may be a number, a traced scalar, or an optax schedule on the step counter; a schedule makes
-a `ScheduledLaw`. A size that is the Python or NumPy number 0 makes the law `none`, for which
-methods skip the draws.
+Isotropic laws take their size either as a `radius`, an l2 norm over all d coordinates together, or
+as `rms`, the root mean square per coordinate, sqrt(E||eps||^2 / d). The effect of a radius depends
+on the number of parameters: 20 is 0.006 per coordinate for 11 million parameters, and destroys a
+network of 100 thousand. Prefer `rms`, which transfers between networks.
 
-The samples of a step are independent under a law. A `Design` lets them depend on each other, to
-lower the variance of their average, and leaves the law of each sample unchanged: `antithetic` and
-`orthogonal` make one from a law. Methods take a design wherever they take `noise`.
+A size may be a number, a traced scalar, or an optax schedule on the step counter. A schedule gives
+a `ScheduledLaw`. The Python or NumPy number 0 gives the law `none`, for which methods skip the
+draws.
+
+Under a law, the samples of a step are independent. A `Design` makes them depend on each other to
+lower the variance of their average, without changing the law of each sample. `antithetic` and
+`orthogonal` turn a law into a design. Methods accept a design wherever they accept `noise`.
 """
 
 import dataclasses
@@ -70,15 +71,15 @@ def none(key: jax.Array, params: Params) -> Params:
 def sphere(
     radius: ScalarOrSchedule | None = None, *, rms: ScalarOrSchedule | None = None
 ) -> NoiseLaw:
-    r"""Uniform on the sphere of the given radius.
+    r"""Uniform noise on the sphere of the given radius.
 
-    $\epsilon = r z / \lVert z \rVert$, $z \sim N(0, I)$, with one norm over all leaves. It is
-    what the paper's experiments ran: with r far below $\sqrt d$ the official code's clipped
-    Gaussian and its "uniform" noise are both this law.
+    $\epsilon = r z / \lVert z \rVert$, $z \sim N(0, I)$, with one norm over all leaves. The
+    paper's experiments used this law: for r far below $\sqrt d$, both the clipped Gaussian and the
+    "uniform" noise of the official code reduce to it.
 
     Args:
       radius: l2 norm of the perturbation, >= 0; a number, a traced scalar, or a schedule.
-      rms: instead of `radius`, its size per coordinate: $r = \mathrm{rms} \sqrt d$.
+      rms: size per coordinate, instead of `radius`: $r = \mathrm{rms} \sqrt d$.
 
     Returns:
       A law, or a `ScheduledLaw` if the size is a schedule, or `none` if it is 0.
@@ -107,13 +108,13 @@ def sphere(
 def ball(
     radius: ScalarOrSchedule | None = None, *, rms: ScalarOrSchedule | None = None
 ) -> NoiseLaw:
-    r"""Uniform in the ball of the given radius.
+    r"""Uniform noise in the ball of the given radius.
 
     $\epsilon = r U^{1/d} z / \lVert z \rVert$, $z \sim N(0, I)$, U uniform on (0, 1).
 
     Args:
       radius: radius of the ball, l2, >= 0; a number, a traced scalar, or a schedule.
-      rms: instead of `radius`, the root mean square per coordinate of the draws:
+      rms: root mean square per coordinate of the draws, instead of `radius`:
         $r = \mathrm{rms} \sqrt{d + 2}$.
 
     Returns:
@@ -131,8 +132,8 @@ def ball(
       True
 
     Source: Li et al. 2025, Algorithm 3 (the law is uniform over ||eps|| <= rho).
-    Deviation from the official code: its d is the constant 1e8, so its "uniform" noise lies
-    on the sphere; here d is the number of coordinates.
+    Deviation from the official code: d is the number of coordinates. The code uses the constant
+    1e8, which puts its "uniform" noise on the sphere.
     """
 
     def draw(key: jax.Array, params: Params, radius: Scalar) -> Params:
@@ -150,7 +151,7 @@ def gaussian(
     rms: ScalarOrSchedule | None = None,
     clip: Scalar | None = None,
 ) -> NoiseLaw:
-    r"""Isotropic Gaussian, optionally projected into a ball.
+    r"""Isotropic Gaussian noise, optionally projected into a ball.
 
     $\epsilon = \sigma z$, $z \sim N(0, I)$; with `clip`, $\epsilon \min(1, c / \lVert \epsilon
     \rVert)$.
@@ -158,8 +159,8 @@ def gaussian(
     Args:
       radius: root mean square of the norm before clipping, $\sigma = r / \sqrt d$, >= 0; a
         number, a traced scalar, or a schedule.
-      rms: instead of `radius`, the standard deviation sigma of each coordinate.
-      clip: largest l2 norm, > 0; longer draws are rescaled to it. None for no clipping.
+      rms: standard deviation sigma of each coordinate, instead of `radius`.
+      clip: largest l2 norm, > 0; longer draws are rescaled to it. Default: no clipping.
 
     Returns:
       A law, or a `ScheduledLaw` if the size is a schedule, or `none` if it is 0.
@@ -192,27 +193,27 @@ def gaussian(
 
 
 def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...] = -1) -> NoiseLaw:
-    r"""Gaussian noise in proportion to the norm of each filter of the weights.
+    r"""Gaussian noise proportional to the norm of each filter of the weights.
 
     $\epsilon_f = \gamma \lVert w_f \rVert z_f$, $z \sim N(0, I)$, for each filter f: a slice of
     a leaf along `filter_axis`. A leaf with fewer than two axes (bias, scale) is one filter.
 
-    `nnx.scan` and `linen.scan` stack the parameters of layers along an axis, which counts filters
-    of its own: `filter_axis=(0, -1)`. If only some of the parameters are stacked, give those to
-    `jax.vmap(law)`, with a key for each layer.
+    `nnx.scan` and `linen.scan` stack the parameters of layers along an extra axis. Count it as a
+    filter axis: `filter_axis=(0, -1)`. If only some parameters are stacked, apply `jax.vmap(law)`
+    to those, with a key for each layer.
 
     Args:
       gamma: size relative to the norm of the filter, >= 0; a number, a traced scalar, or a
         schedule.
-      filter_axis: the axis that counts filters; -1, the output channels of flax kernels. Or
-        several axes; a leaf with no other axis is a filter along all but the last of them.
+      filter_axis: axis that indexes filters. Default: -1, the output channels of flax kernels. A
+        tuple gives several axes; the last is dropped for a leaf without any other axis.
 
     Returns:
       A law, or a `ScheduledLaw` if `gamma` is a schedule, or `none` if it is 0.
 
     Raises:
       TypeError: if `filter_axis` is neither an integer nor a tuple of integers.
-      ValueError: if `gamma` is a negative number or not finite; from the law, if a leaf lacks a
+      ValueError: if `gamma` is negative or not finite; when the law is called, if a leaf lacks a
         `filter_axis`.
 
     Cost: none in gradient evaluations; d normal draws.
@@ -224,7 +225,7 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...]
       False
 
     Source: Liu et al., "Random Sharpness-Aware Minimization", NeurIPS 2022: N(0, gamma^2
-    diag(||w_filter||^2)). The treatment of biases is ours.
+    diag(||w_filter||^2)). It does not say how to treat biases; we treat each as one filter.
     """
     axes = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
     if not axes or not all(type(axis) is int for axis in axes):
@@ -248,20 +249,20 @@ def filter_scaled(gamma: ScalarOrSchedule, *, filter_axis: int | tuple[int, ...]
 
 
 def leaf_scaled(gamma: ScalarOrSchedule) -> NoiseLaw:
-    r"""Noise of a length in proportion to the norm of each leaf.
+    r"""Noise with a length proportional to the norm of each leaf.
 
     $\epsilon_p = \gamma \lVert w_p \rVert z_p / \lVert z_p \rVert$, $z \sim N(0, I)$, for each
-    leaf p: uniform on a sphere of its own.
+    leaf p: uniform on a separate sphere for each leaf.
 
     Args:
       gamma: length relative to the norm of the leaf, >= 0; a number, a traced scalar, or a
-        schedule. `filter_scaled` measures gamma per coordinate.
+        schedule. (In `filter_scaled`, gamma is a size per coordinate.)
 
     Returns:
       A law, or a `ScheduledLaw` if `gamma` is a schedule, or `none` if it is 0.
 
     Raises:
-      ValueError: if `gamma` is a negative number or not finite.
+      ValueError: if `gamma` is negative or not finite.
 
     Cost: none in gradient evaluations; d normal draws.
 
@@ -307,12 +308,12 @@ class ScheduledLaw:
           TypeError: always.
         """
         del key, params
-        msg = "this noise law follows a schedule: `law_at(law, step)` is the law of a step."
+        msg = "This noise law follows a schedule. Get the law of a step with `law_at(law, step)`."
         raise TypeError(msg)
 
 
 def law_at(law: NoiseLaw, step: jax.Array) -> NoiseLaw:
-    """The law that holds at a step.
+    """Returns the noise law at a step.
 
     Args:
       law: a noise law, scheduled or not.
@@ -336,11 +337,11 @@ def law_at(law: NoiseLaw, step: jax.Array) -> NoiseLaw:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """How the perturbations of one step are drawn together.
+    """Joint law of the perturbations of one step.
 
     Attributes:
       draw: (key of the step, sample j, number of samples s, params) -> the perturbation of
-        sample j, like `params`. j counts from 0, and may be traced; s is known before tracing.
+        sample j, like `params`. j counts from 0 and may be traced; s is known before tracing.
     """
 
     draw: Callable[[jax.Array, Scalar, int, Params], Params]
@@ -352,23 +353,24 @@ class Design:
           TypeError: always.
         """
         del key, params
-        msg = "this is a design: `design.draw(key, j, s, params)` is the perturbation of sample j."
+        msg = "This is a design. Draw sample j of s with `design.draw(key, j, s, params)`."
         raise TypeError(msg)
 
 
 def antithetic(law: NoiseLaw) -> NoiseLaw:
-    r"""Pairs of opposite perturbations: samples 2i and 2i + 1 get $\epsilon_i$ and $-\epsilon_i$.
+    r"""Pairs of opposite perturbations: samples 2i and 2i + 1 use $\epsilon_i$ and $-\epsilon_i$.
 
-    What is odd in the perturbation cancels from a plain mean: with t = 0 and no ascent that is
-    all of the variance on a quadratic loss, and its leading part, of order ||eps||^2, on any
-    smooth one. A tilt brings it back in proportion to the tilt: of a pair the larger loss
-    counts. Pair i draws with `jax.random.split(key of the step, ceil(s / 2))[i]`; if s is odd the
-    last sample has no partner. Nothing has to be kept, so strategy "streamed" stays in the memory
-    of one sample, and draws twice.
+    Terms odd in the perturbation cancel from a plain mean. With t = 0 and no ascent, these are all
+    of the variance on a quadratic loss, and its leading part, of order ||eps||^2, on any smooth
+    loss. A tilt reintroduces them in proportion to t, because it favours the larger loss of a pair.
+
+    Pair i draws with `jax.random.split(key of the step, ceil(s / 2))[i]`; if s is odd, the last
+    sample has no partner. No draws are stored: strategy "streamed" needs the memory of one sample
+    and draws each perturbation twice.
 
     Args:
-      law: a law that is symmetric, as all in this module are, so that the law of every sample is
-        unchanged; or a scheduled one, or `orthogonal` of one, for orthogonal pairs.
+      law: a symmetric law, as all in this module are, so that every sample keeps its law; a
+        scheduled law; or `orthogonal(law)`, for orthogonal pairs.
 
     Returns:
       A `Design`; a `ScheduledLaw` of designs if `law` is scheduled; `none` if it is `none`.
@@ -400,22 +402,22 @@ def antithetic(law: NoiseLaw) -> NoiseLaw:
 
 
 def orthogonal(law: NoiseLaw) -> NoiseLaw:
-    r"""Perturbations at right angles to each other, in sets of up to d samples.
+    r"""Mutually orthogonal perturbations, in sets of up to d samples.
 
-    The perturbations that `law` gives are made orthogonal by Gram-Schmidt, set by set, and get
-    their lengths back. For a law that is isotropic (`sphere`, `ball`, `gaussian`) every sample
-    keeps that law: directions become a random frame, whose vectors are uniform each, and lengths
-    are independent of them. Sample j starts from the draw that it has without the design.
+    Gram-Schmidt makes the draws of `law` orthogonal, set by set, and keeps their lengths. Under an
+    isotropic law (`sphere`, `ball`, `gaussian`) every sample keeps its law: the directions become a
+    random frame of individually uniform vectors, independent of the lengths. Sample j starts from
+    the draw it would have without the design.
 
-    Independent directions are uncorrelated already, so alone this does next to nothing: what it
-    evens out is quadratic in the perturbation, and a frame of d gives the mean of a quadratic form
-    exactly. Combine it with pairs, `antithetic(orthogonal(law))`, which cancel what is odd. In d
-    dimensions s independent draws are nearly orthogonal, up to $\sqrt{s / d}$: this is for few
-    parameters, or a mask that leaves few.
+    Independent directions are already uncorrelated, so this changes little on its own. It reduces
+    the variance of terms quadratic in the perturbation; a frame of d directions gives the mean of a
+    quadratic form exactly. Combine it with pairs, which cancel odd terms:
+    `antithetic(orthogonal(law))`. In d dimensions, s independent draws are orthogonal up to
+    $\sqrt{s / d}$, so use this for few parameters or a mask that leaves few.
 
     Args:
-      law: an isotropic law, or a scheduled one. (`filter_scaled` is none: its samples would no
-        longer have its law.)
+      law: an isotropic law, or a scheduled one. (Not `filter_scaled`: its samples would not keep
+        their law.)
 
     Returns:
       A `Design`; a `ScheduledLaw` of designs if `law` is scheduled; `none` if it is `none`.
@@ -423,10 +425,9 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
     Raises:
       TypeError: if `law` is not a function, or a `Design`.
 
-    Cost: none in gradient evaluations; the normal draws of the set and 4 min(s, d) d multiply-adds
-    a vector of it. The whole set is needed for every sample: memory is that of min(s, d) + 1
-    perturbations under every strategy, and if s > d, or with strategy "streamed", it may be drawn
-    anew for every sample.
+    Cost: none in gradient evaluations; the normal draws of the set, and 4 min(s, d) d multiply-adds
+    per vector. Each sample needs the whole set: memory is that of min(s, d) + 1 perturbations under
+    every strategy. With s > d, or with strategy "streamed", every sample may draw the set again.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -440,9 +441,9 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
     """
     if isinstance(law, Design):
         msg = (
-            f"`orthogonal(law=...)` must be a law, got {law!r}. Pairs of orthogonal directions are"
+            f"`orthogonal(law=...)` must be a law, got {law!r}. For pairs of orthogonal directions,"
+            " use `antithetic(orthogonal(law))`."
         )
-        msg += " `antithetic(orthogonal(law))`."
         raise TypeError(msg)
 
     def draw(law: NoiseLaw, key: jax.Array, j: Scalar, s: int, params: Params) -> Params:
@@ -463,7 +464,7 @@ def orthogonal(law: NoiseLaw) -> NoiseLaw:
 def drawer(
     law: NoiseLaw, step: jax.Array, key: jax.Array, s: int
 ) -> Callable[[Scalar, Params], Params]:
-    """The perturbations of one step: a function (sample j, params) -> perturbation."""
+    """Returns a function (sample j, params) -> perturbation, for one step."""
     law = law_at(law, step)
     if isinstance(law, Design):
         return lambda j, params: law.draw(key, j, s, params)
@@ -479,7 +480,7 @@ def _sized(
     *,
     radius_over_rms: Callable[[int], float],
 ) -> NoiseLaw:
-    """Makes a law of a draw at a given radius: the one place that reads sizes."""
+    """Makes a law from a draw at a given radius. Only this function reads sizes."""
     size: ScalarOrSchedule
     factor: Callable[[int], float]
     if radius is not None and rms is None:
@@ -500,14 +501,14 @@ def _sized(
 
 
 def _scheduled(law_of: Callable[[Scalar], NoiseLaw], size: ScalarOrSchedule) -> NoiseLaw:
-    """Makes a law of a size, step by step if that is a schedule."""
+    """Makes a law from a size; a `ScheduledLaw` if that is a schedule."""
     if callable(size):
         return ScheduledLaw(lambda step: law_of(size(step)))
     return law_of(size)
 
 
 def _designed(name: str, draw: Callable[..., Params], law: NoiseLaw) -> NoiseLaw:
-    """Makes a design of a law, step by step if that is scheduled."""
+    """Makes a design from a law; a `ScheduledLaw` of designs if that is scheduled."""
     if not callable(law):
         msg = f"`{name}(law=...)` must be a law of `tsam_jax.noise` or a function (key, params)"
         msg += f" -> perturbation, got {law!r}."
@@ -519,9 +520,9 @@ def _designed(name: str, draw: Callable[..., Params], law: NoiseLaw) -> NoiseLaw
     return Design(functools.partial(draw, law))
 
 
-@jax.jit  # so that its loop is compiled once, also where the user has no `jit`
+@jax.jit  # compiles the loop once, even if the user does not use `jit`
 def _gram_schmidt(vectors: Params) -> Params:
-    """Makes the vectors along the leading axis of the leaves orthonormal, in their order."""
+    """Orthonormalises the vectors along the leading axis of the leaves, in order."""
 
     def dots(q: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(jnp.real(jnp.conj(q) * v[None]), axis=tuple(range(1, q.ndim)))
@@ -532,7 +533,7 @@ def _gram_schmidt(vectors: Params) -> Params:
 
     def add(frame: Params, k: jax.Array) -> tuple[Params, None]:
         vector = _tree.unit(jax.tree.map(lambda x: x[k], vectors))
-        # twice, since rounding spoils the angles where the first projection leaves little
+        # twice: rounding spoils the angles if the first projection leaves little
         vector = _tree.unit(project(frame, _tree.unit(project(frame, vector))))
         return jax.tree.map(lambda q, v: q.at[k].set(v), frame, vector), None
 

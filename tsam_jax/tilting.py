@@ -1,12 +1,12 @@
-"""Tilted losses, their weights, and tilts chosen by an effective sample size.
+"""Tilted losses, tilt weights, and tilts chosen by effective sample size.
 
 For losses L_1..L_s and a tilt t >= 0, in units of 1/loss,
 
     L_t = (1/t) log((1/s) sum_j exp(t L_j)),        w_j = exp(t L_j) / sum_i exp(t L_i),
 
-and w is the gradient of L_t in L. t = 0 is the mean, t = inf the maximum. Losses are handled in
-float32 at least. A non-finite loss counts as absent: it gets weight 0 and the rest is
-renormalised; if every loss is non-finite the result is NaN.
+and w is the gradient of L_t with respect to L. t = 0 gives the mean, t = inf the maximum. Losses
+are computed in float32 or wider. A non-finite loss gets weight 0 and the other weights are
+renormalised; if every loss is non-finite, the result is NaN.
 
 Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Eq. 3,
 Definition 3.1 and Lemma 3.2.
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
-    r"""The tilted loss: a soft maximum that runs from the mean to the maximum.
+    r"""Tilted loss: a soft maximum between the mean and the maximum.
 
     $L_t = \frac1t \log \frac1s \sum_j e^{t L_j}$, computed in the centred form
     $m + \mathrm{log1p}(\frac1s \sum_j \mathrm{expm1}(t (L_j - m))) / t$ with
@@ -44,11 +44,11 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
 
     Args:
       losses: shape (s,), any real dtype.
-      t: tilt in 1/loss, >= 0, also 0 or infinity; shape (), may be traced.
+      t: tilt in 1/loss, >= 0, including 0 and infinity; shape (), may be traced.
 
     Returns:
-      Shape (), float32 or the wider dtype of `losses`. It is differentiable in `losses`,
-      and its gradient is `tilt_weights(losses, t)`.
+      Shape (), float32 or the wider dtype of `losses`. Its gradient with respect to `losses` is
+      `tilt_weights(losses, t)`.
 
     Raises:
       ValueError: if `t` is a Python number below 0, or NaN.
@@ -65,13 +65,13 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
     """
     _check_tilt("tilted_loss", t)
     losses, t, finite = prepare(losses, t)
-    # The formula does not depend on m, so m needs no derivative.
+    # The result does not depend on m, so m needs no derivative.
     peak = jax.lax.stop_gradient(jnp.max(losses, where=finite, initial=-jnp.inf))
     gap = gap_to(peak, losses, finite)
     count = jnp.sum(finite.astype(t.dtype))
     mean_gap = jnp.sum(gap / count)
-    # The limits have branches of their own, since the derivative takes t * (1/t) there, which
-    # is 0 * inf, or 0 where 1/t is subnormal and flushed to 0.
+    # The limits need their own branches: the derivative computes t * (1/t), which is 0 * inf for
+    # t = 0, and 0 where 1/t is subnormal and flushed to 0.
     flat, sharp = t < jnp.finfo(t.dtype).tiny, t > 1e-8 * jnp.finfo(t.dtype).max
     worst_gap = jnp.sum(jax.lax.stop_gradient(weights_of(gap, finite, t)) * gap)
     safe_t = jnp.where(flat | sharp, jnp.ones_like(t), t)
@@ -80,18 +80,18 @@ def tilted_loss(losses: jax.Array, t: Scalar) -> jax.Array:
 
 
 def tilt_weights(losses: jax.Array, t: Scalar) -> jax.Array:
-    r"""The tilt weights: softmax of the losses at inverse temperature t.
+    r"""Tilt weights: the softmax of the losses at inverse temperature t.
 
-    $w_j = e^{t L_j} / \sum_i e^{t L_i}$. At t = infinity the worst samples share the
-    weight equally.
+    $w_j = e^{t L_j} / \sum_i e^{t L_i}$. At t = infinity, the samples with the largest loss share
+    the weight equally.
 
     Args:
-      losses: shape (s,), any real dtype. Entries that are not finite get weight 0.
-      t: tilt in 1/loss, >= 0, also 0 or infinity; shape (), may be traced.
+      losses: shape (s,), any real dtype. Non-finite entries get weight 0.
+      t: tilt in 1/loss, >= 0, including 0 and infinity; shape (), may be traced.
 
     Returns:
-      Shape (s,), float32 or the wider dtype of `losses`, summing to 1; NaN if no loss is
-      finite.
+      Shape (s,), float32 or the wider dtype of `losses`, summing to 1; NaN if every loss is
+      non-finite.
 
     Raises:
       ValueError: if `t` is a Python number below 0, or NaN.
@@ -112,13 +112,13 @@ def tilt_weights(losses: jax.Array, t: Scalar) -> jax.Array:
 
 
 def effective_sample_size(weights: jax.Array) -> jax.Array:
-    r"""How many equally weighted samples carry as much as these: $1 / \sum_j w_j^2$.
+    r"""Effective number of samples under unequal weights: $1 / \sum_j w_j^2$.
 
     Args:
       weights: shape (s,), non-negative, summing to 1.
 
     Returns:
-      Shape (), between 1 (one sample has all the weight) and s (all are equal).
+      Shape (), between 1 (one sample has all the weight) and s (equal weights).
 
     Cost: none in gradient or loss evaluations.
 
@@ -133,18 +133,18 @@ def effective_sample_size(weights: jax.Array) -> jax.Array:
 
 
 def weighted_mean(trees: PyTree, weights: jax.Array) -> PyTree:
-    r"""The weighted mean over the leading axis: $x_k + \sum_j w_j (x_j - x_k)$.
+    r"""Weighted mean over the leading axis: $x_k + \sum_j w_j (x_j - x_k)$.
 
-    k is the first sample with a positive weight. In this form equal samples give that very
-    sample, bit for bit, which plain $\sum_j w_j x_j$ does not. Samples of weight 0 are
-    ignored even where they are not finite.
+    k is the first sample with a positive weight. In this form the mean of equal samples is that
+    sample, bit for bit; in the form $\sum_j w_j x_j$ it is not. Samples of weight 0 are ignored,
+    even if they are not finite.
 
     Args:
-      trees: a pytree whose leaves have the shape (s, ...).
+      trees: a pytree whose leaves have shape (s, ...).
       weights: shape (s,), non-negative, summing to 1.
 
     Returns:
-      A pytree of leaves (...), summed in float32 at least, in the dtypes of `trees`.
+      A pytree of leaves of shape (...), summed in float32 or wider, in the dtypes of `trees`.
 
     Cost: none in gradient or loss evaluations.
 
@@ -168,12 +168,12 @@ def weighted_mean(trees: PyTree, weights: jax.Array) -> PyTree:
 
 
 class TiltedMean(NamedTuple):
-    """A tilted mean over some of the samples: a partial result that can be merged with others.
+    """Tilted mean over some of the samples, a partial result that can be merged with others.
 
     Attributes:
-      peak: largest loss so far; shape (), minus infinity if there is no sample yet.
-      weight: sum_j exp(t (L_j - peak)); shape (), 0 if there is no sample yet.
-      mean: sum_j w_j x_j over these samples; a pytree, 0 if there is no sample yet.
+      peak: largest loss; shape (), minus infinity without samples.
+      weight: sum_j exp(t (L_j - peak)); shape (), 0 without samples.
+      mean: sum_j w_j x_j over these samples; a pytree, 0 without samples.
     """
 
     peak: jax.Array
@@ -182,14 +182,14 @@ class TiltedMean(NamedTuple):
 
 
 def tilted_mean(loss: jax.Array, tree: PyTree) -> TiltedMean:
-    """The partial result of one sample; an empty one if an entry is non-finite.
+    """Partial result of one sample; it is empty if an entry is non-finite.
 
     Args:
-      loss: shape (), the loss of the sample.
-      tree: what to average, usually the gradient of the sample.
+      loss: loss of the sample, shape ().
+      tree: the pytree to average, usually the gradient of the sample.
 
     Returns:
-      A `TiltedMean` whose `mean` is in float32 at least.
+      A `TiltedMean` whose `mean` is in float32 or wider.
 
     Cost: none in gradient or loss evaluations.
 
@@ -210,19 +210,19 @@ def tilted_mean(loss: jax.Array, tree: PyTree) -> TiltedMean:
 
 
 def merge(a: TiltedMean, b: TiltedMean, t: Scalar) -> TiltedMean:
-    r"""Joins two partial results; associative, and exact for any tilt.
+    r"""Merges two partial results; associative, and exact for any tilt.
 
-    With $M = \max(M_a, M_b)$ and $Z = Z_a e^{t(M_a - M)} + Z_b e^{t(M_b - M)}$ the mean is
-    $\bar x_a + (Z_b e^{t(M_b - M)} / Z) (\bar x_b - \bar x_a)$: the online softmax. Samples can
-    be merged one by one, in memory that does not grow with their number.
+    With $M = \max(M_a, M_b)$ and $Z = Z_a e^{t(M_a - M)} + Z_b e^{t(M_b - M)}$, the mean is
+    $\bar x_a + (Z_b e^{t(M_b - M)} / Z) (\bar x_b - \bar x_a)$: the online softmax. Merging samples
+    one by one needs memory that does not grow with their number.
 
     Args:
       a: partial result of some samples.
       b: partial result of other samples.
-      t: tilt, >= 0, also 0 or infinity; shape (), may be traced; the same in every merge.
+      t: tilt, >= 0, including 0 and infinity; shape (), may be traced; the same in every merge.
 
     Returns:
-      The partial result of all of these samples.
+      The partial result of all these samples.
 
     Raises:
       ValueError: if `t` is a Python number below 0, or NaN.
@@ -250,20 +250,20 @@ def merge(a: TiltedMean, b: TiltedMean, t: Scalar) -> TiltedMean:
 
 @dataclasses.dataclass(frozen=True)
 class AutoTilt:
-    """A tilt chosen in every step, so that a given fraction of the samples counts.
+    """Tilt chosen in every step to reach a given effective sample size.
 
-    Pass it as `t` to `tsam_jax.methods.tsam` or `tilted_sampling`: each step tilts by
-    `tilt_for_ess(losses, fraction)`, and reports it as the metric `tilt`. The fraction has no unit,
-    whereas a `t` must be searched again when the loss, the model or the noise changes. In return,
-    the tilt grows without bound as the losses of the samples approach each other: the weights
-    depend on their order and proportions, not on their size.
+    Pass it as `t` to `tsam_jax.methods.tsam` or `tilted_sampling`: each step uses the tilt
+    `tilt_for_ess(losses, fraction)` and returns it as the metric `tilt`. Unlike t, the fraction has
+    no unit: you need not search it again when the loss, the model or the noise changes. But the
+    tilt grows without bound as the losses of the samples approach each other: the weights depend on
+    the order and the proportions of the losses, not on the size of their differences.
 
-    The tilt is known only after all losses, so gradients cannot be merged one by one: strategy
-    "streamed" raises, and "auto" does not stream. The gradient treats the tilt as a constant: it is
-    that of the tilted loss at the chosen tilt.
+    The tilt depends on all losses, so gradients cannot be merged one by one: strategy "streamed"
+    raises an error, and "auto" does not stream. The estimate is the gradient of the tilted loss at
+    the chosen tilt, treated as a constant.
 
     Attributes:
-      fraction: effective sample size over the number of samples, above 0 and at most 1; a
+      fraction: effective sample size divided by the number of samples, above 0 and at most 1; a
         number, a traced scalar, or a schedule on the step counter.
 
     Raises:
@@ -291,26 +291,26 @@ class AutoTilt:
 
 
 def tilt_for_ess(losses: jax.Array, fraction: Scalar) -> jax.Array:
-    r"""The smallest tilt at which only a given fraction of the samples counts.
+    r"""Smallest tilt at which the effective sample size falls to a given fraction.
 
     The effective sample size of the weights, $1 / \sum_j w_j^2$, falls as t grows, from the
     number n of finite losses at t = 0 to the number of ties for the largest loss at t = infinity.
-    Bisection on log t finds where it reaches `fraction` times n. It does not change when a
-    constant is added to the losses, and a factor on them divides it.
+    Bisection on log t finds where it reaches `fraction` times n. Adding a constant to the losses
+    does not change the tilt; multiplying them by a factor divides it by that factor.
 
     Args:
-      losses: shape (s,), any real dtype. Entries that are not finite do not count.
+      losses: shape (s,), any real dtype. Non-finite entries are ignored.
       fraction: above 0 and at most 1; shape (), may be traced.
 
     Returns:
-      Shape (), float32 or the wider dtype of `losses`. 0 if `fraction` is 1; infinity if no
-      tilt is enough (all losses equal, more ties than that, a single loss, `fraction` at most
-      1 / n); NaN if no loss is finite.
+      Shape (), float32 or the wider dtype of `losses`. 0 if `fraction` is 1. Infinity if no tilt
+      reaches the fraction: all losses are equal, too many tie for the largest, there is a single
+      loss, or `fraction` is at most 1 / n. NaN if every loss is non-finite.
 
     Raises:
       ValueError: if `fraction` is a number outside of its range.
 
-    Cost: none in gradient or loss evaluations; some 30 passes over s numbers (60 in float64).
+    Cost: none in gradient or loss evaluations; about 30 passes over s numbers (60 in float64).
 
     Example:
       >>> import jax.numpy as jnp
@@ -330,7 +330,7 @@ def tilt_for_ess(losses: jax.Array, fraction: Scalar) -> jax.Array:
     return tilt
 
 
-@jax.jit  # so that its loop is compiled once, also where the user has no `jit`
+@jax.jit  # compiles the loop once, even if the user does not use `jit`
 def _bisect(losses: jax.Array, fraction: jax.Array, finite: jax.Array) -> jax.Array:
     dtype, limits = losses.dtype, jnp.finfo(losses.dtype)
     peak = jnp.max(losses, where=finite, initial=-jnp.inf)
@@ -358,7 +358,7 @@ def _bisect(losses: jax.Array, fraction: jax.Array, finite: jax.Array) -> jax.Ar
 
 
 def _check_tilt(owner: str, t: Scalar) -> None:
-    """Raises on a negative number; methods call with arrays, which are NaN if no loss is finite."""
+    """Raises on negative numbers, not on arrays: a method's tilt is NaN if no loss is finite."""
     _checks.scalar(owner, t=t)
     if _checks.is_static_number(t):
         _checks.nonnegative(owner, finite=False, t=t)
@@ -373,35 +373,35 @@ def _check_fraction(owner: str, fraction: ScalarOrSchedule) -> None:
 
 
 def finite_tilt(t: Scalar, dtype: jnp.dtype) -> jax.Array:
-    """Infinity becomes the largest number, so that t times a gap of 0 is 0, not NaN."""
+    """Replaces infinity by the largest finite number, so that t times a gap of 0 is not NaN."""
     return jnp.minimum(jnp.asarray(t, dtype), jnp.finfo(dtype).max)
 
 
 def gap_to(peak: jax.Array, losses: jax.Array, present: jax.Array) -> jax.Array:
-    """How far losses lie below the peak, <= 0, and 0 where absent; at most the largest number."""
+    """Losses minus the peak, clipped to finite numbers; 0 where a loss is absent."""
     gap = jnp.maximum(losses - peak, -jnp.finfo(losses.dtype).max)  # 0 times it is 0, not NaN
     return jnp.where(present, gap, jnp.zeros_like(losses))
 
 
 def weights_of(gap: jax.Array, finite: jax.Array, t: jax.Array) -> jax.Array:
-    """The tilt weights of losses by their distance from the largest."""
+    """The tilt weights, from the gaps between the losses and the largest."""
     unnormalised = jnp.where(finite, jnp.exp(t * gap), jnp.zeros_like(gap))
     return unnormalised / jnp.sum(unnormalised)
 
 
 def prepare(losses: jax.Array, t: Scalar) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The losses and the tilt in one dtype, and which losses are finite."""
+    """Returns the losses and the tilt in one dtype, and which losses are finite."""
     losses = jnp.asarray(losses)
     losses = losses.astype(_tree.accumulator_dtype(losses))
     return losses, finite_tilt(t, losses.dtype), jnp.isfinite(losses)
 
 
 def weight_at(peak: jax.Array, part: TiltedMean, t: Scalar) -> jax.Array:
-    """The weight of a partial result relative to the largest loss `peak`."""
+    """The weight of a partial result, relative to the largest loss `peak`."""
     gap = gap_to(peak, part.peak, part.weight > 0)
     return part.weight * jnp.exp(finite_tilt(t, peak.dtype) * gap)
 
 
 def share_of(weight: jax.Array, total: jax.Array) -> jax.Array:
-    """The fraction of the total weight, 0 if there is none."""
+    """The fraction of the total weight; 0 if the total is 0."""
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)

@@ -1,4 +1,4 @@
-"""The optax adapters: any estimator as a gradient transformation, or around any optimizer."""
+"""Adapters to optax: an estimator as a gradient transformation, or around any optimizer."""
 
 import inspect
 from collections.abc import Callable
@@ -40,23 +40,27 @@ _LINE_SEARCHES = (optax.ScaleByBacktrackingLinesearchState, optax.ScaleByZoomLin
 def estimate_gradient(
     estimator: GradientEstimator, *, key: KeyLike = 0, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an estimator the first link of an optax chain.
+    """Turns an estimator into the first transformation of an optax chain.
 
     `update(None, state, params, *, value_fn, **extra_args)` evaluates `value_fn`, a function params
     -> loss of this step's batch, at the points that the estimator chooses, and returns the
-    estimated gradient. As with optax's line searches, extra arguments named in the signature of
-    `value_fn` are passed to it (with `**kwargs`, all of them): `update(None, state, params,
-    value_fn=loss, batch=batch)` calls `loss(params, batch=batch)`. The names of `update`'s own
-    arguments (`updates`, `state`, `params`, `value_fn`) are taken: use a closure for those. The
-    incoming `updates` are discarded, so pass None, and put clipping, weight decay and the like
-    *behind* this transformation. `optax.chain` passes all extra arguments on.
+    estimated gradient.
 
-    The gradient of complex leaves is that of `jax.grad`; to descend, conjugate it in the next link.
+    As with optax's line searches, extra arguments named in the signature of `value_fn` are passed
+    to it (all of them if it has `**kwargs`): `update(None, state, params, value_fn=loss,
+    batch=batch)` calls `loss(params, batch=batch)`. An argument of the loss with the name of one of
+    `update`'s own (`updates`, `state`, `params`, `value_fn`) needs a closure.
+
+    Incoming `updates` are discarded, so pass None, and place clipping, weight decay and the like
+    *after* this transformation. `optax.chain` passes extra arguments to all its members.
+
+    Gradients of complex leaves follow `jax.grad`; to descend, conjugate them in the next
+    transformation.
 
     Args:
       estimator: a method of `tsam_jax.methods`, or your own.
       key: seed or PRNG key of the method's noise.
-      axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
+      axis_name: mesh axis or axes over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
 
     Returns:
@@ -68,13 +72,13 @@ def estimate_gradient(
       ValueError: in `init`, inside `optax.masked` or `optax.partition`, which hide parameters that
         the loss needs; in `update`, if `params` is None.
       TypeError: if `estimator` is not a `GradientEstimator`, `key` is not one key, or a leaf of the
-        parameters is neither floating-point nor complex; in `update`, if `value_fn` is missing,
+        parameters is neither floating-point nor complex; in `update`, if `value_fn` is missing, is
         not a function or lacks an argument, or the loss is not a real scalar.
 
-    An exception in `value_fn` leaves `state` and `params` as they were, unless the step was given
-    their buffers (`donate_argnums`): keep a copy.
+    An exception in `value_fn` leaves `state` and `params` unchanged. If their buffers are donated
+    (`donate_argnums`), keep a copy.
 
-    Cost: `estimator.cost` an update.
+    Cost: `estimator.cost` per update.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -130,25 +134,26 @@ def sharpness_aware(
     key: KeyLike = 0,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Any optax optimizer on the gradient, and on the objective, of an estimator.
+    r"""Runs any optax optimizer on the gradient and the objective of an estimator.
 
-    The same as `optax.chain(estimate_gradient(estimator), base)`, with the same state, but `base`
-    also gets the objective of this step, $F(\theta)$ = the estimator's value at $\theta$ with this
-    step's batch, key, step counter and memory. Optimizers that ask for `value` and line searches
-    (`optax.polyak_sgd`, `optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
-    `optax.scale_by_backtracking_linesearch`) then minimise the function whose gradient they get.
-    The plain loss would stop a line search at its own minimum, where it rises along every step.
+    Equivalent to `optax.chain(estimate_gradient(estimator), base)`, with the same state, except
+    that `base` also receives the objective of this step, $F(\theta)$: the estimator's value at
+    $\theta$ with this step's batch, key, step counter and memory. Line searches and optimizers that
+    take `value` (`optax.polyak_sgd`, `optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
+    `optax.scale_by_backtracking_linesearch`) then minimise the function whose gradient they
+    receive. With the plain loss, a line search would stop at the minimum of the loss, where the
+    loss rises along every step.
 
     Args:
-      base: the optimizer that gets the estimated gradient (of complex leaves, that of `jax.grad`:
-        conjugate it first in `base`, to descend). If it takes extra arguments, it gets all
-        those of `update`, and `value_fn`: params -> $F$, with the signature of the caller's; unless
-        the caller passes their own, it also gets `value` = $F(\theta)$, shape (), float32 at least,
-        and `grad`, the estimated gradient. `jax.grad(value_fn)` is the estimated gradient, without
-        the derivative of the ascent.
+      base: the optimizer that receives the estimated gradient. (Gradients of complex leaves follow
+        `jax.grad`: to descend, conjugate them first in `base`.) If it takes extra arguments, it
+        receives all those of `update`, and `value_fn`: params -> $F$, with the signature of the
+        caller's. Unless the caller passes them, it also receives `value` = $F(\theta)$, shape (),
+        float32 or wider, and `grad`, the estimated gradient. `jax.grad(value_fn)` is the estimated
+        gradient, without the derivative of the ascent.
       estimator: a method of `tsam_jax.methods`, or your own.
       key: seed or PRNG key of the method's noise.
-      axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
+      axis_name: mesh axis or axes over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
 
     Returns:
@@ -157,13 +162,13 @@ def sharpness_aware(
 
     Raises:
       ValueError: in `init`, inside `optax.masked` or `optax.partition`; in `update`, if `params`
-        is None, or `value` or `grad` is passed although `base` has a line search, which compares
+        is None, or if `value` or `grad` is passed and `base` has a line search, which compares
         them with `value_fn`.
       TypeError: if `base` is not an optax optimizer, `estimator` is not a `GradientEstimator` or
-        `key` is not one key; in `update`, if `value_fn` is missing, not a function or lacks an
+        `key` is not one key; in `update`, if `value_fn` is missing, is not a function or lacks an
         argument.
 
-    Cost: `estimator.cost` an update, and once more for each point that a line search tries.
+    Cost: `estimator.cost` per update, and once more for each point that a line search tries.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -176,7 +181,7 @@ def sharpness_aware(
       >>> updates, state = optimizer.update(None, state, params, value_fn=loss)
       >>> state[0].last.value.item()  # 2 (1 + 0.5)^2
       4.5
-      >>> round(state[1][1].learning_rate.item(), 4)  # 0.8^5, the first that lowers it enough
+      >>> round(state[1][1].learning_rate.item(), 4)  # 0.8^5, the first to decrease F enough
       0.3277
 
     Source: the extra arguments of optax's line searches.
@@ -211,7 +216,7 @@ def sharpness_aware(
         _refuse_beside_line_search(extra_args, base_state)
         params, loss = _loss_of(params, value_fn, extra_args, axis_name)
 
-        # Line searches differentiate forwards and backwards: a linear rule serves both.
+        # Line searches use forward and reverse mode; a linear rule supports both.
         @jax.custom_jvp
         def objective(params: Params) -> jax.Array:
             return run_step(estimator, key, loss, params, before)[0].value
@@ -235,10 +240,10 @@ def sharpness_aware(
 def _loss_of(
     params: Params | None, value_fn: Any, extra_args: dict[str, Any], axis_name: AxisName | None
 ) -> tuple[Params, Loss]:
-    """The parameters as arrays, and the loss of this step with the arguments it asks for."""
+    """Returns the parameters as arrays, and the loss of this step with its arguments."""
     if params is None:
         msg = (
-            "`update(params=...)` is needed by `tsam_jax`'s optimizers, got None. Call"
+            "`update(params=...)` must be the parameters, got None. Call"
             " `optimizer.update(None, state, params, value_fn=value_fn)`."
         )
         raise ValueError(msg)
@@ -257,7 +262,7 @@ def _loss_of(
 def _named_in(
     value_fn: Callable[..., Any], extra_args: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Those of the extra arguments that the signature of `value_fn` names, after the first."""
+    """Selects the extra arguments that the signature of `value_fn` names after its first."""
     try:
         parameters = list(inspect.signature(value_fn).parameters.values())
     except (TypeError, ValueError):  # a builtin
@@ -277,7 +282,7 @@ def _named_in(
             missing.append(p.name)
     if missing:
         msg = (
-            f"`value_fn` needs `{missing[0]}`, and `update` was called without it. Pass it by name:"
+            f"`value_fn` needs `{missing[0]}`, but `update` was called without it. Pass it by name:"
             f" `optimizer.update(None, state, params, value_fn=loss, {missing[0]}=...)`."
         )
         raise TypeError(msg)
@@ -285,9 +290,10 @@ def _named_in(
 
 
 def _naming(extra_args: dict[str, Any], objective: Callable[[Params], jax.Array]) -> Any:
-    """The objective, with a signature that names the extra arguments, which the loss has already.
+    """Adds the extra arguments to the signature of the objective, which ignores them.
 
-    optax's line searches raise on extra arguments that `value_fn` does not name.
+    optax's line searches raise on extra arguments that `value_fn` does not name. The loss already
+    has them.
 
     Returns:
       A function (params, **ignored) -> objective.
@@ -305,26 +311,26 @@ def _naming(extra_args: dict[str, Any], objective: Callable[[Params], jax.Array]
 
 
 def _refuse_beside_line_search(extra_args: dict[str, Any], base_state: PyTree) -> None:
-    """Raises on a caller's `value` or `grad` beside a line search, which would trust them."""
+    """Raises if the caller passes `value` or `grad` to a line search, which would trust them."""
     theirs = sorted({"value", "grad"} & extra_args.keys())
     if theirs and _has(_LINE_SEARCHES, base_state):
         msg = (
-            f"`update({theirs[0]}=...)` cannot be passed where `base` has a line search, which"
-            " compares it with the estimator's objective. Leave it out: `sharpness_aware` passes"
-            " the right one."
+            f"`update({theirs[0]}=...)` cannot be passed if `base` has a line search, which"
+            " compares it with the estimator's objective. Remove it: `sharpness_aware` passes the"
+            " right one."
         )
         raise ValueError(msg)
 
 
 def _refuse_masked(params: Params) -> None:
-    """Raises on a part of the parameters, as `optax.masked` passes it."""
+    """Raises if the parameters are incomplete, as inside `optax.masked`."""
     if _has(optax.MaskedNode, params):
         msg = (
-            "`params` must be all parameters, which the loss needs, got a tree with"
+            "`params` must be all parameters, since the loss needs them, got a tree with"
             " `optax.MaskedNode`: the estimator is inside `optax.masked`, `optax.partition` or"
             " `optax.multi_transform`. Put these into the base, as in"
-            " `sharpness_aware(optax.partition(...), estimator)`; the argument `mask` of a method"
-            " chooses which leaves are perturbed."
+            " `sharpness_aware(optax.partition(...), estimator)`. To perturb some leaves only, use"
+            " the argument `mask` of the method."
         )
         raise ValueError(msg)
 
@@ -352,23 +358,24 @@ def tsam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tilted SAM around any optax optimizer.
 
-    Minimises $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$. The same as
+    Minimises $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$. Equivalent to
     `sharpness_aware(base, methods.tsam(t, rho, s, ...), key=key)`. Under
-    `optax.inject_hyperparams` name `s`, and functions like `noise`, in `static_args`.
+    `optax.inject_hyperparams`, list `s` and functions such as `noise` in `static_args`.
 
     Args:
-      base: the optimizer that gets the tilted gradient.
-      t: tilt in units of 1/loss, >= 0: see `tsam_jax.methods.tsam`, as for all that follows.
+      base: the optimizer that receives the tilted gradient.
+      t: tilt in units of 1/loss, >= 0. `tsam_jax.methods.tsam` has the details of this and the
+        following arguments.
       rho: length of the ascent step, >= 0.
       s: number of samples, a positive integer.
       noise: law of the perturbations.
-      delta: fraction of the tilt that the sampling is taken to account for, 0 to 1.
-      mask: which leaves are perturbed.
+      delta: fraction of the tilt attributed to the sampling, 0 to 1; the weights use the rest.
+      mask: leaves to perturb.
       strategy: how samples are evaluated.
-      axis_name: mesh axis, or axes, over which the batch is split inside `jax.shard_map`: see
+      axis_name: mesh axis or axes over which the batch is split inside `jax.shard_map`: see
         `tsam_jax.value_and_grad`.
       sample_axis: mesh axis over which the samples are spread.
-      split_batch: which argument of `value_fn` is cut into one slice a sample; True for "batch".
+      split_batch: argument of `value_fn` to split into one slice per sample; True for "batch".
       key: seed or PRNG key of the noise.
 
     Returns:
@@ -376,10 +383,10 @@ def tsam(
       see `sharpness_aware`. `state[0].last.metrics` has the metrics of `tsam_jax.methods.tsam`.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
+      ValueError: if a number is out of range, or a name is not one of the choices.
       TypeError: if `base` is not an optax optimizer, `s` is not an integer or `key` is not one key.
 
-    Cost: 2s gradient evaluations an update; 2 with `split_batch`.
+    Cost: 2s gradient evaluations per update; 2 with `split_batch`.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -90,7 +90,7 @@ def test_filters_of_stacked_layers_are_those_of_each_layer():
     assert not together["b"].any()
     mixed = filter_normalised(direction, stacked)  # one filter across all layers
     assert not np.allclose(mixed["w"], apart["w"], rtol=0.1)
-    with pytest.raises(ValueError, match="`filter_axis` must be axes of all leaves, got"):
+    with pytest.raises(ValueError, match="`filter_axis` must be axes of every leaf, got"):
         filter_normalised(direction, stacked, filter_axis=(0, 3))
 
 

@@ -162,7 +162,7 @@ def test_mistakes():
                 call(fraction)
     with pytest.raises(TypeError, match=r"`AutoTilt\(fraction=...\)` must be a number or a sched"):
         AutoTilt("half")
-    with pytest.raises(ValueError, match=r"`tsam\(delta=...\)` must be 0 for an `AutoTilt`"):
+    with pytest.raises(ValueError, match=r"`tsam\(delta=...\)` must be 0 with an `AutoTilt`"):
         methods.tsam(AutoTilt(0.5), 0.1, 3, delta="half")
     for method in methods.tilted_sampling, methods.tsam:
         arguments = {"s": 3} | ({"rho": 0.1} if method is methods.tsam else {})

@@ -13,7 +13,7 @@ NUMBER = r"must be a finite number >= 0"
 SHARE = r"must be a number between 0 and 1"
 SCALAR = r"must be a number or a schedule"
 TILT = r"must be a number >= 0 \(infinity included\)"
-STATIC = r"must be an integer that is known before tracing"
+STATIC = r"must be an integer known before tracing"
 SIZE = r"needs exactly one of `radius` and `rms`"
 
 CASES = {
@@ -151,7 +151,7 @@ TYPE_CASES = {
     "esam2-string": (lambda: methods.esam2("0.1"), r"`esam2\(rhos=...\)` must be a sequence"),
     "looksam-every": (
         lambda: methods.looksam(0.1, every=2.0),
-        r"`looksam\(every=...\)` must be an integer that is known before tracing, got 2.0",
+        r"`looksam\(every=...\)` must be an integer known before tracing, got 2.0",
     ),
     "rho-list": (
         lambda: methods.sam([0.1, 0.2]),
@@ -242,7 +242,7 @@ def test_injected_s_says_what_to_do():
     def factory(s):
         return estimate_gradient(methods.tsam(1.0, 0.1, s))
 
-    with pytest.raises(TypeError, match="name it in `static_args`"):
+    with pytest.raises(TypeError, match="list it in `static_args`"):
         optax.inject_hyperparams(factory)(s=3).init(jnp.ones(2))
     static = optax.inject_hyperparams(factory, static_args=("s",))(s=3)
     assert static.init(jnp.ones(2)).inner_state.last.metrics["losses"].shape == (3,)

@@ -274,7 +274,7 @@ def test_a_loss_that_knows_its_batch_is_a_clear_error():
     step = value_and_grad(loss, estimator)
     with pytest.raises(TypeError, match=rf"{named}.* called with `x`\. Pass the batch"):
         step(parameters(), step.init(parameters()), batch())
-    with pytest.raises(TypeError, match=r"`value_fn` needs `x`, and `update` was called without"):
+    with pytest.raises(TypeError, match=r"`value_fn` needs `x`, but `update` was called without"):
         optimizer.update(None, optimizer.init(parameters()), parameters(), value_fn=loss)
 
 

@@ -119,7 +119,7 @@ def test_filters_of_stacked_layers_are_those_of_each_layer(key, monkeypatch):
 
 def test_a_filter_axis_that_a_leaf_lacks_is_refused(key):
     for axis in (3, -3, (0, 3)):
-        with pytest.raises(ValueError, match="`filter_axis` must be axes of all leaves, got"):
+        with pytest.raises(ValueError, match="`filter_axis` must be axes of every leaf, got"):
             noise.filter_scaled(0.1, filter_axis=axis)(
                 key, {"w": jnp.ones((2, 3)), "k": jnp.ones((2, 2, 1))}
             )

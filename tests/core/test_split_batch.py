@@ -178,9 +178,9 @@ def test_the_optax_adapter_needs_a_batch():
 @pytest.mark.parametrize(
     ("s", "x", "message"),
     [
-        (4, jnp.ones((6, 4)), "batch has 6 examples, which cannot be cut into 4 equal parts"),
-        (8, jnp.ones((6, 4)), "batch has 6 examples, which cannot be cut into 8 equal parts"),
-        (2, jnp.ones((0, 4)), "batch has 0 examples, which cannot be cut into 2 equal parts"),
+        (4, jnp.ones((6, 4)), "must divide the number of examples of the batch, 6, got 4"),
+        (8, jnp.ones((6, 4)), "must divide the number of examples of the batch, 6, got 8"),
+        (2, jnp.ones((0, 4)), "must divide the number of examples of the batch, 0, got 2"),
         (2, (jnp.ones(6), jnp.ones(4)), r"arrays with the same number of .*axes of \[4, 6\]"),
         (2, 1.0, r"leading axis counts examples, got float32 of shape \(\)"),
     ],

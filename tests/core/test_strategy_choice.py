@@ -89,7 +89,7 @@ def test_a_tilt_of_all_losses_cannot_be_streamed():
     assert [choices(dense, s, tilt=tilt)[0] for s in (3, 8, 9)] == [
         *("unrolled", "unrolled", "vectorized")
     ]
-    with pytest.raises(ValueError, match="`strategy` cannot be 'streamed' where the tilt depends"):
+    with pytest.raises(ValueError, match="`strategy` cannot be 'streamed' if the tilt depends"):
         choices(dense, 3, strategy="streamed", tilt=tilt)
 
 

@@ -92,7 +92,7 @@ def test_a_state_that_is_none_is_named():
         lambda: optimizer.update(None, W, optimizer.init(W), value_fn=square),
         lambda: chained.update(None, W, chained.init(W), value_fn=square),
     ):
-        with pytest.raises(TypeError, match=r"`state` must be the one that `init\(params\)`"):
+        with pytest.raises(TypeError, match=r"`state` must be the return value of `init"):
             call()
     with pytest.raises(
         TypeError, match=r"`value_and_grad\(fun=...\)` must be a function, got None"

@@ -29,8 +29,8 @@ def test_leaves_without_gradient_are_refused_by_name(kind):
     params = {"w": jnp.ones(2), "sub": [1.0, leaf]}
     message = re.escape(
         f"`params` must have floating-point or complex leaves only, got {description} at"
-        " ['sub'][1]. Give the loss what is not trained in another argument, or put None in its"
-        " place; `mask` is for leaves that are trained, but not perturbed."
+        " ['sub'][1]. Pass untrained values to the loss as another argument, or replace them by"
+        " None. To train leaves without perturbing them, use `mask`."
     )
     fun = lambda p: jnp.sum(p["w"] ** 2)  # noqa: E731
     for estimator in methods.sam(0.1, mask={"w": True, "sub": False}), methods.erm():

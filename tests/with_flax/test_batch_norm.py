@@ -115,5 +115,5 @@ def test_what_cannot_be_recalibrated_is_a_clear_error():
         recalibrate(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), [batch()[0]])
     with pytest.raises(ValueError, match=r"batches=...\)` must have at least one batch, got none"):
         recalibrate(model, [])
-    with pytest.raises(ValueError, match=r"apply=...\)` must run a BatchNorm .* and ran none"):
+    with pytest.raises(ValueError, match=r"apply=...\)` must run a BatchNorm .* but ran none"):
         recalibrate(model, [batch()[0]], lambda model, x: model(x, use_running_average=True))

@@ -428,7 +428,7 @@ def test_a_model_that_the_loss_takes_from_outside_is_a_clear_error():
     generator, critic = gan()
     estimator = tsam_jax.nnx.Estimator(generator, SAM)
     outside = lambda g: gan_loss(g, Z, critic=critic)  # noqa: E731
-    with pytest.raises(ValueError, match="give `loss_fn` the object that it changes as an arg"):
+    with pytest.raises(ValueError, match="pass the object that it changes as an arg"):
         nnx.jit(lambda g, e: e.value_and_grad(outside)(g))(generator, estimator)
 
 

@@ -166,7 +166,7 @@ def test_a_batch_by_name_is_traced_and_compiled_once(name):
 def test_a_missing_argument_is_a_clear_error(name):
     optimizer, params = ADAPTERS[name](optax.sgd(0.1)), parameters()
     state = optimizer.init(params)
-    message = r"`value_fn` needs `batch`, and `update` was called without it.*value_fn=loss, batch="
+    message = r"`value_fn` needs `batch`, but `update` was called without it.*value_fn=loss, batch="
     for value_fn in (loss, keyword_only, positional_only, with_rest):
         with pytest.raises(TypeError, match=message):
             optimizer.update(None, state, params, value_fn=value_fn, scale=1.0)

@@ -1,13 +1,12 @@
-"""Seeing flatness: measures of a solution, slices of its surroundings, the paper's theory and toys.
+"""Measures of flatness, slices of the loss surface, and the paper's theory and toy problems.
 
-Pure functions of `(loss_fn, params, ...)`: they can be jitted, and most can be vmapped over a
-leading axis of `params` (seeds) or over the noise size. `loss_fn` is the loss to be examined, with
-its data closed over: for the paper's figures the mean loss over a fixed set of training examples,
-in evaluation mode and without augmentation. `mean_over_batches` and `mean_over_sequence` make one
-of a data set of any size. What is estimated from random draws comes with its standard error.
+All are pure functions of `(loss_fn, params, ...)`. You can jit them, and vmap most of them over a
+leading axis of `params` (seeds) or over the noise size. `loss_fn` is a loss with its data closed
+over: for the paper's figures, the mean loss over a fixed set of training examples, in evaluation
+mode and without augmentation. `mean_over_batches` and `mean_over_sequence` make one from a data set
+of any size. Estimates from random draws have standard errors.
 
-Figures of all this are in `tsam_jax.analysis.figures`, which needs matplotlib, and is imported by
-its name.
+The figures are in `tsam_jax.analysis.figures`, a separate import, because it needs matplotlib.
 """
 
 from tsam_jax.analysis.batches import mean_over_batches, mean_over_sequence

@@ -1,7 +1,7 @@
-"""The loss of a whole data set, batch by batch, as one function of the parameters.
+"""Loss of a whole data set, batch by batch, as a function of the parameters.
 
-Every measure of this package takes a `loss_fn(params)`. These functions make one of a
-`loss_fn(params, batch)` and a data set, whose memory is that of one batch, also for gradients and
+Every measure of this package takes a `loss_fn(params)`. These functions make one from a
+`loss_fn(params, batch)` and a data set. It needs the memory of one batch, also for gradients and
 Hessian-vector products.
 """
 
@@ -19,28 +19,28 @@ from tsam_jax._checks import Params, PyTree
 def mean_over_batches(
     loss_fn: Callable[[Params, PyTree], jax.Array], batches: PyTree, /
 ) -> Callable[[Params], jax.Array]:
-    r"""The mean loss over batches that are stacked on the device.
+    r"""Mean loss over batches stacked on the device.
 
-    $L(\theta) = \frac1n \sum_b L_b(\theta)$, one batch after the other. What a batch needs for its
-    gradient is computed again in the backward pass, so that the memory does not grow with n.
+    $L(\theta) = \frac1n \sum_b L_b(\theta)$, one batch after the other. The backward pass
+    recomputes the activations of each batch, so memory does not grow with n.
 
-    A network with BatchNorm or dropout must be in evaluation mode in `loss_fn`: statistics of a
-    batch make the loss, and with it every measure, depend on the batch size. On a CPU the gradient
-    of a convolution is slow inside of this loop; `tsam_jax.convolution` is not.
+    Put a network with BatchNorm or dropout in evaluation mode in `loss_fn`: batch statistics make
+    the loss, and so every measure, depend on the batch size. On a CPU, the gradient of JAX's
+    convolution is slow inside this loop; that of `tsam_jax.convolution` is fast.
 
     Args:
       loss_fn: (params, batch) -> mean loss over the batch, shape (); deterministic.
-      batches: pytree of arrays with a leading axis over the n batches, all of one size.
+      batches: pytree of arrays with a leading axis over n batches of equal size.
 
     Returns:
-      params -> the mean loss, shape (), float32 at least. It can be jitted, vmapped, and
-      differentiated by reverse mode, more than once.
+      params -> mean loss, shape (), float32 or wider. You can jit it, vmap it, and differentiate it
+      in reverse mode, repeatedly.
 
     Raises:
-      ValueError: if leaves of `batches` differ in the length of their first axis, or have none.
+      ValueError: if leaves of `batches` have no first axis, or their first axes differ in length.
 
-    Cost: a call evaluates the loss of n batches; a gradient costs one more such evaluation than
-    that of `loss_fn`.
+    Cost: n loss evaluations of a batch per call; a gradient costs n gradients of `loss_fn` and n
+    more loss evaluations.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,26 +70,26 @@ def mean_over_batches(
 def mean_over_sequence(
     loss_fn: Callable[[Params, PyTree], jax.Array], batches: Sequence[PyTree], /
 ) -> Callable[[Params], jax.Array]:
-    r"""The mean loss over batches that stay with the host and are fetched when they are needed.
+    r"""Mean loss over batches kept on the host and fetched on demand.
 
-    $L(\theta) = \sum_b \frac{n_b}{n} L_b(\theta)$ with $n_b$ the examples of a batch, so that a
-    last batch that is smaller counts less. As `mean_over_batches`, for data that do not fit on the
-    device, or come as they come.
+    $L(\theta) = \sum_b \frac{n_b}{n} L_b(\theta)$ with $n_b$ the number of examples of a batch, so
+    a smaller last batch counts less. Like `mean_over_batches`, for data that do not fit on the
+    device or are generated on the fly.
 
     Args:
       loss_fn: (params, batch) -> mean loss over the batch, shape (); deterministic.
-      batches: a sequence: `batches[i]` is a pytree of NumPy arrays with a first axis over examples,
-        the same at each access, since a gradient asks for it more than once. All but the last must
-        be of one size.
+      batches: sequence whose `batches[i]` is a pytree of NumPy arrays with a first axis over
+        examples. It must be the same at each access, because a gradient reads it more than once.
+        All batches but the last must have the same size.
 
     Returns:
-      params -> the mean loss over examples, shape (), float32 at least; to be used as that of
+      params -> mean loss over examples, shape (), float32 or wider; for the same uses as that of
       `mean_over_batches`.
 
     Raises:
-      ValueError: if there is no batch.
+      ValueError: if `batches` is empty.
 
-    Cost: as `mean_over_batches`, and one transfer of the data from the host for each evaluation.
+    Cost: that of `mean_over_batches`, and one transfer of the data from the host per evaluation.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np

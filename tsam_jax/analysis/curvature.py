@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the Hessian, and their eigenvectors.
+"""Largest eigenvalues of the Hessian, and their eigenvectors.
 
 Glossary: H, the Hessian of the loss at theta; d, the number of parameters; m, the number of
 Hessian-vector products; Q, the orthonormal Lanczos basis (m, d); T = Q H Q^T, tridiagonal (m, m).
@@ -26,7 +26,7 @@ class Eigenvalues(NamedTuple):
     Attributes:
       values: (k,), float32 or wider: algebraically largest Ritz values, descending.
       residuals: (k,): |H v - value v| for the unit Ritz vectors v, in the unit of the eigenvalues.
-        Within this distance of the value there is an exact eigenvalue.
+        An exact eigenvalue lies within this distance of the value.
     """
 
     values: jax.Array
@@ -40,7 +40,7 @@ class Eigenpairs(NamedTuple):
       values: (k,), as in `Eigenvalues`.
       residuals: (k,), as in `Eigenvalues`.
       vectors: pytree like the parameters, with a leading axis over k: unit vectors over all leaves
-        together, orthogonal to each other, of arbitrary sign; 0 where a value is missing.
+        together, mutually orthogonal, with arbitrary sign; 0 where a value is missing.
     """
 
     values: jax.Array
@@ -60,27 +60,26 @@ def top_eigenvalues(
     """Largest eigenvalues of the Hessian of the loss, with their residuals.
 
     Computes the k algebraically largest eigenvalues of  H = d^2 L / d theta^2,  the measure of
-    sharpness in Section 5.2 of [1], where k = 5. Lanczos' iteration from a random vector, with full
-    re-orthogonalisation (without it, copies of converged eigenvalues appear), as in matfree; then
-    the eigenvalues of T.
+    sharpness in Section 5.2 of [1], where k = 5. They are the eigenvalues of T after Lanczos'
+    iteration from a random vector, with full re-orthogonalisation as in matfree (without it, copies
+    of converged eigenvalues appear).
 
-    Read the residuals: a value whose residual is not small against it has not converged, and
-    `num_matvecs` should grow. Ritz values approach the eigenvalues from below. Equal eigenvalues
-    are found once; if the Krylov space is exhausted before k values are found, the missing
-    ones are nan.
+    Check the residuals: if the residual of a value is not small relative to it, the value has not
+    converged; increase `num_matvecs`. Ritz values approach the eigenvalues from below. Equal
+    eigenvalues are found once. If the Krylov space is exhausted before k values are found, the
+    missing values are nan.
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
-      params: theta, any pytree of floating-point arrays, d numbers in all.
+      params: theta, any pytree of floating-point arrays with d entries in total.
       key: random key for the first Lanczos vector.
       k: number of eigenvalues, 1 <= k <= `num_matvecs`, a static int.
-      num_matvecs: number m of Lanczos steps, 1 <= m <= d, a static int. None stands for 40, or for
-        d where that is smaller. Memory: m vectors like `params` in float32 or wider, beside
-        one Hessian-vector product.
+      num_matvecs: number m of Lanczos steps, 1 <= m <= d, a static int. Default: the smaller of 40
+        and d. Memory: m vectors like `params` in float32 or wider, and one Hessian-vector product.
 
     Returns:
-      `Eigenvalues(values, residuals)`, each of shape (k,). Costs m + k Hessian-vector products,
-      about two gradient evaluations each, since the gradient is linearised once.
+      `Eigenvalues(values, residuals)`, each of shape (k,). Costs m + k Hessian-vector products of
+      about two gradient evaluations each: the gradient is linearised once.
 
     Raises:
       ValueError: if `num_matvecs` is not in 1..d, or `k` not in 1..num_matvecs.
@@ -114,18 +113,19 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """Largest eigenvalues of the Hessian of the loss, with their eigenvectors.
 
-    `top_eigenvalues`, and the directions: for slices of the loss along them (`loss_on_line`,
-    `loss_on_plane`).
+    Like `top_eigenvalues`, with the directions, for slices of the loss along them
+    (`loss_on_line`, `loss_on_plane`).
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
-      params: theta, any pytree of floating-point arrays, d numbers in all.
+      params: theta, any pytree of floating-point arrays with d entries in total.
       key: random key for the first Lanczos vector.
       k: number of eigenpairs, 1 <= k <= `num_matvecs`, a static int.
       num_matvecs: as for `top_eigenvalues`.
 
     Returns:
-      `Eigenpairs(values, residuals, vectors)`. Costs as `top_eigenvalues`, and k vectors.
+      `Eigenpairs(values, residuals, vectors)`. Costs as much as `top_eigenvalues`, and the memory
+      of k vectors.
 
     Raises:
       ValueError: if `num_matvecs` is not in 1..d, or `k` not in 1..num_matvecs.
@@ -162,7 +162,7 @@ def _eigenpairs(
     if not 1 <= k <= depth:
         msg = (
             f"`{owner}(k=...)` must lie between 1 and the number of Hessian-vector "
-            f"products, num_matvecs={depth}: got {k}."
+            f"products, num_matvecs={depth}, got {k}."
         )
         raise ValueError(msg)
     matvec, flat, _ = flat_hessian_of(loss_fn, params)
@@ -181,12 +181,12 @@ def _eigenpairs(
 
 
 def lanczos_depth(owner: str, num_matvecs: int | None, dimension: int) -> int:
-    """The number of Lanczos steps: `num_matvecs`, checked, or its default."""
+    """Returns the number of Lanczos steps: the checked `num_matvecs`, or its default."""
     depth = min(_DEFAULT_NUM_MATVECS, dimension) if num_matvecs is None else num_matvecs
     if not 1 <= depth <= dimension:
         msg = (
             f"`{owner}(num_matvecs=...)` must lie between 1 and the number of parameters, "
-            f"{dimension}: got {depth}."
+            f"{dimension}, got {depth}."
         )
         raise ValueError(msg)
     return depth
@@ -195,11 +195,11 @@ def lanczos_depth(owner: str, num_matvecs: int | None, dimension: int) -> int:
 def lanczos(
     matvec: Callable[[jax.Array], jax.Array], start: jax.Array, depth: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lanczos' iteration with full re-orthogonalisation, cut off where it is exhausted.
+    """Lanczos' iteration with full re-orthogonalisation, truncated when exhausted.
 
-    When the Krylov space is exhausted (few distinct eigenvalues, a zero Hessian), the next
-    residual is rounding or exactly zero, and the iteration goes on with noise or nan. What comes
-    after is cut off: these rows of the basis are 0, and their eigenvalues lie below all others.
+    If the Krylov space is exhausted (few distinct eigenvalues, a zero Hessian), the next residual
+    is rounding error or exactly zero, and the iteration continues with noise or nan. These rows of
+    the basis are set to 0, and their eigenvalues lie below all others.
 
     Args:
       matvec: v -> H v on vectors of shape (d,).
@@ -207,19 +207,19 @@ def lanczos(
       depth: number of steps m, at most d.
 
     Returns:
-      The basis Q (m, d), the tridiagonal T (m, m), and how many of its rows count, shape ().
+      The basis Q (m, d), the tridiagonal T (m, m), and the number of valid rows, shape ().
     """
-    # Reduced-precision products (the default for float32 on some accelerators) would cost the
-    # basis its orthogonality. The loss was traced before, at the caller's precision.
+    # Reduced-precision products (the default for float32 on some accelerators) would destroy the
+    # orthogonality of the basis. The loss was traced before, at the caller's precision.
     with jax.default_matmul_precision("highest"):
-        # Lanczos with full re-orthogonalisation is Arnoldi; matfree's `tridiag_sym` would hide the
-        # lengths that tell an exhausted Krylov space.
+        # Lanczos with full re-orthogonalisation is Arnoldi. matfree's `tridiag_sym` does not return
+        # the lengths that reveal an exhausted Krylov space.
         basis, upper, *_ = decomp.hessenberg(depth, reortho="full")(matvec, start)
     diagonal, lengths = upper.diagonal(), upper.diagonal(-1)
     scale = jnp.nanmax(jnp.abs(jnp.append(diagonal, lengths)), initial=0.0)
     goes_on = lengths > 10 * jnp.finfo(basis.dtype).eps * scale
     alive = jnp.cumprod(jnp.append(jnp.isfinite(diagonal[0]), goes_on)).astype(bool)
-    # Where alive holds, so does everything before it.
+    # A row is valid only if all rows before it are.
     inner = jnp.where(alive, diagonal, 0.0)
     outer = jnp.where(alive[1:], lengths, 0.0)
     bound = jnp.max(jnp.abs(inner)) + 2 * jnp.max(outer, initial=0.0)  # Gershgorin

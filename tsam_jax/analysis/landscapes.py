@@ -1,8 +1,8 @@
-"""Slices of the loss surface: along a line, over a plane, and where a trajectory runs in it.
+"""Slices of the loss surface along lines and planes, and trajectories projected onto them.
 
-Directions are pytrees like the parameters. They come from `random_direction`, made comparable
-between networks by `filter_normalised`; from `top_eigenpairs`; from the difference of two
-solutions; or from the trajectory itself, `plane_of_trajectory`.
+Directions are pytrees like the parameters. Sources of directions: `random_direction`, which
+`filter_normalised` makes comparable between networks; `top_eigenpairs`; the difference of two
+solutions; a trajectory (`plane_of_trajectory`).
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class Plane(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """Where points lie over a plane.
+    """Projection of points onto a plane.
 
     Attributes:
-      coordinates: (n, 2), in units of the plane's directions, of the nearest point of the plane.
+      coordinates: (n, 2): of the nearest point of the plane, in units of the plane's directions.
       distances: (n,), l2 distance to the plane over all leaves.
     """
 
@@ -43,7 +43,7 @@ class Projection(NamedTuple):
 
 
 def random_direction(key: jax.Array, params: Params, /) -> Params:
-    """A random direction of unit length, uniform over all of them.
+    """Draws a uniform random direction of unit length.
 
     Args:
       key: random key.
@@ -65,17 +65,17 @@ def random_direction(key: jax.Array, params: Params, /) -> Params:
 def filter_normalised(
     direction: Params, params: Params, /, *, filter_axis: int | tuple[int, ...] = -1
 ) -> Params:
-    r"""A direction in which each filter has the norm of that filter of the parameters.
+    r"""Rescales each filter of a direction to the norm of that filter in the parameters.
 
     $d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert \theta_f \rVert$ for each filter f: a slice
-    of a leaf along `filter_axis`. Slices along such directions can be compared between networks
-    whose layers are scaled differently without changing what they compute.
+    of a leaf along `filter_axis`. Loss slices along such directions are comparable between networks
+    that compute the same function with differently scaled layers.
 
     Args:
       direction: pytree like `params`.
       params: theta, any pytree of floating-point arrays.
-      filter_axis: the axis that counts filters; -1, the output channels of flax kernels. Or
-        several axes: (0, -1) for layers stacked along axis 0, as `nnx.scan` does.
+      filter_axis: axis that indexes filters, or several axes. Default: -1, the output channels of
+        flax kernels. Use (0, -1) for layers stacked along axis 0, as by `nnx.scan`.
 
     Returns:
       A pytree like `params`; 0 on leaves with no other axis (biases, scales of BatchNorm).
@@ -91,7 +91,7 @@ def filter_normalised(
       [[0.0, 0.5], [5.0, 0.0]]
 
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, Section 4. As
-    in their figures, biases and BatchNorm's parameters stay where they are.
+    in their figures, biases and BatchNorm parameters do not move.
     """
     axes = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
 
@@ -112,7 +112,7 @@ def loss_on_line(
     positions: jax.Array,
     /,
 ) -> jax.Array:
-    r"""The loss along a line, $L(\theta + a d)$.
+    r"""Loss along a line, $L(\theta + a d)$.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
@@ -148,13 +148,13 @@ def loss_between(
     positions: jax.Array,
     /,
 ) -> jax.Array:
-    r"""The loss on the line through two solutions, $L((1 - a) \theta_0 + a \theta_1)$.
+    r"""Loss on the line through two solutions, $L((1 - a) \theta_0 + a \theta_1)$.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
       start: theta_0, any pytree of floating-point arrays.
       end: theta_1, like `start`.
-      positions: a, shape (k,); 0 is the start and 1 the end, and beyond is allowed.
+      positions: a, shape (k,); 0 is the start and 1 the end; other values extrapolate.
 
     Returns:
       Losses, shape (k,), float32 or wider. Costs k loss evaluations.
@@ -174,7 +174,7 @@ def loss_between(
 def loss_on_plane(
     loss_fn: Callable[[Params], jax.Array], plane: Plane, xs: jax.Array, ys: jax.Array, /
 ) -> jax.Array:
-    r"""The loss over a plane, $L(\theta + x d_1 + y d_2)$.
+    r"""Loss on a plane, $L(\theta + x d_1 + y d_2)$.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
@@ -183,8 +183,8 @@ def loss_on_plane(
       ys: shape (m,).
 
     Returns:
-      Losses, shape (m, k), float32 or wider: rows are y, as contour plots want it. Costs k m loss
-      evaluations, one after the other.
+      Losses, shape (m, k), float32 or wider, with y along the rows, as for contour plots. Costs
+      k m loss evaluations, one after the other.
 
     Example:
       >>> import jax.numpy as jnp
@@ -205,12 +205,12 @@ def loss_on_plane(
 
 
 def plane_through(origin: Params, a: Params, b: Params, /) -> Plane:
-    """The plane through three solutions, with orthonormal directions.
+    """Plane through three solutions, with orthonormal directions.
 
     Args:
-      origin: the first, which gets the coordinates (0, 0).
-      a: the second, which lies on the x axis.
-      b: the third, off the line through the other two.
+      origin: first solution, at the coordinates (0, 0).
+      a: second solution, on the x axis.
+      b: third solution, not on the line through the other two.
 
     Returns:
       A `Plane` whose coordinates are l2 distances in the space of parameters.
@@ -230,17 +230,17 @@ def plane_through(origin: Params, a: Params, b: Params, /) -> Plane:
 
 
 def plane_of_trajectory(trajectory: Params, /) -> Plane:
-    """The plane through the last point of a trajectory that lies nearest to all of it.
+    """Plane through the last point of a trajectory that is closest to all its points.
 
-    Its directions are the first two principal components of the points, relative to the last one:
-    the eigenvectors of largest eigenvalue of their Gram matrix.
+    The directions are the first two principal components of the points relative to the last one,
+    from the top eigenvectors of their Gram matrix.
 
     Args:
       trajectory: pytree like the parameters with a leading axis over n >= 3 points, in order.
 
     Returns:
-      A `Plane` of orthonormal directions, so that coordinates are l2 distances; signs are such that
-      the trajectory starts at positive x and y.
+      A `Plane` with orthonormal directions, so that coordinates are l2 distances. Signs are chosen
+      so that the trajectory starts at positive x and y.
 
     Raises:
       ValueError: if there are fewer than three points.
@@ -262,7 +262,7 @@ def plane_of_trajectory(trajectory: Params, /) -> Plane:
     steps = jax.tree.map(lambda x, last: x - last, trajectory, origin)
     with jax.default_matmul_precision("highest"):
         _, vectors = jnp.linalg.eigh(_gram(steps, steps))  # ascending
-        # the first point's coordinate along a component has the sign of its entry
+        # the first point's coordinate on a component has the sign of the first entry
         signs = jnp.where(vectors[0] < 0, -1.0, 1.0)
         x_direction, y_direction = (
             _tree.unit(
@@ -276,10 +276,9 @@ def plane_of_trajectory(trajectory: Params, /) -> Plane:
 
 
 def project(plane: Plane, points: Params, /) -> Projection:
-    """Where points lie over a plane, and how far away from it they are.
+    """Projects points onto a plane and returns their distances from it.
 
-    A trajectory drawn on a plane says little where it is far from it: the loss there is not the
-    loss that the contours show.
+    Where a trajectory is far from the plane, its loss is not the loss that the contours show.
 
     Args:
       plane: origin and directions, not necessarily orthogonal.

@@ -1,4 +1,4 @@
-"""The loss in a random neighbourhood of the parameters: its draws, mean and variance.
+"""Loss in a random neighbourhood of the parameters: draws, mean and variance.
 
 Glossary: theta, the parameters; eps, a random perturbation of them; L, the loss; n, the number of
 draws.
@@ -45,14 +45,14 @@ def perturbed_losses(
 ) -> jax.Array:
     """Losses at random perturbations of the parameters: draws of  L(theta + eps),  eps ~ noise.
 
-    All that this package says of the loss distribution around a solution is a function of these
-    draws: `tilted_statistics` at any number of tilts, `generalisation_bound`, quantiles. They are
-    looped over, so that memory does not grow with `num_samples` (but for one scalar per draw).
+    All statistics of the loss around a solution are functions of these draws: `tilted_statistics`
+    at any number of tilts, `generalisation_bound`, quantiles. The draws are evaluated in a loop, so
+    memory grows with `num_samples` by only one scalar per draw.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
       params: theta, any pytree of floating-point arrays.
-      key: random key. The draws depend on it alone: the same key at several noise sizes or several
+      key: random key, which determines the draws: the same key at several noise sizes or several
         `params` gives common random numbers.
       noise: `(key, params) -> eps`, a pytree like `params`.
       num_samples: number of draws n, a positive static int.
@@ -63,7 +63,7 @@ def perturbed_losses(
       The losses, shape (n,), float32 or wider. Costs n evaluations of the loss.
 
     Raises:
-      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+      ValueError: if `num_samples` or `batch_size` is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,8 +104,8 @@ def neighbourhood_loss(
     Hessian H and gradient g, and a Gaussian eps of standard deviation sigma, they are
     L + sigma^2 tr(H) / 2  and  sigma^2 |g|^2 + sigma^4 tr(H^2) / 2.
 
-    The same key at several noise sizes or several `params` gives common random numbers, which
-    makes their differences far less noisy than their values.
+    The same key at several noise sizes or several `params` gives common random numbers. Differences
+    then have much less noise than the values.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
@@ -119,11 +119,11 @@ def neighbourhood_loss(
 
     Returns:
       A `NeighbourhoodLoss`: mean and population variance (divided by n), each with its standard
-      error. Non-finite losses are not hidden: they make the result non-finite. Costs n evaluations
-      of the loss, and no gradient.
+      error. A non-finite loss makes the result non-finite. Costs n evaluations of the loss, and no
+      gradient.
 
     Raises:
-      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+      ValueError: if `num_samples` or `batch_size` is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -166,24 +166,24 @@ def neighbourhood_curve(
     num_samples: int,
     batch_size: int | None = None,
 ) -> NeighbourhoodLoss:
-    """Mean and variance of the loss against the size of the neighbourhood: the paper's Figure 2.
+    """Mean and variance of the loss as functions of the noise size: the paper's Figure 2.
 
-    `neighbourhood_loss` at each size, one after the other, with the same draws at all of them.
+    Evaluates `neighbourhood_loss` at each size in turn, with the same draws at all sizes.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
       params: theta, any pytree of floating-point arrays.
       key: random key.
       law: size -> noise law; for Figure 2 `lambda rms: tsam_jax.noise.gaussian(rms=rms)`.
-      sizes: shape (k,), the sizes; Figure 2 has 0.01 to 0.05.
-      num_samples: number of draws n at each size, >= 1, a static int.
+      sizes: noise sizes, shape (k,); 0.01 to 0.05 in Figure 2.
+      num_samples: number of draws n per size, >= 1, a static int.
       batch_size: as for `neighbourhood_loss`.
 
     Returns:
-      A `NeighbourhoodLoss` whose fields have the shape (k,). Costs k n evaluations of the loss.
+      A `NeighbourhoodLoss` whose fields have shape (k,). Costs k n evaluations of the loss.
 
     Raises:
-      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+      ValueError: if `num_samples` or `batch_size` is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp

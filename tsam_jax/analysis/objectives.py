@@ -1,4 +1,4 @@
-"""A model under the objectives of ERM, SAM and TSAM: the paper's Table 3."""
+"""Objectives of ERM, SAM and TSAM, evaluated at a model: the paper's Table 3."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from tsam_jax.tilting import tilted_loss
 
 
 class Objectives(NamedTuple):
-    """What a model loses under each objective.
+    """Values of the three objectives at a model.
 
     Attributes:
-      erm: `Estimate` of the mean loss L(theta); its standard error, and those of the next two,
-        are over batches.
+      erm: `Estimate` of the mean loss L(theta). Its standard error, like those of the next two, is
+        over batches.
       sam: `Estimate` of the mean over batches of L_b(theta + e_b), e_b the ascent step of SAM.
       tsam: `Estimate` of the mean over batches of the tilted loss of L_b at the samples of b.
       sam_of_one_batch: scalar: L(theta + e), e from the first batch and L over all of them.
@@ -45,7 +45,7 @@ def objectives(
     tsam_rho: Scalar = 0.0,
     num_samples: int = 3,
 ) -> Objectives:
-    r"""The objectives of ERM, SAM and TSAM at one model.
+    r"""Evaluates the objectives of ERM, SAM and TSAM at one model.
 
     With $e_b = \rho g_b(\theta) / \lVert g_b(\theta) \rVert$ for SAM, and for TSAM $\epsilon_{bj} =
     d_{bj} + \rho' g_b(\theta + d_{bj}) / \lVert \cdot \rVert$, $d_{bj} \sim$ noise,
@@ -53,28 +53,28 @@ def objectives(
     $L(\theta), \quad \frac1n \sum_b L_b(\theta + e_b), \quad \frac1n \sum_b \frac1t \log \frac1s
     \sum_j e^{t L_b(\theta + \epsilon_{bj})}.$
 
-    That is what the methods minimise: a perturbation is made for the batch that it is applied to.
-    The official code makes the perturbations of one batch and applies them to all data, where they
-    do less harm; the last two fields are so.
+    The methods minimise these: each perturbation is computed on the batch it is applied to.
+    The official code computes perturbations on one batch and applies them to all data, where they
+    raise the loss less; the last two fields of the result do the same.
 
     Args:
       loss_fn: (params, batch) -> mean loss over the batch, shape (); in evaluation mode.
       params: theta, any pytree of floating-point arrays.
-      batches: pytree of arrays (n, m, ...): n batches, of the size that was trained with.
+      batches: pytree of arrays (n, m, ...): n batches of the size used in training.
       key: random key of the noise.
       sam_rho: length of SAM's ascent step, >= 0.
-      t: tilt, >= 0, also infinity.
+      t: tilt, >= 0, including infinity.
       noise: law of TSAM's noise d.
-      tsam_rho: length of TSAM's ascent step after the noise, >= 0. With 0 the samples are those of
-        the objective, Eq. 3; the paper's algorithm ascends by 0.1.
-      num_samples: number of samples s of a batch, a positive static int; the mean of a tilted loss
-        of few samples is below the objective.
+      tsam_rho: length of TSAM's ascent step after the noise, >= 0. With 0, the samples follow the
+        objective, Eq. 3; the paper's algorithm ascends by 0.1.
+      num_samples: number of samples s per batch, a positive static int. With few samples, the mean
+        of the tilted loss is below the objective.
 
     Returns:
       An `Objectives`. Costs n (s + 1) gradients and n (2 s + 3) losses of a batch.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -139,16 +139,16 @@ def cross_objective_table(
     tsam_rho: Scalar = 0.0,
     num_samples: int = 3,
 ) -> dict[str, Objectives]:
-    """Each of several models under each objective: the paper's Table 3.
+    """Evaluates each objective at each of several models: the paper's Table 3.
 
-    `objectives` of every model, with the same noise for all, so that rows can be compared. The
-    paper's reading: each model is best under the objective that it was trained with on training
-    data, and TSAM under all of them on test data.
+    Evaluates `objectives` at every model, with the same noise, so that rows are comparable. In the
+    paper, on training data each model is best under the objective it was trained with; on test data
+    TSAM is best under all of them.
 
     Args:
       loss_fn: (params, batch) -> mean loss over the batch, shape (); in evaluation mode.
-      models: parameters of each model by its name, all of one structure.
-      batches: pytree of arrays (n, m, ...), of the training or of the test data.
+      models: name -> parameters of the model; all models have the same structure.
+      batches: pytree of arrays (n, m, ...) of training or test data.
       key: random key of the noise.
       sam_rho: as for `objectives`.
       t: as for `objectives`.
@@ -157,11 +157,10 @@ def cross_objective_table(
       num_samples: as for `objectives`.
 
     Returns:
-      The `Objectives` of each model by its name, compiled once for all. Costs those of `objectives`
-      for each.
+      Name -> `Objectives`, compiled once. Costs as much as `objectives` for each model.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,10 +1,9 @@
-"""Products with the Hessian and the Gauss-Newton matrix of a loss, without the matrices.
+"""Products with the Hessian and the Gauss-Newton matrix of a loss, without forming them.
 
-Reverse mode over reverse mode throughout: operations with a custom derivative (`jax.custom_vjp`,
-as in `tsam_jax.convolution`) have no forward mode. For a network with BatchNorm the caller's loss
-must be in evaluation mode: with the statistics of the batch the Hessian is another one, since they
-depend on the parameters. On a CPU the derivative of a convolution is slow inside of the loops over
-products; `tsam_jax.convolution` is not.
+All products use reverse mode over reverse mode, because operations with a custom derivative
+(`jax.custom_vjp`) have no forward mode. The loss of a network with BatchNorm must be in evaluation
+mode: batch statistics depend on the parameters and change the Hessian. On a CPU, the derivative of
+JAX's convolution is slow inside the loops over products; that of `tsam_jax.convolution` is fast.
 """
 
 from collections.abc import Callable
@@ -23,12 +22,12 @@ def hvp(
     vector: Params,
     /,
 ) -> Params:
-    """Hessian-vector product, without the Hessian.
+    """Hessian-vector product, without forming the Hessian.
 
     Computes  H v  with  H = d^2 L / d theta^2  as the pullback of v through the gradient (H is
-    symmetric). This is reverse mode over reverse mode. Forward over reverse needs somewhat less
-    memory, but operations with a custom derivative (`jax.custom_vjp`) have no forward mode and
-    would fail.
+    symmetric). This is reverse mode over reverse mode. Forward over reverse needs slightly less
+    memory, but fails for operations with a custom derivative (`jax.custom_vjp`), which have no
+    forward mode.
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
@@ -56,17 +55,16 @@ def gauss_newton_loss(
     params: Params,
     /,
 ) -> Callable[[Params], jax.Array]:
-    r"""The loss of the linearised model, whose Hessian is the Gauss-Newton matrix.
+    r"""Loss of the linearised model, whose Hessian is the Gauss-Newton matrix.
 
-    For $L(\theta) = \ell(f(\theta))$ and J the Jacobian of f at $\theta$ the function
+    For $L(\theta) = \ell(f(\theta))$ and J the Jacobian of f at $\theta$, the function
 
     $\theta' \mapsto \ell(f(\theta) + J (\theta' - \theta))$
 
-    has at $\theta$ the value and the gradient of L, and the Hessian $G = J^\top \nabla^2 \ell J$:
-    that of L without the curvature of the model. So whatever this package measures of a Hessian
-    (`hvp`, `top_eigenvalues`, `hessian_trace`, `spectral_density`) it measures of G when given this
-    function. For cross-entropy and squared errors G is the Fisher matrix, and has no negative
-    eigenvalue.
+    has the value and gradient of L at $\theta$, and the Hessian $G = J^\top \nabla^2 \ell J$ there:
+    that of L without the curvature of the model. Pass this function to `hvp`, `top_eigenvalues`,
+    `hessian_trace` or `spectral_density` to apply them to G. For cross-entropy and squared errors,
+    G is the Fisher matrix and has no negative eigenvalue.
 
     Args:
       model_fn: params -> outputs, a pytree of arrays; differentiable by reverse mode, twice.
@@ -74,7 +72,7 @@ def gauss_newton_loss(
       params: theta, any pytree of floating-point arrays.
 
     Returns:
-      A function params -> scalar. A call costs about three gradients of the model.
+      A function params -> scalar. Each call costs about three gradients of the model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,7 +89,7 @@ def gauss_newton_loss(
 
     def linearised(point: Params) -> jax.Array:
         step = jax.tree.map(jnp.subtract, point, params)
-        # the pullback is linear, so that its own pullback is the push-forward, J step
+        # the pullback is linear, so its own pullback is the push-forward, J step
         _, push = jax.vjp(pullback, jax.tree.map(jnp.zeros_like, outputs))
         (change,) = push((step,))
         return loss_fn(jax.tree.map(jnp.add, outputs, change))
@@ -132,7 +130,7 @@ def gauss_newton_product(
 def hessian_of(
     loss_fn: Callable[[Params], jax.Array], params: Params
 ) -> Callable[[Params], Params]:
-    """The map v -> H v, linearised once, however often it is applied."""
+    """Returns the map v -> H v; the gradient is linearised once for all applications."""
     _, pullback = jax.vjp(jax.grad(loss_fn), params)
     return lambda vector: pullback(vector)[0]
 
@@ -140,9 +138,9 @@ def hessian_of(
 def flat_hessian_of(
     loss_fn: Callable[[Params], jax.Array], params: Params
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, Callable[[jax.Array], Params]]:
-    """The same on flat vectors of shape (d,), the flat parameters, and what makes trees of both."""
+    """`hessian_of` on flat vectors of shape (d,), the flat parameters, and their unraveling."""
     hessian = hessian_of(loss_fn, params)
-    # bfloat16 parameters get bfloat16 products, but never a bfloat16 basis.
+    # bfloat16 parameters have bfloat16 products, but vectors stay in float32.
     flat, unravel = ravel_pytree(
         jax.tree.map(lambda p: p.astype(_tree.accumulator_dtype(params)), params)
     )

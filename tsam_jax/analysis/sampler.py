@@ -1,7 +1,7 @@
-"""How good the samples of a tilted method are: weights over a run, bias and variance.
+"""Quality of the samples of a tilted method: weights over a run, bias and variance.
 
-Glossary: s, the samples of a step; w, their tilt weights; g_t, the gradient of the TSAM objective;
-g, an estimate of it.
+Glossary: s, the number of samples of a step; w, their tilt weights; g_t, the gradient of the TSAM
+objective; g, an estimate of it.
 """
 
 import math
@@ -19,14 +19,15 @@ from tsam_jax.tilting import TiltedMean, effective_sample_size, merge, tilted_me
 
 
 class SampleDiagnostics(NamedTuple):
-    """What the state of a sampled method says of its samples; leading axes as in the states.
+    """Diagnostics of the samples of a step, with the leading axes of the metrics.
 
     Attributes:
       effective_sample_size: 1 / sum w^2, from 1 (the worst sample has all the weight) to s.
       largest_weight: from 1 / s to 1.
-      loss_spread: largest minus smallest finite loss of the samples, in the unit of the loss. Times
-        t it says whether the tilt does anything: far below 1 all weights are equal.
-      acceptance: share of accepted proposals, mean over chains; NaN for methods without any.
+      loss_spread: largest minus smallest finite loss of the samples, in the unit of the loss. If it
+        is far below 1 / t, all weights are nearly equal and the tilt has no effect.
+      acceptance: fraction of accepted proposals, averaged over chains; NaN for methods without
+        proposals.
     """
 
     effective_sample_size: jax.Array
@@ -36,12 +37,12 @@ class SampleDiagnostics(NamedTuple):
 
 
 class ReferenceGradient(NamedTuple):
-    """The gradient of the TSAM objective, by brute force.
+    """Brute-force estimate of the gradient of the TSAM objective.
 
     Attributes:
       grad: pytree like the parameters, in float32 or wider.
-      standard_error: scalar: of `grad`, over all its entries together (root of the sum of squares).
-      effective_sample_size: scalar: draws that count, of all groups together.
+      standard_error: scalar: l2 norm of the standard errors of all entries of `grad`.
+      effective_sample_size: scalar: effective number of draws, summed over the groups.
     """
 
     grad: Params
@@ -50,21 +51,20 @@ class ReferenceGradient(NamedTuple):
 
 
 class GradientQuality(NamedTuple):
-    """How far the gradients of an estimator are from a reference g_t.
+    """Errors of the gradients of an estimator relative to a reference g_t.
 
-    Squares are of l2 norms over all leaves together, over ||g_t||^2: an error of 1 is that of no
-    gradient at all. `squared_error` is `squared_bias` plus `variance`.
+    Squares are squared l2 norms over all leaves together, divided by ||g_t||^2: a zero gradient has
+    error 1. `squared_error` is `squared_bias` plus `variance`.
 
     Attributes:
       squared_error: `Estimate` of E ||g - g_t||^2 / ||g_t||^2.
-      squared_bias: `Estimate` of ||E g - g_t||^2 / ||g_t||^2, unbiased, so that it may be negative
-        where the bias is small against its error.
+      squared_bias: `Estimate` of ||E g - g_t||^2 / ||g_t||^2. It is unbiased, so may be negative if
+        the bias is small relative to its standard error.
       variance: E ||g - E g||^2 / ||g_t||^2; scalar.
-      cosine: `Estimate` of the mean cosine of the angle between g and g_t, for which the length
-        does not count.
+      cosine: `Estimate` of the mean cosine of the angle between g and g_t, which ignores lengths.
       diagnostics: `SampleDiagnostics` with a leading axis over the repetitions; None for methods
         without samples.
-      gradients: gradient evaluations of one g: a Python number.
+      gradients: gradient evaluations per g, a Python number.
     """
 
     squared_error: Estimate
@@ -76,11 +76,11 @@ class GradientQuality(NamedTuple):
 
 
 def sample_diagnostics(metrics: Mapping[str, Any], /) -> SampleDiagnostics:
-    """Effective sample size, largest weight, spread of the losses, and acceptance.
+    """Computes effective sample size, largest weight, spread of the losses, and acceptance.
 
     Args:
       metrics: `state.last.metrics` of `tsam_jax.methods.tsam`, `tilted_sampling` or `tsam_hmc`
-        after a step; or those of many steps stacked, as `jax.lax.scan` over a run returns them.
+        after a step; or the stacked metrics of many steps, as returned by `jax.lax.scan`.
 
     Returns:
       A `SampleDiagnostics` whose fields have the leading axes of the metrics.
@@ -100,8 +100,8 @@ def sample_diagnostics(metrics: Mapping[str, Any], /) -> SampleDiagnostics:
     if not (isinstance(metrics, Mapping) and {"losses", "weights"} <= metrics.keys()):
         given = f"those of {sorted(metrics)}" if isinstance(metrics, Mapping) else repr(metrics)
         msg = (
-            "`sample_diagnostics(metrics)` must be the metrics of a method that samples, with"
-            f" `losses` and `weights` (`state.last.metrics`), got {given}."
+            "`sample_diagnostics(metrics)` must be the metrics of a sampled method, with `losses`"
+            f" and `weights`, got {given}. Pass `state.last.metrics`."
         )
         raise TypeError(msg)
     weights, losses = jnp.asarray(metrics["weights"]), jnp.asarray(metrics["losses"])
@@ -129,28 +129,28 @@ def reference_gradient(
     num_samples: int,
     num_groups: int = 8,
 ) -> ReferenceGradient:
-    r"""The gradient of the TSAM objective by brute force: very many naive samples.
+    r"""Estimates the gradient of the TSAM objective by brute force, from very many naive samples.
 
     $\nabla L_t = E[w_t(\epsilon) \nabla L(\theta + \epsilon)]$ (Lemma 3.2), by `num_groups`
-    independent self-normalised means over `num_samples` draws each, folded one by one. Each group
-    has a bias of order 1 / num_samples, which the standard error over groups does not see; look at
-    the effective sample size, which should be in the hundreds for each.
+    independent self-normalised means over `num_samples` draws each, accumulated one by one. Each
+    group has a bias of order 1 / num_samples, which the standard error over groups does not
+    include. Check the effective sample size: it should be in the hundreds per group.
 
     Args:
       loss_fn: `params -> scalar`, differentiable, deterministic.
       params: theta, any pytree of floating-point arrays.
       key: random key.
-      t: tilt, >= 0, also infinity.
+      t: tilt, >= 0, including infinity.
       noise: law of eps, that of the objective.
-      num_samples: draws of a group, a positive static int.
+      num_samples: draws per group, a positive static int.
       num_groups: number of groups, a positive static int.
 
     Returns:
-      A `ReferenceGradient`. Costs num_groups * num_samples gradients, in the memory of one and
-      `num_groups` more vectors like `params`.
+      A `ReferenceGradient`. Costs num_groups * num_samples gradients, in the memory of one gradient
+      and `num_groups` vectors like `params`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -210,27 +210,27 @@ def gradient_quality(
     reference: Params,
     num_repeats: int,
 ) -> GradientQuality:
-    r"""Bias and variance of a method's gradient against that of the TSAM objective.
+    r"""Bias and variance of a method's gradient relative to that of the TSAM objective.
 
-    What the paper's Figure 5 compares by accuracies, measured on the gradient itself. A method that
-    finds the losses that count needs fewer samples for the same error; but the ascent step of
-    `tsam` leaves the law that the objective has, so that its error does not fall to 0 as s grows.
-    Compare at equal `gradients`, and not at equal s.
+    The paper's Figure 5 compares samplers by accuracy; this compares their gradients. A method that
+    finds the large losses needs fewer samples for the same error. But the ascent step of `tsam`
+    departs from the law of the objective, so its error does not fall to 0 as s grows. Compare
+    methods at equal `gradients`, not at equal s.
 
     Args:
       estimator: a method of `tsam_jax.methods`.
       loss_fn: `params -> scalar`, differentiable, deterministic.
       params: theta, any pytree of floating-point arrays.
-      key: random key; the repetitions draw from it, whatever key the method was made with.
-      reference: g_t, a pytree like `params`: the `grad` of `reference_gradient`, or exact. Its own
-        squared error adds to the errors here.
+      key: random key of the repetitions.
+      reference: g_t, a pytree like `params`: the `grad` of `reference_gradient`, or the exact
+        gradient. Its squared error adds to the errors here.
       num_repeats: number of gradients g, at least 2, a static int.
 
     Returns:
-      A `GradientQuality`. Costs `num_repeats` times those of the estimator, one after the other.
+      A `GradientQuality`. Costs `num_repeats` times as much as the estimator, one after the other.
 
     Raises:
-      ValueError: if `num_repeats` is smaller than 2.
+      ValueError: if `num_repeats` is less than 2.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -265,7 +265,7 @@ def gradient_quality(
     variances = jax.vmap(lambda x: _tree.inner(x, x))(centred) / squares
     variance = jnp.sum(variances) / (num_repeats - 1)
     squared_error = mean_estimate(jax.vmap(lambda e: _tree.inner(e, e))(errors) / squares)
-    # of ||mean error||^2: what is linear in the noise of the mean, and what is left at no bias
+    # the error of ||mean error||^2: a term linear in the noise of the mean, and one without bias
     linear = mean_estimate(2 * jax.vmap(lambda x: _tree.inner(x, bias))(centred) / squares)
     error = jnp.hypot(linear.standard_error, jnp.sqrt(2.0) * variance / num_repeats)
 

@@ -1,7 +1,7 @@
-"""Average-case and worst-case sharpness: how far the loss rises within a radius.
+"""Average-case and worst-case sharpness: the rise of the loss within a radius.
 
 Glossary: theta, the parameters; e, a perturbation of them; rho, a radius; T, the diagonal operator
-in whose metric the radius is measured, 1 unless adaptive.
+that defines the metric of the radius, 1 unless adaptive.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from tsam_jax.methods.ascent import sizes_of
 
 
 class Estimate(NamedTuple):
-    """A number that was estimated from random draws.
+    """Estimate from random draws, with its standard error.
 
     Attributes:
       value: scalar, float32 or wider.
-      standard_error: scalar: standard deviation of `value` over repetitions, estimated; nan if
-        there was a single draw.
+      standard_error: scalar: estimated standard deviation of `value` over repetitions; nan for a
+        single draw.
     """
 
     value: jax.Array
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 class WorstCase(NamedTuple):
-    """The largest rise of the loss that was found within a radius.
+    """Largest rise of the loss found within a radius.
 
     Attributes:
       sharpness: scalar, float32 or wider, >= 0: L(theta + e) - L(theta).
@@ -51,10 +51,10 @@ def average_sharpness(
     num_samples: int,
     batch_size: int | None = None,
 ) -> Estimate:
-    r"""Average-case sharpness: the mean rise of the loss under noise.
+    r"""Average-case sharpness: mean rise of the loss under noise.
 
-    $E_\epsilon L(\theta + \epsilon) - L(\theta)$; to second order $\frac12 \sigma^2 \mathrm{tr} H$
-    for noise of variance $\sigma^2$ per coordinate.
+    $E_\epsilon L(\theta + \epsilon) - L(\theta)$. To second order, it is
+    $\frac12 \sigma^2 \mathrm{tr} H$ for noise of variance $\sigma^2$ per coordinate.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
@@ -65,10 +65,10 @@ def average_sharpness(
       batch_size: draws evaluated in parallel, or None for one by one.
 
     Returns:
-      An `Estimate`; it may be negative, away from a minimum. Costs n + 1 loss evaluations.
+      An `Estimate`; away from a minimum it may be negative. Costs n + 1 loss evaluations.
 
     Raises:
-      ValueError: if `num_samples` or `batch_size` is smaller than 1.
+      ValueError: if `num_samples` or `batch_size` is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -103,29 +103,28 @@ def worst_case_sharpness(
     adapt: Mask | None = None,
     eta: Scalar = 0.01,
 ) -> WorstCase:
-    r"""Worst-case sharpness: the largest rise of the loss within a radius, by projected ascent.
+    r"""Worst-case sharpness: largest rise of the loss within a radius, by projected ascent.
 
     $\max_{\lVert T^{-1} e \rVert \le \rho} L(\theta + e) - L(\theta)$, by steps in $u = T^{-1} e$:
 
     $u \leftarrow \Pi_\rho (u + \alpha \rho \, T g / \lVert T g \rVert), \quad g = \nabla L(\theta
     + T u)$,
 
-    from random u in the ball (at a minimum the gradient at u = 0 leads nowhere). The best point of
-    all that were visited is returned, so that the result is a lower bound of the maximum, and grows
-    with `steps` and `restarts`.
+    from random u in the ball (at a minimum, the gradient at u = 0 is zero). It returns the best
+    point visited: a lower bound of the maximum, which grows with `steps` and `restarts`.
 
     Args:
       loss_fn: `params -> scalar`, differentiable, deterministic.
       params: theta, any pytree of floating-point arrays.
-      key: random key of the starts.
+      key: random key of the starting points.
       rho: radius, >= 0; l2 over all leaves together, in the metric of T; may be traced.
       steps: ascent steps, a positive static int.
       step_size: alpha, length of a step relative to `rho`, >= 0.
-      restarts: number of starts, a positive static int.
-      adapt: where T is |theta| + eta instead of 1: booleans over the leaves, or a function of the
-        parameters that returns them, such as `tsam_jax.methods.matrices`; True is all leaves. None
-        is none: the plain ball.
-      eta: added to the sizes, >= 0.
+      restarts: number of starting points, a positive static int.
+      adapt: leaves where T is |theta| + eta instead of 1: booleans over the leaves, or a function
+        from parameters to these, such as `tsam_jax.methods.matrices`; True means all leaves.
+        Default: no leaf, the plain ball.
+      eta: constant added to the sizes, >= 0.
 
     Returns:
       A `WorstCase`. Costs restarts * steps gradients, and restarts + 1 losses.
@@ -144,9 +143,8 @@ def worst_case_sharpness(
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization",
     ICLR 2021, Eq. 1; with T, Kwon et al., "ASAM", ICML 2021, Eq. 3. The number of steps is that of
     the code of Andriushchenko and Flammarion, "Towards Understanding Sharpness-Aware Minimization",
-    2022. Deviations: steps of 0.5 rho instead of 0.1 (on a quadratic of condition 5 they come
-    within 1e-3 of the maximum, and 0.1 within 5e-2), and the best point visited instead of the
-    last.
+    2022. Deviations: steps of 0.5 rho instead of 0.1 rho (on a quadratic with condition number 5,
+    they reach the maximum within 1e-3 instead of 5e-2); the best point visited instead of the last.
     """
     owner = "worst_case_sharpness"
     _checks.nonnegative(owner, rho=rho, step_size=step_size, eta=eta)
@@ -195,18 +193,18 @@ def m_sharpness(
     adapt: Mask | None = None,
     eta: Scalar = 0.01,
 ) -> Estimate:
-    r"""m-sharpness: the mean over micro-batches of m examples of their worst-case sharpness.
+    r"""m-sharpness: worst-case sharpness of micro-batches of m examples, averaged over them.
 
-    $\frac1n \sum_b \max_{\lVert T^{-1} e \rVert \le \rho} L_b(\theta + e) - L_b(\theta)$: each
-    micro-batch has a perturbation of its own, so this is at least the worst-case sharpness of
-    their mean, and grows as m falls.
+    $\frac1n \sum_b \max_{\lVert T^{-1} e \rVert \le \rho} L_b(\theta + e) - L_b(\theta)$. Each
+    micro-batch has its own perturbation, so this is at least the worst-case sharpness of their mean
+    loss, and grows as m falls.
 
     Args:
       loss_fn: (params, batch) -> mean loss over the batch, shape (); differentiable.
       params: theta, any pytree of floating-point arrays.
-      batches: pytree of arrays (n, m, ...): n micro-batches of m examples. 128 examples each is
-        what the literature uses most.
-      key: random key of the starts.
+      batches: pytree of arrays (n, m, ...): n micro-batches of m examples. The literature mostly
+        uses m = 128.
+      key: random key of the starting points.
       rho: radius, as for `worst_case_sharpness`.
       steps: as for `worst_case_sharpness`.
       step_size: as for `worst_case_sharpness`.
@@ -214,11 +212,11 @@ def m_sharpness(
       eta: as for `worst_case_sharpness`.
 
     Returns:
-      An `Estimate`, whose standard error is over micro-batches: that of another sample of data.
+      An `Estimate`. Its standard error is over micro-batches, that is, over samples of the data.
       Costs n * steps gradients, and 2 n losses, of a micro-batch.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -226,7 +224,7 @@ def m_sharpness(
       >>> loss = lambda w, x: jnp.mean(x) * w[0]
       >>> batches = jnp.array([[1.0, 1.0], [-3.0, -3.0]])
       >>> sharpness = m_sharpness(loss, jnp.zeros(1), batches, jax.random.key(0), rho=0.5)
-      >>> round(float(sharpness.value), 3)  # while the mean loss has a slope of 1 only
+      >>> round(float(sharpness.value), 3)  # the mean loss has a slope of only 1
       1.0
 
     Source: Foret et al. 2021, Section 4.1; Andriushchenko and Flammarion 2022, Eq. 3.
@@ -252,7 +250,7 @@ def m_sharpness(
 
 
 def mean_estimate(values: jax.Array) -> Estimate:
-    """The mean over the first axis and its standard error, nan for a single value."""
+    """The mean over the first axis and its standard error; nan for a single value."""
     spread = jnp.sum(jnp.square(values - jnp.mean(values, axis=0)), axis=0)
     count = values.shape[0]
     # 0 / 0 for a single value, whose error is unknown
@@ -270,6 +268,6 @@ def _into_ball(u: Params, rho: Scalar) -> Params:
 def _better(
     loss: jax.Array, u: Params, best: jax.Array, best_u: Params
 ) -> tuple[jax.Array, Params]:
-    higher = loss > best  # False for NaN, which is not kept
+    higher = loss > best  # False for NaN
     kept = jax.tree.map(lambda new, old: jnp.where(higher, new, old), u, best_u)
     return jnp.where(higher, loss, best), kept

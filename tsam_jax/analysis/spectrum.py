@@ -1,7 +1,7 @@
-"""The whole spectrum of the Hessian: its trace, and the density of its eigenvalues.
+"""Trace of the Hessian, and density of its eigenvalues.
 
 Glossary: H, the Hessian of the loss at theta, with eigenvalues lambda_1..lambda_d; z, a random
-vector with independent entries of mean 0 and variance 1; m, the steps of Lanczos' iteration.
+vector with independent entries of mean 0 and variance 1; m, the number of Lanczos steps.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ class HessianTrace(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """Quadrature of the spectral measure of the Hessian, one for each probe.
+    """Quadratures of the spectral measure of the Hessian, one per probe.
 
-    For a function f the sum of weights * f(nodes) over the second axis is an unbiased estimate of
-    the mean of f over the eigenvalues, up to the quadrature's error (0 for polynomials of degree
+    For a function f, the sum of weights * f(nodes) over the second axis is an unbiased estimate of
+    the mean of f over the eigenvalues, up to the quadrature error (0 for polynomials of degree
     2 m - 1).
 
     Attributes:
@@ -55,23 +55,23 @@ def hessian_trace(
 ) -> HessianTrace:
     r"""Trace of the Hessian and of its square, by random probes.
 
-    $\mathrm{tr} H = E[z^\top H z], \quad \mathrm{tr} H^2 = E \lVert H z \rVert^2$, z of random
-    signs. Under Gaussian noise of a small standard deviation $\sigma$ per coordinate the loss at a
-    minimum rises by $\sigma^2 \mathrm{tr} H / 2$ in the mean, and has the variance $\sigma^4
-    \mathrm{tr} H^2 / 2$: what `neighbourhood_loss` measures at any size.
+    $\mathrm{tr} H = E[z^\top H z], \quad \mathrm{tr} H^2 = E \lVert H z \rVert^2$, with random
+    signs z. Under Gaussian noise of small standard deviation $\sigma$ per coordinate, the loss at a
+    minimum rises by $\sigma^2 \mathrm{tr} H / 2$ on average and has variance $\sigma^4
+    \mathrm{tr} H^2 / 2$. `neighbourhood_loss` measures both for noise of any size.
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
       params: theta, any pytree of floating-point arrays.
       key: random key of the probes.
-      num_probes: number of probes, a positive static int; two at least for a standard error.
+      num_probes: number of probes, a positive static int; at least 2 for a standard error.
 
     Returns:
       A `HessianTrace`. Costs `num_probes` Hessian-vector products, one after the other, in the
       memory of one.
 
     Raises:
-      ValueError: if `num_probes` is smaller than 1.
+      ValueError: if `num_probes` is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -89,7 +89,7 @@ def hessian_trace(
     _checks.positive_int("hessian_trace", num_probes=num_probes)
     matvec, flat, _ = flat_hessian_of(loss_fn, params)
 
-    # a loop, where matfree's estimator is a vmap: one product's memory, not that of all probes
+    # a loop in the memory of one product; matfree's estimator is a vmap over all probes
     def probe(probe_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         z = jax.random.rademacher(probe_key, flat.shape, flat.dtype)
         product = matvec(z)
@@ -108,26 +108,27 @@ def spectral_density(
     num_probes: int = 8,
     num_matvecs: int | None = None,
 ) -> Spectrum:
-    r"""The eigenvalue distribution of the Hessian, by stochastic Lanczos quadrature.
+    r"""Eigenvalue distribution of the Hessian, by stochastic Lanczos quadrature.
 
     The spectral measure $\frac1d \sum_i \delta(\lambda - \lambda_i)$ is the mean over random unit
-    vectors v of $\sum_i \langle v, q_i \rangle^2 \delta(\lambda - \lambda_i)$, which m steps of
-    Lanczos' iteration from v integrate as Gauss' quadrature does: nodes are the eigenvalues of the
-    tridiagonal matrix, weights the squared first entries of its eigenvectors.
+    vectors v of $\sum_i \langle v, q_i \rangle^2 \delta(\lambda - \lambda_i)$. For each v, m steps
+    of Lanczos' iteration give a Gauss quadrature: the nodes are the eigenvalues of the tridiagonal
+    matrix, the weights are the squared first entries of its eigenvectors.
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
-      params: theta, any pytree of floating-point arrays, d numbers in all.
+      params: theta, any pytree of floating-point arrays with d entries in total.
       key: random key of the probes.
       num_probes: number of probes, a positive static int.
-      num_matvecs: Lanczos steps m of a probe, 1 <= m <= d, a static int; None stands for 40, or for
-        d where that is smaller. Memory: m vectors of d numbers.
+      num_matvecs: Lanczos steps m per probe, 1 <= m <= d, a static int. Default: the smaller of 40
+        and d. Memory: m vectors of d numbers.
 
     Returns:
-      A `Spectrum`; `smoothed_density` draws it. Costs num_probes * m Hessian-vector products.
+      A `Spectrum`; for a curve, use `smoothed_density`. Costs num_probes * m Hessian-vector
+      products.
 
     Raises:
-      ValueError: if `num_probes` is smaller than 1, or `num_matvecs` not in 1..d.
+      ValueError: if `num_probes` is less than 1, or `num_matvecs` is not in 1..d.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -150,7 +151,7 @@ def spectral_density(
         start = jax.random.normal(probe_key, flat.shape, flat.dtype)
         _, tridiagonal, count = lanczos(matvec, start, depth)
         values, vectors = jnp.linalg.eigh(tridiagonal)
-        # rows that were cut off have the lowest values; their weight is 0, and their place harmless
+        # truncated rows have the lowest values: set their weights to 0 and move their nodes
         used = jnp.arange(depth) >= depth - count
         weights = jnp.where(used, jnp.square(vectors[0]), 0.0)
         weights = jnp.where(count > 0, weights / jnp.sum(weights), jnp.nan)
@@ -162,16 +163,16 @@ def spectral_density(
 
 
 def smoothed_density(spectrum: Spectrum, points: jax.Array, width: Scalar, /) -> Estimate:
-    r"""The density of eigenvalues at some points, smoothed by a Gaussian.
+    r"""Density of the eigenvalues at given points, smoothed by a Gaussian.
 
     $\phi(x) = \sum_i w_i N(x; \lambda_i, \sigma^2)$, averaged over the probes.
 
     Args:
       spectrum: from `spectral_density`.
-      points: shape (k,), where to evaluate it, in the unit of the eigenvalues.
+      points: shape (k,), in the unit of the eigenvalues.
       width: standard deviation sigma of the Gaussian, > 0, in the same unit. It should exceed the
-        distance of the nodes: a hundredth of their range, say, and more where all are equal, as
-        those of a zero Hessian.
+        distance between nodes: try a hundredth of their range, or more if all nodes are equal, as
+        for a zero Hessian.
 
     Returns:
       An `Estimate` of two arrays (k,), with the standard error over probes. It integrates to 1.

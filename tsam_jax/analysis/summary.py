@@ -1,4 +1,4 @@
-"""Several models side by side: every measure of flatness, as plain data."""
+"""All measures of flatness for several models, as plain data."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,31 +30,32 @@ def report(
     num_matvecs: int | None = None,
     num_probes: int = 32,
 ) -> dict[str, dict[str, Any]]:
-    """Measures several models alike, for a table with a column for each.
+    """Computes all measures of flatness for several models, for a table of them.
 
-    Every model meets the same noise, so that differences are less noisy than values. With the
-    training data in `loss_fn` the measures are the paper's; a network with BatchNorm must be in
-    evaluation mode in it.
+    All models use the same noise, so differences are less noisy than values. With the training data
+    in `loss_fn`, the measures are those of the paper. A network with BatchNorm must be in
+    evaluation mode in `loss_fn`.
 
     Args:
-      models: by name, a loss_fn (`params -> scalar`, as of `mean_over_batches`) and the parameters.
+      models: name -> (loss_fn, params), with loss_fn: `params -> scalar`, as from
+        `mean_over_batches`.
       key: random key.
-      rms: sizes of the Gaussian noise per coordinate, those of Figure 2 by default.
-      t: tilt of the tilted statistics, taken at each size.
-      rho: radius of the worst case.
-      num_samples: draws of the noise at each size.
+      rms: sizes of the Gaussian noise per coordinate. Default: 0.005, and those of Figure 2.
+      t: tilt of the tilted statistics, at each noise size.
+      rho: radius of the worst-case sharpness.
+      num_samples: draws of the noise per size.
       num_eigenvalues: k of `top_eigenvalues`; the paper reports 5.
       num_matvecs: Lanczos steps, as for `top_eigenvalues`.
       num_probes: probes of the trace.
 
     Returns:
-      For each model by its name a dict of floats and lists of floats, which `json.dumps` takes
-      (None stands for what is not finite). Lists have the length of `rms`, or `num_eigenvalues`;
-      "..._se" are standard errors. Costs len(rms) * num_samples losses, 20 gradients, and
-      2 * num_probes + 80 gradients or more, for each model.
+      Name -> dict of floats and lists of floats, ready for `json.dumps` (None replaces non-finite
+      numbers). Lists have the length of `rms` or `num_eigenvalues`; "..._se" are standard errors.
+      Costs len(rms) * num_samples losses, 20 gradients, and 2 * num_probes + 80 gradients or more,
+      per model.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -117,7 +118,7 @@ def report(
 
 
 def _plain(value: np.ndarray) -> Any:
-    """Floats and lists of floats; None for what JSON has no number for."""
+    """Floats and lists of floats; None for non-finite numbers, which JSON lacks."""
     if np.ndim(value):
         return [_plain(x) for x in value]
     number = float(value)

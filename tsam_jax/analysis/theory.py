@@ -1,7 +1,7 @@
-"""The paper's theory as functions: small tilts, the Hessian of the objective, the bound.
+"""The paper's theory as functions: small tilts, Hessian of the objective, generalisation bound.
 
-Glossary: X, the random variable L(theta + eps), of which `losses` are n draws; L_t, its tilted
-loss; t, the tilt; m_t and v_t, its t-weighted mean and variance.
+Glossary: X, the random variable L(theta + eps), with n draws `losses`; t, the tilt; L_t, the tilted
+loss of X; m_t and v_t, its t-weighted mean and variance.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from tsam_jax.tilting import tilt_weights, tilted_loss
 
 
 class GeneralisationBound(NamedTuple):
-    """The terms of Theorem 3.7. All are scalars, float32 or wider, in the unit of the loss.
+    """Terms of Theorem 3.7: scalars, float32 or wider, in the unit of the loss.
 
     Attributes:
-      bound: on the generalisation error, which is the risk minus the tilted loss of the training
-        data: `hoeffding` - `variance` + `gap`.
-      risk: bound on the risk itself: the tilted loss plus `bound`.
+      bound: bound on the generalisation error, the risk minus the tilted training loss:
+        `hoeffding` - `variance` + `gap`.
+      risk: bound on the risk: the tilted loss plus `bound`.
       hoeffding: M sqrt(log(2 / delta) / 2 n), the uniform term.
-      variance: Var exp(t X) / (2 t exp(2 t M)); 0 where it is below the smallest number.
+      variance: Var exp(t X) / (2 t exp(2 t M)); may underflow to 0.
       log_variance: logarithm of `variance`, which does not underflow.
       gap: c = L(theta) - E L(theta + eps).
     """
@@ -38,20 +38,20 @@ class GeneralisationBound(NamedTuple):
 
 
 def small_tilt_expansion(losses: jax.Array, t: Scalar, /) -> jax.Array:
-    r"""The tilted loss to first order in the tilt: mean plus variance.
+    r"""Tilted loss to first order in the tilt: mean plus t / 2 times the variance.
 
-    $E X + \frac t2 \mathrm{Var} X$. What is left out is $\frac{t^2}{6} E(X - E X)^3 + O(t^3)$, with
-    the sign of the skewness.
+    $E X + \frac t2 \mathrm{Var} X$. The error is $\frac{t^2}{6} E(X - E X)^3 + O(t^3)$, with the
+    sign of the skewness.
 
     Args:
       losses: shape (n,), draws of X.
-      t: tilt, >= 0; the expansion is good where t times the standard deviation is small.
+      t: tilt, >= 0; the expansion is accurate if t times the standard deviation is small.
 
     Returns:
       Shape (), float32 or wider.
 
     Raises:
-      ValueError: if `t` is a negative number or not finite.
+      ValueError: if `t` is negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,15 +68,14 @@ def small_tilt_expansion(losses: jax.Array, t: Scalar, /) -> jax.Array:
 
 
 def tilt_derivative(losses: jax.Array, t: Scalar, /) -> jax.Array:
-    r"""How fast the tilted loss grows with the tilt.
+    r"""Derivative of the tilted loss with respect to the tilt.
 
     $\frac{d}{dt} L_t = \frac{m_t - L_t}{t} = \frac1{t^2} \int_0^t \tau v_\tau d\tau \ge 0.$
 
-    The integral is the content of Theorem 3.6, and shows what it needs: if $\theta_1$ is
-    tau-sharper than $\theta_2$ *for every tau up to t*, then $\frac{d}{dt} (L_t(\theta_1) -
-    L_t(\theta_2)) \ge 0$, for any loss, generalised linear or not. Sharper at t alone, as the
-    theorem is printed, is not enough: for two values at a distance D, $v_t = (D / 2)^2
-    \mathrm{sech}^2 (t D / 2)$ vanishes for large D.
+    The integral gives Theorem 3.6 and its condition: if $\theta_1$ is tau-sharper than $\theta_2$
+    *for every tau up to t*, then $\frac{d}{dt} (L_t(\theta_1) - L_t(\theta_2)) \ge 0$, for any
+    loss, generalised linear or not. The printed theorem assumes it at t only, which is not enough:
+    for two values at distance D, $v_t = (D / 2)^2 \mathrm{sech}^2 (t D / 2)$ vanishes for large D.
 
     Args:
       losses: shape (n,), draws of X.
@@ -86,7 +85,7 @@ def tilt_derivative(losses: jax.Array, t: Scalar, /) -> jax.Array:
       Shape (), float32 or wider; at t = 0 half of the variance.
 
     Raises:
-      ValueError: if `t` is a negative number or not finite.
+      ValueError: if `t` is negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,13 +94,13 @@ def tilt_derivative(losses: jax.Array, t: Scalar, /) -> jax.Array:
       0.5
 
     Source: Li et al. 2025, Theorem 3.6 and Appendix B.4, whose step from t to the whole range of
-    tilts is not valid; the integral is ours.
+    tilts is invalid; the integral is ours.
     """
     _checks.nonnegative("tilt_derivative", t=t)
     losses = losses.astype(_tree.accumulator_dtype(losses))
-    losses = losses - jnp.mean(losses)  # what is left does not depend on the level
+    losses = losses - jnp.mean(losses)  # the result does not depend on the mean
     t = jnp.asarray(t, losses.dtype)
-    small = t * jnp.std(losses) < jnp.cbrt(jnp.finfo(t.dtype).eps)  # where both errors are alike
+    small = t * jnp.std(losses) < jnp.cbrt(jnp.finfo(t.dtype).eps)  # where the two errors are equal
     series = jnp.var(losses) / 2 + t / 3 * jnp.mean(losses**3)
     mean = jnp.sum(tilt_weights(losses, t) * losses)
     return jnp.where(small, series, (mean - tilted_loss(losses, t)) / jnp.where(small, 1.0, t))
@@ -116,7 +115,7 @@ def tilted_hessian_product(
     *,
     t: Scalar,
 ) -> Params:
-    r"""Product of a vector with the Hessian of the TSAM objective at given perturbations.
+    r"""Hessian-vector product of the TSAM objective at given perturbations.
 
     Lemma 3.2, with w the tilt weights of the losses at $\theta + \epsilon_j$ and $g_j, H_j$ the
     gradient and the Hessian there:
@@ -124,8 +123,8 @@ def tilted_hessian_product(
     $\nabla^2 L_t = t \left( \sum_j w_j g_j g_j^\top - \bar g \bar g^\top \right) + \sum_j w_j H_j,
     \quad \bar g = \sum_j w_j g_j.$
 
-    The first part is what tilting adds: the spread of the gradients, positive semi-definite and
-    growing with t, for which large tilts need small learning rates (Lemma 3.3).
+    Tilting adds the first term, the covariance of the gradients times t. It is positive
+    semi-definite and grows with t, so large tilts need small learning rates (Lemma 3.3).
 
     Args:
       loss_fn: `params -> scalar`, twice differentiable by reverse mode.
@@ -139,7 +138,7 @@ def tilted_hessian_product(
       Hessian-vector products, in the memory of one.
 
     Raises:
-      ValueError: if `t` is a negative number or not finite.
+      ValueError: if `t` is negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -181,32 +180,32 @@ def generalisation_bound(
     num_examples: int,
     delta: float = 0.05,
 ) -> GeneralisationBound:
-    r"""The generalisation bound of TSAM, term by term.
+    r"""Generalisation bound of TSAM, term by term.
 
-    For losses in [0, M], with probability $1 - \delta$ over the n training examples
+    For losses in [0, M], with probability $1 - \delta$ over the n training examples,
 
     $E_Z \ell(\theta, Z) - L_t(\theta) \le M \sqrt{\frac{\log(2 / \delta)}{2 n}} -
     \frac{\mathrm{Var}_\epsilon e^{t L(\theta + \epsilon)}}{2 t e^{2 t M}} + c, \quad c = L(\theta)
     - E_\epsilon L(\theta + \epsilon).$
 
-    The middle term is what the paper argues with. It is computed in log space, since $e^{2 t M}$
-    overflows at t M = 44 in float32; look at `log_variance` to see how small it is. As the theorem
-    has it, the bound holds for a fixed $\theta$, not for one that was fitted to the examples.
+    The paper's argument rests on the middle term. It is computed in log space, because $e^{2 t M}$
+    overflows at t M = 44 in float32; `log_variance` shows how small it is. As in the theorem, the
+    bound holds for a fixed $\theta$, not for one fitted to the examples.
 
     Args:
-      losses: shape (k,), draws of the mean training loss around $\theta$, `perturbed_losses`.
+      losses: shape (k,), draws of the mean training loss around $\theta$, from `perturbed_losses`.
       loss: shape (), the mean training loss at $\theta$.
       t: tilt, >= 0, finite; may be traced.
-      upper: M, upper bound of the loss of any example and perturbation.
+      upper: M, an upper bound on the loss of any example and perturbation.
       num_examples: n, a positive int.
       delta: probability of failure, between 0 and 1.
 
     Returns:
-      A `GeneralisationBound`; all NaN if a loss lies outside of [0, M], where the theorem does not
-      hold.
+      A `GeneralisationBound`; all NaN if a loss lies outside [0, M], where the theorem does not
+      apply.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -218,7 +217,7 @@ def generalisation_bound(
       (0.0607, -377)
 
     Source: Li et al. 2025, Theorem 3.7 and its proof, Eqs. 62 to 67. The constant log(2 / delta) is
-    that of the two-sided inequality of Hoeffding, which the proof cites.
+    that of the two-sided Hoeffding inequality, which the proof cites.
     """
     owner = "generalisation_bound"
     _checks.nonnegative(owner, t=t, upper=upper)

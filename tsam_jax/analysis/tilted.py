@@ -1,4 +1,4 @@
-"""Tilted statistics of the loss around a solution, and the table of objectives.
+"""Tilted statistics of the loss around a solution.
 
 Glossary: L, the loss; X, the random variable L(theta + eps); t, the tilt; w, the tilt weights of
 the n draws of X.
@@ -16,10 +16,10 @@ from tsam_jax.tilting import effective_sample_size, tilt_weights, tilted_loss
 
 
 class TiltedStatistics(NamedTuple):
-    """Moments of the loss under the tilted law, from n draws of the untilted one.
+    """Moments of the loss under the tilted law, from n draws of the untilted law.
 
-    Standard errors are those of ratio estimators, to first order in 1/n: trust neither them nor the
-    values where `effective_sample_size` is small, since the draws then miss the losses that count.
+    Standard errors are those of ratio estimators, to first order in 1/n. If `effective_sample_size`
+    is small, neither values nor errors are reliable, because the draws miss the largest losses.
 
     Attributes:
       loss: scalar, float32 or wider: the TSAM objective (1/t) log E exp(t X).
@@ -28,7 +28,7 @@ class TiltedStatistics(NamedTuple):
       loss_standard_error: scalar; nan at infinite tilt, as are the next two.
       mean_standard_error: scalar.
       variance_standard_error: scalar.
-      effective_sample_size: scalar, 1 to n: draws that count.
+      effective_sample_size: scalar, 1 to n: effective number of draws.
     """
 
     loss: jax.Array
@@ -41,22 +41,22 @@ class TiltedStatistics(NamedTuple):
 
 
 def tilted_statistics(losses: jax.Array, t: Scalar, /) -> TiltedStatistics:
-    r"""The tilted loss, the t-weighted mean and the t-weighted variance of some losses.
+    r"""Tilted loss, t-weighted mean and t-weighted variance of losses.
 
     $L_t = \frac1t \log E e^{tX}, \quad m_t = \frac{E[e^{tX} X]}{E[e^{tX}]}, \quad v_t =
     \frac{E[e^{tX} X^2]}{E[e^{tX}]} - m_t^2,$
 
     with E the mean over the draws. As functions of t, $m_t = \frac{d}{dt} (t L_t)$ and $v_t =
-    \frac{d}{dt} m_t$. At t = 0 they are mean, mean and variance (divided by n); at t = infinity the
-    maximum, the maximum and 0.
+    \frac{d}{dt} m_t$. At t = 0, they are the mean, the mean and the variance (divided by n); at
+    t = infinity, the maximum, the maximum and 0.
 
     Args:
-      losses: shape (n,), draws of X, from `perturbed_losses`, say; entries that are not finite do
-        not count.
-      t: tilt, >= 0, also 0 or infinity; may be traced, and vmapped for a curve over t.
+      losses: shape (n,), draws of X, such as those of `perturbed_losses`; non-finite entries are
+        ignored.
+      t: tilt, >= 0, including 0 and infinity; may be traced, and vmapped for a curve over t.
 
     Returns:
-      A `TiltedStatistics`. Costs nothing beside the losses.
+      A `TiltedStatistics`. No further loss evaluations.
 
     Raises:
       ValueError: if `t` is a number below 0, or NaN.
@@ -84,7 +84,7 @@ def tilted_statistics(losses: jax.Array, t: Scalar, /) -> TiltedStatistics:
         return jnp.sqrt(bessel * jnp.sum(jnp.square(influences)))
 
     t = jnp.asarray(t, weights.dtype)
-    # (n w - 1) / (n t): what a draw adds to (1/t) log E exp(tX); in the limit its deviation over n.
+    # (n w - 1) / (n t): influence of a draw on (1/t) log E exp(tX); deviation / n in the limit.
     tiny = t * jnp.sqrt(jnp.maximum(variance, jnp.finfo(t.dtype).tiny)) < 1e-4
     tilted = (weights - 1 / count) / jnp.where(tiny, 1.0, t)
     of_loss = error(jnp.where(present, jnp.where(tiny, deviations / count, tilted), 0.0))
@@ -111,16 +111,17 @@ def t_sharpness(
     num_samples: int,
     batch_size: int | None = None,
 ) -> TiltedStatistics:
-    """The TSAM objective at a solution, and the solution's t-sharpness.
+    """TSAM objective and t-sharpness of a solution.
 
-    `tilted_statistics` of `perturbed_losses`: its `variance` is what the paper calls t-sharpness,
-    its `loss` the objective of Eq. 3. For several tilts, tilt the same draws several times.
+    Computes `tilted_statistics` of `perturbed_losses`: its `variance` is the paper's t-sharpness,
+    its `loss` the objective of Eq. 3. For several tilts, call `tilted_statistics` several times on
+    the same draws.
 
     Args:
       loss_fn: `params -> scalar`, deterministic.
       params: theta, any pytree of floating-point arrays.
       key: random key.
-      t: tilt, >= 0, also 0 or infinity; may be traced.
+      t: tilt, >= 0, including 0 and infinity; may be traced.
       noise: `(key, params) -> eps`.
       num_samples: number of draws n, a positive static int.
       batch_size: draws evaluated in parallel, or None for one by one.
@@ -129,7 +130,7 @@ def t_sharpness(
       A `TiltedStatistics`. Costs n loss evaluations.
 
     Raises:
-      ValueError: if `t` is a number below 0, or a count is smaller than 1.
+      ValueError: if `t` is a number below 0, or a count is less than 1.
 
     Example:
       >>> import jax, jax.numpy as jnp

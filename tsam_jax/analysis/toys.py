@@ -1,6 +1,6 @@
-"""The paper's one-dimensional toys: their losses, and the data of Figures 1, 3 and 4.
+"""The paper's one-dimensional toy problems: losses, and data of Figures 1, 3 and 4.
 
-Where the text of the paper can't be followed as printed, the caption says what was changed and why.
+Captions state every deviation from the printed text of the paper, with its reason.
 """
 
 import functools
@@ -23,7 +23,7 @@ class Descent(NamedTuple):
 
     Attributes:
       label: name of the objective.
-      theta: (steps + 1,), the parameter, from the start on.
+      theta: (steps + 1,), the parameter at each step, including the start.
     """
 
     label: str
@@ -69,17 +69,17 @@ class ObjectiveFigure(NamedTuple):
 
 
 def wavy_loss(theta: Scalar, /) -> jax.Array:
-    r"""The loss of Figure 1: minima that get flatter from left to right.
+    r"""Loss of Figure 1, with minima that get flatter from left to right.
 
     $L(\theta) = 2 - \frac{\sin 4 \pi \theta}{2 \theta} + 0.005 (\theta - 1)^2$. The sign after
-    the 2 does not survive in the text of the paper; this is the form in which gradient descent from
-    0.5 behaves as its caption says.
+    the 2 is missing in the text of the paper. With this sign, gradient descent from 0.5 behaves as
+    the caption says.
 
     Args:
       theta: shape (); positive.
 
     Returns:
-      Shape (), infinite for theta below 0.05, which counts as outside.
+      Shape (); infinite for theta below 0.05, outside the domain.
 
     Example:
       >>> round(float(wavy_loss(0.5)), 5)
@@ -95,7 +95,7 @@ def wavy_loss(theta: Scalar, /) -> jax.Array:
 
 
 def kinked_loss(theta: Scalar, /) -> jax.Array:
-    r"""The loss of Figures 3 and 4: a sharp minimum at 1, and a flat one at 3, slightly higher.
+    r"""Loss of Figures 3 and 4: a sharp minimum at 1, and a slightly higher flat one at 3.
 
     $L(\theta) = |\theta - 1| - 0.01$ for $\theta \le 2$, else $(\theta - 3)^2$; it jumps from 0.99
     to 1 at 2.
@@ -117,14 +117,14 @@ def kinked_loss(theta: Scalar, /) -> jax.Array:
 
 
 def figure_1(*, tilts: tuple[float, ...] = (1.0, 5.0, 20.0, 100.0)) -> DescentFigure:
-    """Runs of ERM and of TSAM on `wavy_loss`, as in the paper's Figure 1.
+    """Runs ERM and TSAM on `wavy_loss`: the paper's Figure 1.
 
     Args:
-      tilts: t of the runs of TSAM.
+      tilts: tilts of the TSAM runs.
 
     Returns:
       A `DescentFigure` with one run for ERM and one for each tilt: learning rate 0.005, start 0.5,
-      rho 0.2, 3000 steps of 2000 draws. Costs seconds.
+      rho 0.2, 3000 steps of 2000 draws. Takes seconds.
 
     Example:
       >>> (run,) = figure_1(tilts=()).runs
@@ -157,7 +157,7 @@ def figure_1(*, tilts: tuple[float, ...] = (1.0, 5.0, 20.0, 100.0)) -> DescentFi
 
 
 def figure_3() -> ObjectiveFigure:
-    """The SAM objective on `kinked_loss` at growing radii: the paper's Figure 3.
+    """SAM objective on `kinked_loss` at increasing radii: the paper's Figure 3.
 
     Returns:
       An `ObjectiveFigure` at nine radii from 0 to 0.8, max of L over |eps| <= rho.
@@ -177,7 +177,7 @@ def figure_3() -> ObjectiveFigure:
 
 
 def figure_4(*, t: float = 0.01) -> ObjectiveFigure:
-    """The TSAM objective on `kinked_loss` at growing radii: the paper's Figure 4.
+    """TSAM objective on `kinked_loss` at increasing radii: the paper's Figure 4.
 
     Args:
       t: tilt, >= 0.
@@ -216,7 +216,7 @@ def _descend(slope: Callable[[jax.Array, jax.Array], jax.Array]) -> np.ndarray:
 
 def _objective_figure(label: str, caption: str, t: float) -> ObjectiveFigure:
     theta, rhos = np.linspace(-0.5, 4.5, 1001), np.linspace(0.0, 0.8, 9)
-    # both ends belong to it: the maximum is often there
+    # includes both ends, where the maximum often lies
     unit = jnp.linspace(-1, 1, _DRAWS + 1)
 
     def at(theta: jax.Array, rho: jax.Array) -> jax.Array:
@@ -240,13 +240,13 @@ def render(name: str, path: str | Path, /) -> str:
 
     Args:
       name: "fig1", "fig3" or "fig4".
-      path: file to write; its suffix (.png, .pdf, .svg) says in which format.
+      path: file to write; its suffix (.png, .pdf, .svg) sets the format.
 
     Returns:
       The caption.
 
     Raises:
-      ValueError: if `name` is none of these.
+      ValueError: if `name` is not one of these.
 
     Example:
       >>> import pathlib, tempfile
@@ -255,7 +255,7 @@ def render(name: str, path: str | Path, /) -> str:
       >>> caption[:17]
       'The SAM objective'
     """
-    from tsam_jax.analysis import style, toy_figures  # matplotlib only where it is drawn
+    from tsam_jax.analysis import style, toy_figures  # needs matplotlib
 
     data: dict[str, Callable[[], DescentFigure | ObjectiveFigure]]
     data = {"fig1": figure_1, "fig3": figure_3, "fig4": figure_4}

@@ -1,7 +1,7 @@
-"""The methods: one function each, which returns a `GradientEstimator`.
+"""Methods: functions that return a `GradientEstimator`.
 
-A new method is one function and its lines in the tables here; the contract test, the command line,
-the documentation and the benchmark pick it up from there.
+A new method is one function and its lines in the tables below, from which the contract test, the
+command line, the documentation and the benchmark find it.
 """
 
 from collections.abc import Callable
@@ -32,32 +32,32 @@ METHODS: dict[str, Callable[..., GradientEstimator]] = {
         *(tsam_hmc, vasso, fsam, xsam, rsam),
     )
 }
-"""Name -> function that makes the `GradientEstimator`."""
+"""Name -> function that returns the `GradientEstimator`."""
 
 WRAPPERS: dict[str, Callable[..., GradientEstimator]] = {
     f.__name__: f for f in (m_sam, microbatched, per_device)
 }
-"""Name -> function that makes a `GradientEstimator` of another one, its first argument."""
+"""Name -> function that wraps a `GradientEstimator`, its first argument, in another."""
 
 __all__ = [*METHODS, *WRAPPERS, "HalfPrecisionWarning", "matrices", "rho_from_lr"]
 __all__ += ["FORMULAS", "METHODS", "METRICS", "WRAPPERS"]
 
 METRICS = {
-    "loss": "loss at the parameters (rsam: at the randomly smoothed ones)",
+    "loss": "loss at the parameters (rsam: at the randomly perturbed parameters)",
     "cosine": "cosine of the angle between the gradients at both ends of the ascent",
-    "losses": "loss of each sample, of each step size (esam2) or of each alpha (xsam); NaN for a "
-    "non-finite sample, and in steps without a search",
+    "losses": "loss of each sample, of each step size (esam2) or of each alpha (xsam); NaN for "
+    "non-finite samples, and for xsam in steps without a search",
     "weights": "tilt weight of each sample",
     "tilt": "tilt of the weights, in 1/loss",
     "effective_sample_size": "1 / sum of squared weights, from 1 to s",
     "acceptance": "fraction of the proposals that each chain accepted",
-    "rho": "chosen length of the ascent",
-    "alpha": "interpolation in use",
+    "rho": "length of the ascent that was chosen",
+    "alpha": "interpolation coefficient in use",
 }
 """Name -> meaning of each metric that a method returns; float32 at least."""
 
-# g is the gradient at theta, u(v) = v / ||v||, and a prime marks the ascent point theta' = theta +
-# rho u(g) and what belongs to it. ghat(B) is the estimate by the inner estimator on a batch B.
+# g is the gradient at theta, u(v) = v / ||v||, theta' = theta + rho u(g) is the ascent point, and
+# g' is the gradient there. ghat(B) is the estimate of the inner estimator on a batch B.
 FORMULAS = {
     "erm": "g",
     "sam": "g' = g(theta + rho u(g))",
@@ -78,8 +78,8 @@ FORMULAS = {
     "from_paper": "tsam with rho_paper split: noise alpha rho_paper, ascent (1 - alpha) rho_paper",
     "tsam_hmc": "sum_j w_j g(theta + e_j), e_j by Hamiltonian steps towards exp(delta t L) "
     "on the ball",
-    "m_sam": "1/n sum_i ghat(B_i), the batch cut into B_1 .. B_n of m examples",
-    "microbatched": "ghat(B), its L and g means over B_1 .. B_n of m examples",
-    "per_device": "1/n sum_i ghat(B_i), B_i the share of device i of n",
+    "m_sam": "1/n sum_i ghat(B_i), micro-batches B_1 .. B_n of m examples",
+    "microbatched": "ghat(B), with L and g averaged over micro-batches of m examples",
+    "per_device": "1/n sum_i ghat(B_i), B_i the part of the batch on device i of n",
 }
-"""Name -> formula of the gradient estimate, in one line."""
+"""Name -> formula of the gradient estimate, on one line."""

@@ -1,4 +1,4 @@
-"""Methods that climb once from the parameters: SAM and its relatives without memory."""
+"""Ascent methods without memory: SAM and its relatives."""
 
 import functools
 import warnings
@@ -16,18 +16,18 @@ from tsam_jax.estimator import Cost, Evaluation, GradientEstimator, Loss, Result
 
 
 class HalfPrecisionWarning(UserWarning):
-    """Perturbations are added to parameters too coarse to hold them."""
+    """Warns that parameters in half precision round perturbations away."""
 
 
 def at(value: ScalarOrSchedule, step: Array) -> Scalar:
-    """The value of a number or schedule at a step."""
+    """Returns the value of a number or schedule at a step."""
     return value(step) if callable(value) else value
 
 
 def init_of(
     memory: Callable[[Params], PyTree], **metrics: tuple[int, ...]
 ) -> Callable[[Params], tuple[PyTree, dict[str, Array]]]:
-    """The `init` of a method: its memory, and zeros for metrics of these shapes."""
+    """Makes the `init` of a method from its memory and the shapes of its metrics."""
 
     def init(params: Params) -> tuple[PyTree, dict[str, Array]]:
         dtype = _tree.accumulator_dtype(params)
@@ -37,11 +37,11 @@ def init_of(
 
 
 no_memory = functools.partial(init_of, lambda _: ())
-"""The `init` of a method without memory."""
+"""Makes the `init` of a method without memory."""
 
 
 def displace(params: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
-    """The point params + factor * direction; warns of parameters too coarse for that."""
+    """Returns params + factor * direction; warns if the parameters are in half precision."""
 
     def coarse(d: Any, x: Array) -> str | None:
         return None if d is None or jnp.finfo(x.dtype).bits >= 32 else str(x.dtype)
@@ -49,11 +49,11 @@ def displace(params: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
     dtypes = jax.tree.map(coarse, direction, params, is_leaf=lambda d: d is None)
     for dtype in sorted(set(jax.tree.leaves(dtypes))):
         msg = (
-            f"A perturbation is added to {dtype} parameters, where steps below half a spacing"
-            " vanish. Keep the parameters in float32 and cast them inside the loss (flax:"
+            f"`params` should be float32 or wider, got {dtype}, which rounds small perturbations"
+            " to zero. Keep the parameters in float32 and cast them inside the loss (flax:"
             f" `dtype=jnp.{dtype}, param_dtype=jnp.float32`)."
         )
-        # from this one line for all methods, so that Python shows it once a dtype
+        # at one line for all methods, so that Python shows it once per dtype
         warnings.warn(msg, HalfPrecisionWarning, stacklevel=1)
     return _tree.add(params, direction, factor)
 
@@ -61,17 +61,17 @@ def displace(params: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
 def ascend(
     params: Params, grad: Params, rho: Scalar, mask: Mask | None, sizes: PyTree = None
 ) -> Params:
-    """The point params + rho * T^2 grad / ||T grad|| over the masked leaves; `params` if that is 0.
+    """Returns params + rho * T^2 grad / ||T grad|| over the masked leaves; `params` for grad = 0.
 
     Args:
-      params: where the ascent starts.
-      grad: its direction: the gradient there, or what a method uses instead.
-      rho: its length in the metric of T.
-      mask: which leaves are perturbed.
-      sizes: the diagonal operator T: see `sizes_of`. Default: 1.
+      params: start of the ascent.
+      grad: direction of the ascent: the gradient there, or a method's substitute for it.
+      rho: length of the ascent in the metric of T.
+      mask: leaves to perturb.
+      sizes: diagonal of the operator T: see `sizes_of`. Default: 1.
 
     Returns:
-      The point, in the dtypes of `params`.
+      The end of the ascent, in the dtypes of `params`.
     """
     direction = _tree.select(grad, mask)
     if sizes is None:
@@ -81,7 +81,7 @@ def ascend(
 
 
 def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:
-    """ASAM's T: |params| + eta, in float32 at least, on the leaves that `adapt` names; else 1."""
+    """ASAM's T: |params| + eta on the leaves that `adapt` marks, else 1; in float32 or wider."""
 
     def size(adapted: Any, x: Array) -> Array:
         dtype = _tree.accumulator_dtype(x)
@@ -93,12 +93,12 @@ def sizes_of(params: Params, adapt: Mask, eta: Scalar) -> PyTree:
 
 
 def _ending(first: Evaluation, last: Evaluation, **metrics: Array) -> Evaluation:
-    """The evaluation at the end of an ascent, with the aux and the loss of its start."""
+    """The evaluation at the end of an ascent, with the aux and loss of its start."""
     return last._replace(aux=first.aux, metrics={"loss": first.value, **metrics})
 
 
 def erm() -> GradientEstimator:
-    r"""The plain gradient: the baseline of every comparison.
+    r"""Plain gradient (empirical risk minimization): the baseline of every comparison.
 
     Estimates $\nabla L(\theta)$.
 
@@ -106,7 +106,7 @@ def erm() -> GradientEstimator:
       A `GradientEstimator` without memory; `value` is $L(\theta)$ and `aux` is that of theta.
       Metrics: `loss` $= L(\theta)$.
 
-    Cost: 1 gradient evaluation a step.
+    Cost: 1 gradient evaluation per step.
 
     Example:
       >>> import jax.numpy as jnp
@@ -127,32 +127,31 @@ def erm() -> GradientEstimator:
 
 
 def sam(rho: ScalarOrSchedule, *, steps: int = 1, mask: Mask | None = None) -> GradientEstimator:
-    r"""SAM: the gradient at the end of an ascent of length rho.
+    r"""SAM: gradient at the end of an ascent of length rho.
 
     Estimates the gradient of $\max_{\lVert e \rVert \le \rho} L(\theta + e)$ by
 
     $\theta_0 = \theta, \quad \theta_{i+1} = \theta_i + \frac{\rho}{k}
     \frac{g(\theta_i)}{\lVert g(\theta_i) \rVert}, \quad \hat g = g(\theta_k),$
 
-    with one norm over all leaves, and unit(0) = 0: where the gradient vanishes, so does the
-    ascent.
+    with one norm over all leaves. A zero gradient gives no ascent.
 
     Args:
-      rho: length of the whole ascent, >= 0, l2 over the masked leaves together; a number, a
+      rho: total length of the ascent, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule on the step counter.
       steps: number k of ascent steps, a positive integer.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is $L(\theta_k)$ and `aux` is that of theta, the
       first evaluation. Metrics: `loss` $= L(\theta)$, so that `value` - `loss` is the sharpness.
 
     Raises:
-      ValueError: if `rho` is a negative number or not finite, or `steps` < 1.
+      ValueError: if `rho` is negative or not finite, or `steps` < 1.
       TypeError: if `steps` is not an integer.
 
-    Cost: steps + 1 gradient evaluations a step; 1 if `rho` is the number 0, which is ERM.
+    Cost: steps + 1 gradient evaluations per step; 1 if `rho` is the number 0, which is ERM.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -167,7 +166,7 @@ def sam(rho: ScalarOrSchedule, *, steps: int = 1, mask: Mask | None = None) -> G
 
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving
     Generalization", ICLR 2021, Eq. 2 and 3 (k = 1). Weight decay belongs to the base optimizer
-    and takes no part in the ascent, as in davda54/sam and unlike google-research/sam.
+    and does not affect the ascent, as in davda54/sam and unlike google-research/sam.
     """
     _checks.nonnegative("sam", rho=rho)
     _checks.positive_int("sam", steps=steps)
@@ -185,13 +184,13 @@ def sam(rho: ScalarOrSchedule, *, steps: int = 1, mask: Mask | None = None) -> G
 
 
 def matrices(params: Params) -> PyTree:
-    """Marks the leaves of at least two axes: weights, and neither biases nor BatchNorm's scales.
+    """Mask of the leaves with at least two axes: weights, but not biases or BatchNorm scales.
 
     Args:
       params: pytree of arrays.
 
     Returns:
-      Booleans over the leaves: a mask.
+      Pytree of booleans with the structure of `params`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -208,7 +207,7 @@ def asam(
     adapt: Mask = matrices,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""ASAM: SAM whose ascent is measured in units of the parameters' own sizes.
+    r"""ASAM: SAM with an ascent scaled by the size of each parameter.
 
     Estimates the gradient of $\max_{\lVert T^{-1} e \rVert \le \rho} L(\theta + e)$, with the
     diagonal $T = \lvert \theta \rvert + \eta$ on the adapted leaves and 1 elsewhere, by
@@ -216,27 +215,28 @@ def asam(
     $e = \rho \frac{T^2 g(\theta)}{\lVert T g(\theta) \rVert}, \quad (1) \qquad
     \hat g = g(\theta + e). \quad (2)$
 
-    Rescaling two layers so that the network stays the same does not change how sharp it is.
+    Rescaling two layers in a way that leaves the network's output unchanged does not change this
+    sharpness.
 
     Args:
       rho: length of the ascent in the metric of T, >= 0, over the masked leaves together; a
-        number, a traced scalar, or a schedule on the step counter. About ten times
+        number, a traced scalar, or a schedule on the step counter. Use about ten times
         that of `sam`: the authors use 0.5 to 1.
-      eta: added to the sizes, >= 0, so that parameters that are 0 move too; a number, a traced
+      eta: constant added to the sizes, >= 0, so that zero parameters move; a number, a traced
         scalar, or a schedule.
-      adapt: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them: where T is not 1. Default: leaves of at least two axes.
-        True is all leaves, for which the best rho is another one, some four times as large.
-      mask: in the same form, which leaves are perturbed. Default: all.
+      adapt: leaves where T is not 1: pytree of booleans over the parameters (a prefix is enough),
+        or a function from parameters to one. Default: leaves with at least two axes. True selects
+        all leaves; the best rho is then about four times as large.
+      mask: leaves to perturb, in the same form. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is $L(\theta + e)$ and `aux` is that of theta.
       Metrics: `loss` $= L(\theta)$.
 
     Raises:
-      ValueError: if `rho` or `eta` is a negative number or not finite.
+      ValueError: if `rho` or `eta` is negative or not finite.
 
-    Cost: 2 gradient evaluations a step; 1 if `rho` is the number 0, which is ERM.
+    Cost: 2 gradient evaluations per step; 1 if `rho` is the number 0, which is ERM.
 
     Example:
       >>> import jax.numpy as jnp
@@ -245,13 +245,13 @@ def asam(
       >>> loss = lambda x: jnp.sum((x + 1) ** 2)
       >>> step = value_and_grad(loss, estimator)
       >>> (value, grad), _ = step(x, step.init(x))
-      >>> [round(g, 4) for g in grad.tolist()]  # e = (0.1, 0): what is 0 stays there
+      >>> [round(g, 4) for g in grad.tolist()]  # e = (0.1, 0): zero entries do not move
       [4.2, 2.0]
 
     Source: Kwon et al., "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant
-    Learning of Deep Neural Networks", ICML 2021, Algorithm 1. The authors' code adapts the
-    parameters with "weight" in their names, BatchNorm's scales included; `adapt` selects leaves
-    without names. davda54/sam and its many copies are `adapt=True, eta=0`.
+    Learning of Deep Neural Networks", ICML 2021, Algorithm 1. The authors' code adapts
+    parameters with "weight" in their names, including BatchNorm scales; the default of `adapt`
+    does not depend on names. davda54/sam and its copies are `adapt=True, eta=0`.
     """
     _checks.nonnegative("asam", rho=rho, eta=eta)
     climbs = not _checks.is_static_zero(rho)
@@ -274,10 +274,11 @@ def gsam(
     eta: ScalarOrSchedule = 0.01,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""GSAM: SAM that also closes the gap between the worst loss nearby and the loss itself.
+    r"""GSAM: SAM that also reduces the gap between the perturbed loss and the loss.
 
-    Minimises $L(\theta')$ and the gap $L(\theta') - L(\theta)$ together, by the part of the plain
-    gradient that is orthogonal to SAM's, and so does not change $L(\theta')$ to first order:
+    Minimises $L(\theta')$ and the gap $L(\theta') - L(\theta)$ together. For the gap it uses the
+    component of the plain gradient orthogonal to SAM's, which does not change $L(\theta')$ to first
+    order:
 
     $\theta' = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad (1) \qquad
     g_\perp = g(\theta) - \frac{\langle g(\theta), g(\theta') \rangle}
@@ -286,23 +287,22 @@ def gsam(
 
     Args:
       rho: length of the ascent, >= 0, l2 over the masked leaves together; a number, a traced
-        scalar, or a schedule on the step counter, such as the authors' own
-        `rho_from_lr`.
+        scalar, or a schedule on the step counter. The authors use the schedule `rho_from_lr`.
       alpha: weight of the gap, >= 0; a number, a traced scalar, or a schedule. 0 is SAM; the
         authors use 0.4 and 0.6.
-      adapt: leaves whose ascent is measured in units of their sizes, as for `asam`. Default: none.
-      eta: added to the sizes of these leaves, as for `asam`.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      adapt: leaves whose ascent is scaled by their sizes, as for `asam`. Default: none.
+      eta: constant added to the sizes of these leaves, as for `asam`.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is $L(\theta')$ and `aux` is that of theta.
       Metrics: `loss` $= L(\theta)$, and `cosine` of the angle between $g(\theta)$ and $g(\theta')$.
 
     Raises:
-      ValueError: if `rho`, `alpha` or `eta` is a negative number or not finite.
+      ValueError: if `rho`, `alpha` or `eta` is negative or not finite.
 
-    Cost: 2 gradient evaluations a step; 1 if `rho` is the number 0, which is ERM.
+    Cost: 2 gradient evaluations per step; 1 if `rho` is the number 0, which is ERM.
 
     Example:
       >>> import jax.numpy as jnp
@@ -315,8 +315,8 @@ def gsam(
       [6.12, 8.16]
 
     Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", ICLR
-    2022, Algorithm 1. Deviations: none of the mathematics; a zero gradient gives a zero one, and
-    not NaN as in the authors' JAX code.
+    2022, Algorithm 1. Deviation from the authors' JAX code: a zero gradient gives a zero estimate
+    instead of NaN. The mathematics is the same.
     """
     _checks.nonnegative("gsam", rho=rho, alpha=alpha, eta=eta)
     climbs = not _checks.is_static_zero(rho)
@@ -337,20 +337,20 @@ def gsam(
 def rho_from_lr(
     lr: ScalarOrSchedule, *, rho_min: Scalar, rho_max: Scalar, lr_min: Scalar, lr_max: Scalar
 ) -> Callable[[Array], Array]:
-    r"""A schedule of rho that follows a learning rate, for any method.
+    r"""Schedule of rho that follows the learning rate, for any method.
 
     $\rho_k = \rho_{min} + (\rho_{max} - \rho_{min}) \frac{\eta_k - \eta_{min}}{\eta_{max} -
     \eta_{min}}.$
 
     Args:
-      lr: the learning rate: the schedule that the base optimizer has, or a number.
+      lr: learning rate: the schedule of the base optimizer, or a number.
       rho_min: rho at `lr_min`, >= 0.
-      rho_max: rho at `lr_max`, >= 0; and at all times if `lr_max` is `lr_min`.
+      rho_max: rho at `lr_max`, >= 0; rho at every step if `lr_max` equals `lr_min`.
       lr_min: smallest learning rate, >= 0.
       lr_max: largest learning rate, >= `lr_min`.
 
     Returns:
-      A schedule: step count -> rho. Learning rates beyond the two ends give the rho of that end.
+      A schedule: step count -> rho. Learning rates outside [`lr_min`, `lr_max`] are clipped to it.
 
     Raises:
       ValueError: if a number is negative or not finite, or `lr_min` is above `lr_max`.
@@ -362,8 +362,8 @@ def rho_from_lr(
       >>> [round(float(rho(step)), 4) for step in (0, 5, 10)]
       [0.5, 0.3, 0.1]
 
-    Source: Zhuang et al. 2022, Algorithm 1. Deviation: the ends are kept, where a learning rate
-    that warms up from below `lr_min` could make the authors' rho negative.
+    Source: Zhuang et al. 2022, Algorithm 1. Deviation: learning rates are clipped. A warm-up from
+    below `lr_min` can make the authors' rho negative.
     """
     _checks.nonnegative("rho_from_lr", rho_min=rho_min, rho_max=rho_max)
     _checks.nonnegative("rho_from_lr", lr_min=lr_min, lr_max=lr_max)
@@ -384,7 +384,7 @@ def rho_from_lr(
 def pgn(
     rho: ScalarOrSchedule, alpha: ScalarOrSchedule, *, mask: Mask | None = None
 ) -> GradientEstimator:
-    r"""PGN, also known as GNP: a mixture of the plain gradient and SAM's.
+    r"""PGN (also called GNP): a mixture of the plain gradient and SAM's.
 
     Estimates the gradient of $L(\theta) + \lambda \lVert \nabla L(\theta) \rVert$ by a finite
     difference of length $\rho$, with $\alpha = \lambda / \rho$:
@@ -397,19 +397,19 @@ def pgn(
     Args:
       rho: length of the ascent, >= 0, l2 over the masked leaves together; a number, a traced
         scalar, or a schedule on the step counter.
-      alpha: share of the gradient at the end of the ascent, >= 0, also above 1; a number, a
+      alpha: weight of the gradient at the end of the ascent, >= 0; may exceed 1. A number, a
         traced scalar, or a schedule. The authors use 0.8; the TSAM paper searches 0.3 to 0.9.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is $(1 - \alpha) L(\theta) +
       \alpha L(\theta')$ and `aux` is that of theta. Metrics: `loss` $= L(\theta)$.
 
     Raises:
-      ValueError: if `rho` or `alpha` is a negative number or not finite.
+      ValueError: if `rho` or `alpha` is negative or not finite.
 
-    Cost: 2 gradient evaluations a step; 1 if `rho` or `alpha` is the number 0, which is ERM.
+    Cost: 2 gradient evaluations per step; 1 if `rho` or `alpha` is the number 0, which is ERM.
 
     Example:
       >>> import jax.numpy as jnp
@@ -422,8 +422,8 @@ def pgn(
 
     Source: Zhao, Zhang and Hu, "Penalizing Gradient Norm for Efficiently Improving
     Generalization in Deep Learning", ICML 2022, Algorithm 1. Deviation from the authors' code:
-    its default configuration mixes in the *normalised* gradient g / ||g|| at theta; (2) is the
-    paper's formula.
+    (2) is the paper's formula; the code's default configuration uses the *normalised* gradient
+    g / ||g|| at theta.
     """
     _checks.nonnegative("pgn", rho=rho, alpha=alpha)
     climbs = not (_checks.is_static_zero(rho) or _checks.is_static_zero(alpha))
@@ -444,7 +444,7 @@ def pgn(
 def wsam(
     rho: ScalarOrSchedule, gamma: ScalarOrSchedule, *, mask: Mask | None = None
 ) -> GradientEstimator:
-    r"""WSAM, coupled: SAM's sharpness with a weight of its own.
+    r"""WSAM in its coupled form: SAM with a weighted sharpness term.
 
     Estimates the gradient of $L(\theta) + \frac{\gamma}{1 - \gamma} \left( L(\theta') - L(\theta)
     \right)$ with $\theta'$ of SAM, which is `pgn` with $\alpha = \gamma / (1 - \gamma)$. gamma = 0
@@ -452,17 +452,16 @@ def wsam(
 
     Args:
       rho: length of the ascent, >= 0, as for `pgn`.
-      gamma: weight of the sharpness, between 0 and 1, and not 1; a number, a traced scalar, or a
-        schedule.
-      mask: which leaves are perturbed, as for `pgn`.
+      gamma: weight of the sharpness, >= 0 and < 1; a number, a traced scalar, or a schedule.
+      mask: leaves to perturb, as for `pgn`.
 
     Returns:
       A `GradientEstimator`: that of `pgn`.
 
     Raises:
-      ValueError: if `rho` is a negative number or not finite, or `gamma` a number out of its range.
+      ValueError: if `rho` is negative or not finite, or `gamma` out of range.
 
-    Cost: 2 gradient evaluations a step; 1 if `rho` or `gamma` is the number 0, which is ERM.
+    Cost: 2 gradient evaluations per step; 1 if `rho` or `gamma` is the number 0, which is ERM.
 
     Example:
       >>> wsam(rho=0.05, gamma=0.9).cost.gradients
@@ -470,7 +469,7 @@ def wsam(
 
     Source: Yue et al., "Sharpness-Aware Minimization Revisited: Weighted Sharpness as a
     Regularization Term", KDD 2023. Deviation: the authors' default is a decoupled form, which
-    adds the sharpness behind the base optimizer; for plain SGD the two are the same.
+    adds the sharpness term after the base optimizer. For plain SGD the two forms are the same.
     """
     _checks.nonnegative("wsam", rho=rho, gamma=gamma)
     number = _checks.known(gamma)
@@ -488,36 +487,36 @@ def wsam(
 def esam2(
     rhos: Sequence[ScalarOrSchedule] | np.ndarray | Array, *, mask: Mask | None = None
 ) -> GradientEstimator:
-    r"""ESAM2: the gradient at the worst of several step sizes along the gradient.
+    r"""ESAM2: gradient at the worst of several step sizes along the gradient.
 
-    A budget of TSAM's kind spent on the ascent of SAM: estimates the gradient of
+    It spends the budget of TSAM on the ascent of SAM. Estimates the gradient of
     $\max_k L(\theta + \rho_k u)$ by
 
     $u = \frac{g(\theta)}{\lVert g(\theta) \rVert}, \quad (1) \qquad
     k^* = \arg\max_k L(\theta + \rho_k u), \quad (2) \qquad
     \hat g = g(\theta + \rho_{k^*} u). \quad (3)$
 
-    Of step sizes that tie, the smallest is chosen; those with a non-finite loss are never chosen.
+    Ties go to the smallest step size. Step sizes with a non-finite loss are never chosen.
 
     Args:
       rhos: the K step sizes, in any order, each >= 0, l2 over the masked leaves together: a
         sequence of numbers, traced scalars or schedules on the step counter, or an
         array of shape (K,). A geometric grid is `numpy.geomspace(0.05, 0.8, 5)`.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is $L(\theta + \rho_{k^*} u)$ and `aux` is
-      that of theta. Metrics: `loss` $= L(\theta)$; `rho`, the step size that was chosen;
+      that of theta. Metrics: `loss` $= L(\theta)$; `rho`, the chosen step size;
       `losses`, shape (K,), the loss at each step size, from the smallest to the largest.
 
     Raises:
       ValueError: if `rhos` is empty, or a number in it is negative or not finite.
       TypeError: if `rhos` is not a sequence.
 
-    Cost: 2 gradient evaluations and K loss evaluations a step; 1 gradient evaluation if all
-    `rhos` are the number 0, which is ERM. With a forward pass at a third of a gradient, K = 12
-    or 24 costs what TSAM does with s = 3 or 5.
+    Cost: 2 gradient evaluations and K loss evaluations per step; 1 gradient evaluation if all
+    `rhos` are the number 0, which is ERM. If a forward pass costs a third of a gradient, K = 12
+    or 24 costs as much as TSAM with s = 3 or 5.
 
     Example:
       >>> import jax.numpy as jnp
@@ -531,7 +530,7 @@ def esam2(
 
     Source: the baseline "ESAM2" of Li et al., "Tilted Sharpness-Aware Minimization", ICML 2025,
     which describes it in one sentence, without K, the grid or code. It is not the "Efficient SAM"
-    of Du et al. 2022. ESAM1, the paper's other one, is `sam` for more steps.
+    of Du et al. 2022. The paper's ESAM1 is `sam` for more steps.
     """
     _checks.sequence("esam2", rhos=rhos)
     sizes = tuple(rhos)
@@ -544,9 +543,9 @@ def esam2(
             losses = jnp.full(len(sizes), first.value)
             return _ending(first, first, rho=jnp.zeros((), dtype), losses=losses), memory
         lengths = jnp.stack([jnp.asarray(at(rho, step), dtype) for rho in sizes])
-        lengths = jnp.sort(lengths)  # so that argmax, which takes the first, takes the smallest
+        lengths = jnp.sort(lengths)  # argmax returns the first, hence the smallest
         direction = _tree.unit(_tree.select(first.grad, mask))  # (1)
-        # in a loop, where forward passes are as fast as one by one, also of convolutions
+        # forward passes, convolutions included, are as fast in a loop as one by one
         losses = _fold.each(lambda rho: loss.value(displace(params, direction, rho))[0], lengths)
         worst = jnp.argmax(jnp.where(jnp.isfinite(losses), losses, -jnp.inf))  # (2)
         chosen = lengths[worst]
@@ -573,7 +572,7 @@ def rsam(
     lam: ScalarOrSchedule | None = None,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""R-SAM: SAM on randomly smoothed weights.
+    r"""R-SAM: SAM on randomly perturbed weights.
 
     With noise D and g the gradient at $\theta + D$,
 
@@ -582,31 +581,31 @@ def rsam(
     \right). \ (2)$
 
     The authors published neither code nor the values of gamma and lambda. (1) is one of the two
-    readings found in public code, and is `tsam` with s = 1 and this noise; (2) is the one that
-    the abstract suggests, in which the noise gives the gradient a direction and leaves the point.
+    readings found in public code; it is `tsam` with s = 1 and this noise. (2) is what the abstract
+    suggests: the noise changes the direction of the ascent but not its start.
 
     Args:
       rho: length of the ascent step, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule on the step counter.
-      gamma: size of the noise, >= 0, in the unit that `scaling` selects; a number, a traced scalar,
-        or a schedule.
-      scaling: "filter": a standard deviation of gamma times the norm of the filter
-        (`noise.filter_scaled`); "leaf": a length of gamma times the norm of the leaf
-        (`noise.leaf_scaled`); "none": a standard deviation of gamma (`noise.gaussian`).
-      lam: weight of the noise in the direction of (2), >= 0; a number, a traced scalar, or a
-        schedule. None, the default, for (1).
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      gamma: size of the noise, >= 0, in the unit of `scaling`; a number, a traced scalar, or a
+        schedule.
+      scaling: "filter": standard deviation gamma times the norm of the filter
+        (`noise.filter_scaled`); "leaf": length gamma times the norm of the leaf
+        (`noise.leaf_scaled`); "none": standard deviation gamma (`noise.gaussian`).
+      lam: weight of the noise in (2), >= 0; a number, a traced scalar, or a schedule. Default:
+        None, which selects (1).
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` without memory; `value` is the loss at the last point and `aux` is that
       of $\theta + D$, the first evaluation. Metrics: `loss` $= L(\theta + D)$.
 
     Raises:
-      ValueError: if a number is out of its range, or `scaling` is none of the choices.
-      TypeError: if an argument is no number or schedule.
+      ValueError: if a number is out of range, or `scaling` is not one of the choices.
+      TypeError: if an argument is neither a number nor a schedule.
 
-    Cost: 2 gradient evaluations a step; 1 if `rho` is the number 0. Without noise it is `sam`.
+    Cost: 2 gradient evaluations per step; 1 if `rho` is the number 0. Without noise it is `sam`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -619,9 +618,9 @@ def rsam(
       (True, 1)
 
     Source: Liu et al., "Random Sharpness-Aware Minimization", NeurIPS 2022. The other reading in
-    public code is not offered: it takes the ascent from theta and divides by the root of the sum
-    of squares of (lambda ||g_p|| + ||D_p||) over the leaves, which is the norm of nothing, and
-    does not restore the weights.
+    public code is not implemented: it ascends from theta, divides by the root of the sum of squares
+    of (lambda ||g_p|| + ||D_p||) over the leaves, which is not a norm of the direction, and does
+    not restore the weights.
     """
     _checks.nonnegative("rsam", rho=rho, gamma=gamma)
     _checks.choice("rsam", _LAWS, scaling=scaling)

@@ -1,4 +1,4 @@
-"""Parts of a batch: any estimator on micro-batches, or on each device's share."""
+"""Wrappers that apply an estimator to micro-batches, or on each device separately."""
 
 from typing import Any
 
@@ -14,39 +14,38 @@ def m_sam(
     batch: BatchArgument = "batch",
     strategy: Strategy = "auto",
 ) -> GradientEstimator:
-    r"""m-SAM: the mean of an estimator over micro-batches of m examples.
+    r"""m-SAM: mean of an estimator over micro-batches of m examples.
 
-    The batch B is cut into $B_1 .. B_n$ of m examples each, in order. With `sam`, each climbs its
-    own loss: $\hat g = \frac1n \sum_i g_{B_i}\left(\theta + \rho \frac{g_{B_i}(\theta)}{\lVert
-    g_{B_i}(\theta) \rVert}\right)$. Its source finds that smaller m generalise better.
+    The batch B is split, in order, into $B_1 .. B_n$ of m examples each. With `sam`, each ascends
+    its own loss: $\hat g = \frac1n \sum_i g_{B_i}\left(\theta + \rho \frac{g_{B_i}(\theta)}{\lVert
+    g_{B_i}(\theta) \rVert}\right)$. In its source, smaller m generalise better.
 
-    The loss must get the batch as an argument. With `value_and_grad`, call `step(params, state,
-    batch)`; with an optax adapter, `update(None, state, params, value_fn=loss, batch=batch)` for a
-    `loss(params, batch)`.
+    The batch must be an argument of the loss. With `value_and_grad`, call `step(params, state,
+    batch)`; with an optax adapter and `loss(params, batch)`, call `update(None, state, params,
+    value_fn=loss, batch=batch)`.
 
-    All micro-batches start from the same memory and draw the same noise. Their memories and metrics
-    are averaged where they are floating-point numbers, and otherwise taken from the first one.
-    Schedules count steps, not micro-batches; a moving average of gradients is that of the mean
-    gradient.
+    All micro-batches start from the same memory and draw the same noise. Floating-point memories
+    and metrics are averaged; others are those of the first micro-batch. Schedules count steps, not
+    micro-batches. A moving average of gradients averages the mean gradient.
 
     Args:
       estimator: any estimator: a method of this module, or your own.
-      m: examples in a micro-batch, a positive integer that divides the size of the batch.
-      batch: which arguments of the loss are the batch: a name, a position (1 is the first after the
-        parameters), or a tuple of these. Examples are counted by the leading axis of their leaves.
+      m: examples per micro-batch, a positive integer that divides the size of the batch.
+      batch: arguments of the loss that hold the batch: a name, a position (1 is the first after the
+        parameters), or a tuple of these. The leading axis of their leaves counts examples.
       strategy: how the micro-batches are evaluated: "unrolled", "streamed" (in the memory of one
         micro-batch and two gradients), "vectorized" or "auto", as for `tsam`.
 
     Returns:
       A `GradientEstimator` with the memory and metrics of `estimator`. Gradient, `value` and
       floating-point `aux` are means over the micro-batches; other `aux` is that of the first. If m
-      is the size of the batch, it is `estimator`, bit for bit.
+      is the size of the batch, the result is that of `estimator`, bit for bit.
 
     Raises:
-      ValueError: if `m` < 1, or, in a step, m does not divide the batch.
-      TypeError: if `m` is not an integer, or, in a step, the loss has no such argument.
+      ValueError: if `m` < 1; in a step, if m does not divide the batch.
+      TypeError: if `m` is not an integer; in a step, if the loss has no argument `batch`.
 
-    Cost: that of `estimator`, since an evaluation of a micro-batch counts as its fraction of the
+    Cost: that of `estimator`, because an evaluation of a micro-batch counts as its fraction of the
     batch.
 
     Example:
@@ -92,37 +91,37 @@ def microbatched(
 ) -> GradientEstimator:
     r"""Gradient accumulation: an estimator of the whole batch, in the memory of m examples.
 
-    The batch B is cut into $B_1 .. B_n$ of m examples each, in order, and the estimator gets the
-    loss and gradient
+    The batch B is split, in order, into $B_1 .. B_n$ of m examples each, and the estimator receives
+    the loss and gradient
 
     $L_B(\theta) = \frac1n \sum_i L_{B_i}(\theta), \quad
     g_B(\theta) = \frac1n \sum_i g_{B_i}(\theta),$
 
-    summed up one by one. For a loss that is a mean over examples that is the estimate of the whole
-    batch, to rounding, ascent included. `m_sam` is its dual: there each micro-batch climbs its own
-    loss. A loss whose examples see each other (BatchNorm) is that of micro-batches in both.
+    summed one by one. If the loss is a mean over examples, the result is the estimate on the whole
+    batch, ascent included, to rounding. In contrast, each micro-batch of `m_sam` ascends its own
+    loss. With interactions between examples (BatchNorm), both use those within a micro-batch.
 
-    The loss must get the batch as an argument, as for `m_sam`. The two may be nested, in either
-    order, if m divides the m of `m_sam`: a micro-batch of `m_sam` is then evaluated in parts.
+    The batch must be an argument of the loss, as for `m_sam`. The two may be nested, in either
+    order, if m divides the m of `m_sam`, whose micro-batches are then evaluated in parts.
 
     Args:
       estimator: any estimator: a method of this module, or your own.
-      m: examples in a micro-batch, a positive integer that divides the size of the batch.
-      batch: which arguments of the loss are the batch: a name, a position (1 is the first after the
-        parameters), or a tuple of these. Examples are counted by the leading axis of their leaves.
+      m: examples per micro-batch, a positive integer that divides the size of the batch.
+      batch: arguments of the loss that hold the batch: a name, a position (1 is the first after the
+        parameters), or a tuple of these. The leading axis of their leaves counts examples.
       strategy: how the micro-batches are evaluated: "unrolled", "streamed" (in the memory of one
         micro-batch and two gradients), "vectorized" or "auto", as for `tsam`.
 
     Returns:
       A `GradientEstimator` with the memory and metrics of `estimator`. Floating-point `aux` is the
       mean over the micro-batches; other `aux` is that of the first. If m is the size of the batch,
-      it is `estimator`, bit for bit.
+      the result is that of `estimator`, bit for bit.
 
     Raises:
-      ValueError: if `m` < 1, or, in a step, m does not divide the batch.
-      TypeError: if `m` is not an integer, or, in a step, the loss has no such argument.
+      ValueError: if `m` < 1; in a step, if m does not divide the batch.
+      TypeError: if `m` is not an integer; in a step, if the loss has no argument `batch`.
 
-    Cost: that of `estimator`, since an evaluation of a micro-batch counts as its fraction of the
+    Cost: that of `estimator`, because an evaluation of a micro-batch counts as its fraction of the
     batch.
 
     Example:
@@ -137,7 +136,7 @@ def microbatched(
       >>> value.item(), grad.item()
       (0.75, -2.0)
 
-    Source: usual practice; the paper's methods do not depend on it.
+    Source: common practice; the paper's methods do not depend on it.
     """
     check_estimator("microbatched", estimator)
     _checks.batch("microbatched(batch=...)", batch)
@@ -189,28 +188,27 @@ def _count(owner: str, loss: Loss, batch: BatchArgument, m: int) -> int:
 
 
 def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimator:
-    r"""The mean of an estimator over the devices, each with its share of the batch.
+    r"""Mean of an estimator over devices, each with its part of the batch.
 
-    For use inside `jax.shard_map` or `jax.pmap`, where the loss is that of the device's own
-    examples: the ascent of each device follows its own gradient, which saves the communication
-    of it, and only the result is averaged. On n devices it is `m_sam` with m = |B| / n, whose
-    rules for memory and metrics apply: parameters and states are the same on all devices.
+    Use it inside `jax.shard_map` or `jax.pmap`, where the loss covers the examples of the device.
+    Each device ascends along its own gradient, without communication, and only the results are
+    averaged. On n devices this is `m_sam` with m = |B| / n, with the same rules for memory and
+    metrics. Parameters and states are the same on all devices.
 
-    Do not average the loss over the devices yourself: that makes the ascent one of the whole
-    batch, and the outcome plain data parallelism. (A plain `estimator` without `per_device` is no
-    better: where `shard_map` checks replication, JAX sums the gradient of replicated parameters
-    over the devices.)
+    Do not average the loss over the devices yourself: each ascent would follow the whole batch,
+    which is plain data parallelism. Do not use an estimator without `per_device` either: where
+    `shard_map` checks replication, JAX sums the gradient of replicated parameters over the devices.
 
     Args:
-      estimator: any estimator, also an `m_sam`.
-      axis_name: the mesh axis over which the batch is split.
+      estimator: any estimator, including `m_sam`.
+      axis_name: mesh axis over which the batch is split.
 
     Returns:
       A `GradientEstimator` with the memory and metrics of `estimator`. Gradient, `value` and
-      floating-point `aux`, memory and metrics are means over the devices; the rest is the
-      device's own.
+      floating-point `aux`, memory and metrics are means over the devices; everything else is
+      local to the device.
 
-    Cost: that of `estimator`, for the device's share of the batch.
+    Cost: that of `estimator`, on the device's part of the batch.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -229,12 +227,12 @@ def per_device(estimator: GradientEstimator, axis_name: str) -> GradientEstimato
       >>> grad.item()
       -2.0
 
-    Source: Foret et al. 2021, Section 4.1, and google-research/sam, whose default it is.
+    Source: Foret et al. 2021, Section 4.1; it is the default of google-research/sam.
     """
     check_estimator("per_device", estimator)
 
     def estimate(loss: Loss, params: Params, memory: PyTree, *, step: Array, key: Array) -> Result:
-        # Replicated parameters would get a gradient that is summed over the devices.
+        # The gradient of replicated parameters would be summed over the devices.
         local = _mesh.as_varying(params, axis_name)
         result = estimator.estimate(loss, local, memory, step=step, key=key)
         averaged: tuple[Evaluation, PyTree] = _mesh.mean(result, axis_name)

@@ -1,8 +1,8 @@
-"""TSAM whose perturbations are drawn by Hamiltonian Monte Carlo in a ball.
+"""TSAM with perturbations drawn by Hamiltonian Monte Carlo in a ball.
 
-Symbols: e the perturbation, p its momentum, L the loss, g its gradient, pi the target
-exp(delta t L(theta + e)) on the ball ||e|| <= radius. The potential energy is -delta t L (the
-paper's "log(e^{delta L})" lost its sign), the kinetic energy ||p||^2 / (2 sigma^2).
+Symbols: e is the perturbation, p its momentum, L the loss, g its gradient, and pi the target
+exp(delta t L(theta + e)) on the ball ||e|| <= radius. The potential energy is -delta t L (the sign
+is missing in the paper's "log(e^{delta L})"); the kinetic energy is ||p||^2 / (2 sigma^2).
 """
 
 from collections.abc import Callable
@@ -46,69 +46,67 @@ def tsam_hmc(
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
 ) -> GradientEstimator:
-    r"""Tilted SAM whose samples are drawn by Hamiltonian Monte Carlo.
+    r"""Tilted SAM with samples drawn by Hamiltonian Monte Carlo.
 
     Estimates the gradient of $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$
-    (Eq. 3), epsilon uniform in the ball of the given radius, by samples of $\pi(e) \propto
-    e^{\delta t L(\theta + e)}$ on that ball, which account for the fraction delta of the tilt, and
-    the weights $w = \mathrm{softmax}((1 - \delta) t L)$ for the rest. Each sample is a chain of
-    its own: $e$ uniform in the ball, and then for each proposal $p \sim N(0, \sigma^2 I)$ and k
+    (Eq. 3), with epsilon uniform in the ball of the given radius. Samples from $\pi(e) \propto
+    e^{\delta t L(\theta + e)}$ on that ball account for a fraction delta of the tilt, and weights
+    $w = \mathrm{softmax}((1 - \delta) t L)$ for the rest. Each sample is a separate chain that
+    starts with $e$ uniform in the ball. Each proposal draws $p \sim N(0, \sigma^2 I)$ and takes k
     steps of
 
     "euler" (Eq. 8): $p \leftarrow p + \beta \delta t g(\theta + e), \
     e \leftarrow e + \frac{\beta}{\sigma^2} p$;
 
-    "leapfrog": the same with half of the kick before the drift and half after it, at the new e.
+    "leapfrog": the same, with half of the kick before the drift and half after it, at the new e.
 
-    A proposal $e'$ outside of the ball, or where the loss is not finite, is rejected: the chain
-    stays at e. Inside, "metropolis" accepts with probability $\min(1, e^{\delta t (L' - L) -
-    (\lVert p' \rVert^2 - \lVert p \rVert^2) / 2 \sigma^2})$, and "inside" always.
+    A proposal $e'$ outside the ball, or with a non-finite loss, is rejected: the chain stays at e.
+    Inside, "metropolis" accepts with probability $\min(1, e^{\delta t (L' - L) -
+    (\lVert p' \rVert^2 - \lVert p \rVert^2) / 2 \sigma^2})$, and "inside" always accepts.
 
-    What is exact: with "leapfrog" and "metropolis" every proposal leaves pi as it is, for any
-    beta, sigma and steps, so the samples tend to pi as `proposals` grows, and the estimate to
-    the gradient of $L_t$ as s grows after that. One proposal from a uniform start, which is the
-    paper's algorithm, does not sample pi: it lies between the uniform law and pi, and the
-    effective tilt between (1 - delta) t and t. "euler" is not reversible and has another limit: its
-    first kick is whole where leapfrog's is half, so that small steps lead to $e^{(1 + 1/k) \delta t
-    L}$, for k = 1 twice the delta. "inside" errs by what leapfrog does not conserve of the energy,
-    which falls with beta.
+    Exactness: with "leapfrog" and "metropolis", every proposal leaves pi invariant, for any beta,
+    sigma and steps. So the samples converge to pi as `proposals` grows, and then the estimate to
+    the gradient of $L_t$ as s grows. The paper's algorithm, one proposal from a uniform start, does
+    not sample pi: its law lies between the uniform law and pi, and its effective tilt between
+    (1 - delta) t and t. "euler" is not reversible and has a different limit. Its first kick is full
+    where leapfrog's is half, so small steps lead to $e^{(1 + 1/k) \delta t L}$; for k = 1, that is
+    twice the delta. "inside" has a bias from the energy error of leapfrog, which falls with beta.
 
-    In d dimensions most of the ball lies within radius / d of its surface, and only steps with
-    beta / sigma of the order of radius / d are accepted there: look at the metric `acceptance`.
-    For millions of parameters that hardly moves a chain; `tsam` is the method for networks.
+    In d dimensions, most of the ball lies within radius / d of its surface, where only steps with
+    beta / sigma of the order of radius / d are accepted: check the metric `acceptance`. With
+    millions of parameters, such steps hardly move a chain. For networks, use `tsam`.
 
     Args:
-      t: tilt in units of 1/loss, >= 0, also 0, and infinity if delta is 0. A number, a traced
+      t: tilt in units of 1/loss, >= 0, including 0, and infinity if delta is 0. A number, a traced
         scalar, or a schedule on the step counter.
-      s: number of samples, a positive integer, known before tracing.
-      radius: of the ball, l2 over the masked leaves together, >= 0; a number, a traced scalar, or
-        a schedule.
-      beta: step size, >= 0; a number, a traced scalar, or a schedule. What counts is beta / sigma,
-        which is a length.
+      s: number of samples, a positive integer known before tracing.
+      radius: radius of the ball, l2 over the masked leaves together, >= 0; a number, a traced
+        scalar, or a schedule.
+      beta: step size, >= 0; a number, a traced scalar, or a schedule. The length beta / sigma sets
+        the scale of a step.
       delta: fraction of the tilt that the sampling accounts for, between 0 and 1; a number, a
-        traced scalar, or a schedule; "half", the paper's, is 0.5.
+        traced scalar, or a schedule; "half", the paper's choice, is 0.5.
       sigma: standard deviation of the momentum, > 0; a number, a traced scalar, or a schedule.
-      steps: steps of a proposal, a positive integer (the paper's N).
-      proposals: proposals of a sample, a positive integer.
+      steps: steps per proposal, a positive integer (the paper's N).
+      proposals: proposals per sample, a positive integer.
       integrator: "leapfrog" or "euler".
       accept: "metropolis" or "inside".
-      mask: which leaves are perturbed, as for `tsam`.
-      aux: whose auxiliary output is returned, as for `tsam`; a sample's is that of the start of its
-        chain.
+      mask: leaves to perturb, as for `tsam`.
+      aux: source of the auxiliary output, as for `tsam`; for a sample, the start of its chain.
       strategy: how samples are evaluated, as for `tsam`. Steps and proposals are unrolled.
       sample_axis: mesh axis over which samples are spread, as for `tsam`.
 
     Returns:
       A `GradientEstimator` without memory. `value` is the tilted loss of the samples at tilt
-      (1 - delta) t. Metrics: those of `tsam`, and `acceptance`, shape (s,): the fraction of the
-      proposals that each chain accepted.
+      (1 - delta) t. Metrics: those of `tsam`, and `acceptance`, shape (s,): the fraction of
+      accepted proposals of each chain.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices.
+      ValueError: if a number is out of range, or a name is not one of the choices.
       TypeError: if `s`, `steps` or `proposals` is not an integer, or `t` is an `AutoTilt`.
 
-    Cost: s (steps * proposals + 1) gradient evaluations a step; a rejection costs nothing more.
-    If `radius` is the number 0 it is `erm`.
+    Cost: s (steps * proposals + 1) gradient evaluations per step; rejections cost nothing extra.
+    If `radius` is the number 0, it is `erm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,8 +120,8 @@ def tsam_hmc(
       (6, (3,))
 
     Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Section 4, Eq. 8
-    and the acceptance rule below it. Deviations from the paper: "leapfrog" by default; the ball
-    takes part in the acceptance. The official code has no Hamiltonian Monte Carlo.
+    and the acceptance rule below it. Deviations from the paper: the default is "leapfrog", and
+    proposals outside the ball are rejected. The official code has no Hamiltonian Monte Carlo.
     """
     if isinstance(t, AutoTilt):
         msg = f"`tsam_hmc(t=...)` must be a number or a schedule, got {t!r}."
@@ -162,9 +160,9 @@ def tsam_hmc(
 
         def chain(chain_key: Array) -> Evaluation:
             key_start, *proposal_keys = jax.random.split(chain_key, proposals + 1)
-            wide = _tree.widened(_tree.select(params, mask))  # lest small steps be rounded away
+            wide = _tree.widened(_tree.select(params, mask))  # keeps small steps from rounding
             start = noise_laws.ball(radius=numbers["radius"])(key_start, wide)
-            start = _tree.add(_tree.scale(wide, 0.0), start)  # sharded as params are
+            start = _tree.add(_tree.scale(wide, 0.0), start)  # shards it like params
             here, aux_of_start = look(start)
             accepted = jnp.zeros((), dtype)
             for proposal_key in proposal_keys:
@@ -201,10 +199,10 @@ class _Point(NamedTuple):
     """The current state of a chain.
 
     Attributes:
-      e: the perturbation, in float32 at least; None at leaves that are not perturbed.
+      e: the perturbation, in float32 or wider; None at unperturbed leaves.
       value: L(theta + e); shape ().
       grad: g(theta + e), like the parameters.
-      force: the part of `grad` that acts on e: None where e is.
+      force: `grad` on the perturbed leaves; None elsewhere.
     """
 
     e: Params
@@ -221,13 +219,13 @@ _Moved: TypeAlias = tuple[_Point, Params]
 
 
 def _euler(here: _Point, p: Params, look: _Look, kick: Scalar, drift: Scalar) -> _Moved:
-    """Eq. 8 as printed: a kick, then a drift. Keeps volumes, but is not its own reverse."""
+    """Eq. 8 as printed: a kick, then a drift. Preserves volume, but is not reversible."""
     p = _tree.add(p, here.force, kick)
     return look(_tree.add(here.e, p, drift)), p
 
 
 def _leapfrog(here: _Point, p: Params, look: _Look, kick: Scalar, drift: Scalar) -> _Moved:
-    """Half a kick, a drift, half a kick: keeps volumes, and with -p it runs back."""
+    """Half a kick, a drift, half a kick: preserves volume, and is reversible with -p."""
     there, p = _euler(here, p, look, kick / 2, drift)
     return there, _tree.add(p, there.force, kick / 2)
 
@@ -249,7 +247,7 @@ def _propose(
     sigma: Scalar,
     steps: int,
 ) -> tuple[_Point, Array]:
-    """One proposal of the chain: a path from a fresh momentum, accepted or not.
+    """Makes one proposal of the chain, from a fresh momentum, and accepts or rejects it.
 
     Args:
       key: PRNG key of the momentum and the decision.
@@ -257,11 +255,11 @@ def _propose(
       look: e -> `_Point`.
       integrate: `_leapfrog` or `_euler`.
       accept: "metropolis" or "inside".
-      radius: of the ball; outside it the target is 0.
+      radius: radius of the ball; the target is 0 outside it.
       tilt: the target is exp(tilt L) inside the ball.
       beta: step size.
       sigma: standard deviation of a coordinate of the momentum.
-      steps: number of steps of the path.
+      steps: number of steps.
 
     Returns:
       The new state of the chain, and whether the proposal was accepted: shape (), bool.
@@ -272,7 +270,7 @@ def _propose(
     for _ in range(steps):
         there, p = integrate(there, p, look, kick=beta * tilt, drift=beta / sigma**2)
     accepted = _tree.norm(there.e) <= jnp.asarray(radius, _tree.accumulator_dtype(there.e))
-    accepted &= _tree.all_finite(there.value, there.grad)  # else an infinite loss were accepted
+    accepted &= _tree.all_finite(there.value, there.grad)  # or an infinite loss would be accepted
     if accept == "metropolis":
         gain = tilt * (there.value - here.value) - _kinetic_gain(p0, p) / sigma**2
         accepted &= jnp.log(jax.random.uniform(key_decision, dtype=gain.dtype)) < gain
@@ -280,5 +278,5 @@ def _propose(
 
 
 def _kinetic_gain(p0: Params, p: Params) -> Array:
-    """(||p||^2 - ||p0||^2) / 2 as one inner product: the squares are of size d, and cancel."""
+    """(||p||^2 - ||p0||^2) / 2 as one inner product, since the squares, of size d, cancel."""
     return _tree.inner(_tree.add(p, p0, -1.0), _tree.add(p, p0)) / 2

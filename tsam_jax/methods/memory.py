@@ -1,4 +1,4 @@
-"""Methods with memory: moving averages of gradients, and results of earlier steps."""
+"""Methods with memory: moving averages of gradients, or results of earlier steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from tsam_jax.methods.ascent import ascend, at, displace, init_of, sizes_of
 
 
 def _zero_average(mask: Mask | None) -> Callable[[Params], PyTree]:
-    """Makes an average of nothing yet: zeros in float32 at least, None where the mask is False."""
+    """Makes the initial average: zeros in float32 or wider, None where the mask is False."""
 
     def zeros(params: Params) -> PyTree:
         dtype = _tree.accumulator_dtype(params)
@@ -23,20 +23,20 @@ def _zero_average(mask: Mask | None) -> Callable[[Params], PyTree]:
 
 
 def _averaged(average: PyTree, grad: PyTree, share: Scalar) -> PyTree:
-    """(1 - share) average + share grad; grad if there was none yet that is finite and not 0."""
+    """(1 - share) average + share grad; grad while the average is still zero."""
     entries = [jnp.any(x != 0) for x in jax.tree.leaves(average)]
     share = jnp.where(jnp.any(jnp.array(entries, bool)), share, 1.0)
     updated = _tree.lerp(average, grad, share)
-    finite = _tree.all_finite(grad)  # else it is left out: the average would never recover
+    finite = _tree.all_finite(grad)  # skip others: the average would never recover
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, average)
 
 
 def vasso(
     rho: ScalarOrSchedule, theta: ScalarOrSchedule = 0.9, *, mask: Mask | None = None
 ) -> GradientEstimator:
-    r"""VaSSO: SAM whose ascent follows a moving average of the gradients.
+    r"""VaSSO: SAM that ascends along a moving average of the gradients.
 
-    One batch's gradient is a noisy direction to climb along; its average over steps is steadier.
+    The gradient of one batch is a noisy ascent direction; its average over steps is less noisy.
     With the parameters $x_k$ of step k, $m_0 = g(x_0)$ and unit(0) = 0:
 
     $m_k = (1 - \theta) m_{k-1} + \theta g(x_k), \quad (1) \qquad
@@ -45,9 +45,9 @@ def vasso(
     Args:
       rho: length of the ascent step, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule on the step counter.
-      theta: share of the new gradient in the average, between 0 and 1; 1 is SAM. A number, a
+      theta: weight of the new gradient in the average, between 0 and 1; 1 is SAM. A number, a
         traced scalar, or a schedule.
-      mask: which leaves are perturbed, as for `sam`. Default: all.
+      mask: leaves to perturb, as for `sam`. Default: all.
 
     Returns:
       A `GradientEstimator` whose memory is the average m, like the masked parameters in float32 at
@@ -55,10 +55,10 @@ def vasso(
       first evaluation. Metrics: `loss`, that of the parameters.
 
     Raises:
-      ValueError: if a number is out of its range.
-      TypeError: if an argument is no number or schedule.
+      ValueError: if a number is out of range.
+      TypeError: if an argument is neither a number nor a schedule.
 
-    Cost: 2 gradient evaluations a step, and the memory of one gradient; 1 if `rho` is the
+    Cost: 2 gradient evaluations per step, and the memory of one gradient; 1 if `rho` is the
     number 0, which is ERM.
 
     Example:
@@ -75,9 +75,9 @@ def vasso(
       [0.3536, 4.3536]
 
     Source: Li and Giannakis, "Enhancing Sharpness-Aware Optimization Through Variance
-    Suppression", NeurIPS 2023; its code for the first step, the absence of a bias correction and
-    the default theta. Deviations from the code: the norm is not enlarged by 1e-7; a gradient that
-    is not finite is left out of the average, which the first finite one starts.
+    Suppression", NeurIPS 2023. The first step, the lack of a bias correction and the default theta
+    follow its code. Deviations from the code: no 1e-7 is added to the norm; non-finite gradients do
+    not enter the average, which starts with the first finite gradient.
     """
     _checks.nonnegative("vasso", rho=rho)
     _checks.fraction("vasso", theta=theta)
@@ -102,29 +102,28 @@ def fsam(
     eta: ScalarOrSchedule = 0.01,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""F-SAM: SAM whose ascent leaves out the moving average of the gradients.
+    r"""F-SAM: SAM that removes the moving average of the gradients from its ascent direction.
 
-    The average stands for the gradient over all data; what this batch adds to it is the direction
-    to climb along. With the parameters $\theta_k$ of step k and unit(0) = 0:
+    The average approximates the gradient over all data. The ascent follows the remainder, which is
+    specific to the batch. With the parameters $\theta_k$ of step k and unit(0) = 0:
 
     $d_k = g(\theta_k) - \sigma m_{k-1}, \quad (1) \qquad
     m_k = \lambda m_{k-1} + (1 - \lambda) g(\theta_k), \quad (2) \qquad
     \hat g = g\left(\theta_k + \rho \frac{d_k}{\lVert d_k \rVert}\right), \quad (3)$
 
-    and in the first step $d_0 = m_0 = g(\theta_0)$, which is SAM. Where gradients do not change
-    from step to step and sigma is 1, d is the difference of equal numbers, so its direction is
-    that of rounding.
+    and in the first step $d_0 = m_0 = g(\theta_0)$, which is SAM. If the gradients of two steps are
+    equal and sigma is 1, d is a difference of equal numbers and its direction is rounding error.
 
     Args:
       rho: length of the ascent step, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule on the step counter.
-      sigma: how much of the average is left out, >= 0; 0 is SAM. A number, a traced scalar, or a
+      sigma: multiple of the average to subtract, >= 0; 0 is SAM. A number, a traced scalar, or a
         schedule.
-      lmbda: share of the past in the average, between 0 and 1; a number, a traced scalar, or a
+      lmbda: weight of the past in the average, between 0 and 1; a number, a traced scalar, or a
         schedule.
-      adapt: leaves whose ascent is measured in units of their sizes, as for `asam`. Default: none.
-      eta: added to the sizes of these leaves, as for `asam`.
-      mask: which leaves are perturbed, as for `sam`. Default: all.
+      adapt: leaves whose ascent is scaled by their sizes, as for `asam`. Default: none.
+      eta: constant added to the sizes of these leaves, as for `asam`.
+      mask: leaves to perturb, as for `sam`. Default: all.
 
     Returns:
       A `GradientEstimator` whose memory is the average m, like the masked parameters in float32 at
@@ -132,10 +131,10 @@ def fsam(
       first evaluation. Metrics: `loss`, that of the parameters.
 
     Raises:
-      ValueError: if a number is out of its range.
-      TypeError: if an argument is no number or schedule.
+      ValueError: if a number is out of range.
+      TypeError: if an argument is neither a number nor a schedule.
 
-    Cost: 2 gradient evaluations a step, and the memory of one gradient; 1 if `rho` is the
+    Cost: 2 gradient evaluations per step, and the memory of one gradient; 1 if `rho` is the
     number 0, which is ERM.
 
     Example:
@@ -151,11 +150,11 @@ def fsam(
       >>> state.memory.tolist()
       [4.0, 1.5]
 
-    Source: Li et al., "Friendly Sharpness-Aware Minimization", CVPR 2024; its code for the first
-    step and the defaults. (1) takes the average before this step's gradient enters it, as the
-    code does. pytorch_optimizer's FriendlySAM differs: it feeds d to the average in place of g.
-    Deviation from the code, whose adaptive form is `adapt=True, eta=0`: a gradient that is not
-    finite is left out of the average, which the first finite one starts.
+    Source: Li et al., "Friendly Sharpness-Aware Minimization", CVPR 2024. The first step and the
+    defaults follow its code, as does (1), which uses the average before this step's gradient enters
+    it. The code's adaptive form is `adapt=True, eta=0`. pytorch_optimizer's FriendlySAM differs: it
+    averages d instead of g. Deviation from the code: non-finite gradients do not enter the average,
+    which starts with the first finite gradient.
     """
     _checks.nonnegative("fsam", rho=rho, sigma=sigma, eta=eta)
     _checks.fraction("fsam", lmbda=lmbda)
@@ -181,11 +180,11 @@ def looksam(
     alpha: ScalarOrSchedule = 0.7,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""LookSAM: SAM on every k-th step; in between, the plain gradient and what SAM last added.
+    r"""LookSAM: SAM every k-th step, with its correction reused in between.
 
-    Estimates SAM's gradient. Every k-th step, the first included, takes it, and stores its part
-    that is orthogonal to the plain gradient, which changes slowly; the others add that part,
-    rescaled, to the plain gradient:
+    Estimates SAM's gradient. Every k-th step, including the first, computes it and stores its
+    component orthogonal to the plain gradient, which changes slowly. The other steps add that
+    component, rescaled, to the plain gradient:
 
     $\hat g = g_s = g \left( \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert} \right),
     \quad (1) \qquad g_v = g_s - \frac{\langle g_s, g(\theta) \rangle}
@@ -195,32 +194,31 @@ def looksam(
     Args:
       rho: length of the ascent, >= 0, l2 over the masked leaves together; a number, a traced
         scalar, or a schedule on the step counter.
-      every: k, steps from one SAM step to the next, a positive integer, known before tracing. 1
-        is SAM.
-      alpha: length of the added part, relative to the plain gradient, >= 0; a number, a traced
+      every: interval k between SAM steps, a positive integer known before tracing. 1 is SAM.
+      alpha: length of the added component relative to the plain gradient, >= 0; a number, a traced
         scalar, or a schedule.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
 
     Returns:
       A `GradientEstimator` whose memory is $g_v$ of the last SAM step, like the parameters in
-      float32 at least, 0 before the first; `value` is $L(\theta)$ in every step and `aux` is that
+      float32 or wider, 0 before the first; `value` is $L(\theta)$ in every step and `aux` is that
       of theta. Metrics: `loss` $= L(\theta)$.
 
     Raises:
-      ValueError: if `rho` or `alpha` is a negative number or not finite, or `every` < 1.
+      ValueError: if `rho` or `alpha` is negative or not finite, or `every` < 1.
       TypeError: if `every` is not an integer.
 
-    Cost: 1 + 1/every gradient evaluations a step: 2 in every k-th, else 1; under `vmap`, always 2.
-    1 if `rho` is the number 0, which is ERM.
+    Cost: 1 + 1/every gradient evaluations per step: 2 in every k-th step, 1 in the others; always 2
+    under `vmap`. 1 if `rho` is the number 0, which is ERM.
 
     Example:
       >>> looksam(rho=0.1, every=5).cost.gradients
       1.2
 
     Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", CVPR 2022,
-    Algorithm 1. Deviations: a g_v that is no more than rounding (parallel gradients, as of a
-    single parameter) counts as 0 and is not blown up to full length; one that is not finite is
+    Algorithm 1. Deviations: a g_v at the level of rounding error (from parallel gradients, as with
+    a single parameter) counts as 0 instead of being rescaled to full length; a non-finite g_v is
     not stored.
     """
     _checks.nonnegative("looksam", rho=rho, alpha=alpha)
@@ -251,7 +249,7 @@ def looksam(
 
 
 def _kept(new: Params, grad: Params, old: Params) -> Params:
-    """`new`, but 0 if it is no more than rounding of `grad`, and `old` if it is not finite."""
+    """`new`; 0 if it is rounding error of `grad`, `old` if it is not finite."""
     rounding = max([float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(grad)], default=0.0)
     new = _tree.scale(new, ~(_tree.norm(new) <= 4 * rounding * _tree.norm(grad)))
     finite = _tree.all_finite(new)
@@ -259,7 +257,7 @@ def _kept(new: Params, grad: Params, old: Params) -> Params:
 
 
 DEFAULT_ALPHAS = tuple(i / 10 for i in range(21))
-"""The authors' grid: 0, 0.1, .., 2."""
+"""Grid of the authors: 0, 0.1, .., 2."""
 
 
 def xsam(
@@ -272,12 +270,12 @@ def xsam(
     search_every: int | None = 100,
     mask: Mask | None = None,
 ) -> GradientEstimator:
-    r"""XSAM: SAM's gradient, turned towards where the loss at a distance is largest.
+    r"""XSAM: SAM's gradient, rotated towards the largest loss at a given distance.
 
-    After k ascent steps from $\theta_0 = \theta$ (1), two directions span where the maximum may
-    lie: that of the ascent, and that of the gradient at its end (2). Between them, and beyond, it
-    looks for the largest loss at the distance $\rho_m$ (4) along a great circle (3), now and
-    then, and returns that direction with the length of the last gradient (5):
+    After k ascent steps from $\theta_0 = \theta$ (1), the direction of the ascent and that of the
+    gradient at its end (2) span a great circle (3). At intervals, a search along that circle finds
+    the direction with the largest loss at distance $\rho_m$ (4). The estimate has this direction
+    and the length of the last gradient (5):
 
     $\theta_{i+1} = \theta_i + \tfrac{\rho}{k} \tfrac{g(\theta_i)}{\lVert g(\theta_i) \rVert},
     \quad (1) \qquad v_0 = \mathrm{unit}(\theta_k - \theta), \ v_1 = \mathrm{unit}(g(\theta_k)),
@@ -289,35 +287,35 @@ def xsam(
     $\alpha^* = \arg\max_\alpha L(\theta + \rho_m v(\alpha)), \quad (4) \qquad
     \hat g = \lVert g(\theta_k) \rVert v(\alpha^*). \quad (5)$
 
-    alpha = 0 is the direction of the ascent, 1 is SAM, and more goes beyond it.
+    alpha = 0 is the direction of the ascent, alpha = 1 is SAM, and alpha > 1 extrapolates.
 
     Args:
-      rho: length of the whole ascent, >= 0, l2 over the masked leaves together; a number, a
+      rho: total length of the ascent, >= 0, l2 over the masked leaves together; a number, a
         traced scalar, or a schedule on the step counter.
       steps: number k of ascent steps, a positive integer.
-      rho_max: the distance at which losses are compared, >= 0; a number, a traced scalar, or a
+      rho_max: distance at which losses are compared, >= 0; a number, a traced scalar, or a
         schedule. Default: 2 rho, as in the authors' experiments.
-      alpha: the interpolation where none is searched for: a number >= 0, a traced scalar, or a
-        schedule. With a search, it is used until one finds a finite loss.
-      alpha_grid: the alphas that are compared, all >= 0. Of equal losses the first wins.
-      search_every: steps from one search to the next, the first step having one; None for no
-        search. The authors search once an epoch.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed, and take part in the
-        interpolation. Default: all.
+      alpha: interpolation coefficient without a search, >= 0: a number, a traced scalar, or a
+        schedule. With searches, it applies until one finds a finite loss.
+      alpha_grid: values of alpha to compare, all >= 0. Ties go to the first.
+      search_every: interval between searches in steps, starting with the first step; None for no
+        search. The authors search once per epoch.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed and interpolated. Default: all
+        leaves.
 
     Returns:
       A `GradientEstimator` whose memory is the alpha in use, shape (); `value` is $L(\theta_k)$ and
-      `aux` is that of theta, the first evaluation. Metrics: `loss` $= L(\theta)$; `alpha`; with a
-      search, `losses` of the `alpha_grid`, NaN in steps without a search.
+      `aux` is that of theta, the first evaluation. Metrics: `loss` $= L(\theta)$; `alpha`; with
+      searches, `losses` of the `alpha_grid`, NaN in steps without a search.
 
     Raises:
-      ValueError: if a number is out of its range, or the grid is empty.
+      ValueError: if a number is out of range, or the grid is empty.
       TypeError: if `steps` or `search_every` is not an integer, or the grid is not a sequence.
 
-    Cost: steps + 1 gradient evaluations a step, and one loss evaluation for each alpha every
+    Cost: steps + 1 gradient evaluations per step, and one loss evaluation for each alpha every
     `search_every` steps; 1 gradient evaluation if `rho` is the number 0, which is ERM. Under
-    `vmap` every step pays for a search.
+    `vmap`, every step has the cost of a search.
 
     Example:
       >>> import jax.numpy as jnp
@@ -333,10 +331,10 @@ def xsam(
 
     Source: Chen and Zhou, "Revisiting Sharpness-Aware Minimization: A More Faithful and Effective
     Implementation", ICLR 2026, arXiv 2603.10048, and its code. Deviations from the code, all of
-    them repairs: the inner product is clipped to [-1, 1], beyond which rounding takes it and
-    arccos is NaN; directions that nearly agree are mixed linearly, not averaged; the largest loss
-    wins whatever its sign, where the code keeps alpha = 0 if all are negative; alpha is part of
-    the state, so a restored run goes on as it was.
+    them fixes: the inner product is clipped to [-1, 1], because rounding can exceed that range and
+    make arccos NaN; nearly parallel directions are interpolated linearly, not averaged; the largest
+    loss wins whatever its sign, where the code keeps alpha = 0 if all losses are negative; alpha is
+    part of the state, so that a restored run continues unchanged.
     """
     _checks.nonnegative("xsam", rho=rho, alpha=alpha)
     _checks.positive_int("xsam", steps=steps)
@@ -367,8 +365,8 @@ def xsam(
             here = loss(point)
             if i + 1 < steps:
                 path = _tree.add(path, _unit(here.grad, mask))
-        # (2): the steps are equally long, so that the sum of their directions has the direction
-        # of the whole, and does not lose it to the rounding of the parameters.
+        # (2): the steps have equal lengths, so the sum of their directions is parallel to
+        # theta_k - theta, without the rounding of the parameters.
         v0, v1 = _tree.unit(path), _unit(here.grad, mask)
 
         def search() -> tuple[Array, Array]:
@@ -399,12 +397,12 @@ def xsam(
 
 
 def _unit(grad: PyTree, mask: Mask | None) -> PyTree:
-    """The direction over the masked leaves, in float32 at least."""
+    """The unit direction over the masked leaves, in float32 or wider."""
     return _tree.unit(_tree.widened(_tree.select(grad, mask)))
 
 
 def _between(v0: PyTree, v1: PyTree, alpha: Scalar) -> PyTree:
-    """Spherical interpolation; linear where the directions are too close to span a circle."""
+    """Spherical interpolation; linear if the directions are nearly parallel."""
     cosine = jnp.clip(_tree.inner(v0, v1), -1.0, 1.0)
     linear = jnp.sin(jnp.arccos(jax.lax.stop_gradient(cosine))) < 1e-8
     psi = jnp.arccos(jnp.where(linear, 0.0, cosine))  # whose derivative is infinite at the ends

@@ -1,4 +1,4 @@
-"""Tilted SAM, naive tilted sampling, and TSAM in the paper's own numbers."""
+"""Tilted SAM, naive tilted sampling, and TSAM with the paper's parameters."""
 
 import functools
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ from tsam_jax.methods.ascent import at, displace, no_memory
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
-"""The paper's radius of 20, per coordinate of its ResNet-18 with 11 million parameters."""
+"""The paper's radius of 20, per coordinate of its ResNet-18 (11 million parameters)."""
 
 
 def tilts(
     t: ScalarOrSchedule, delta: ScalarOrSchedule | Literal["half"], step: Array
 ) -> tuple[Array, Array]:
-    """The tilt of the weights, (1 - delta) t, and the rest, delta t.
+    """Splits the tilt into that of the weights, (1 - delta) t, and the rest, delta t.
 
     Returns:
-      Two scalars, never negative. A fraction of 0 leaves a tilt of 0, also for t = infinity, where
-      the product would be NaN.
+      Two non-negative scalars. A fraction of 0 gives a tilt of 0 even for t = infinity, where the
+      product is NaN.
     """
     fraction, tilt = jnp.asarray(0.5 if delta == "half" else at(delta, step)), at(t, step)
     dtype = _tree.accumulator_dtype(fraction, tilt)
@@ -64,71 +64,72 @@ def tsam(
     sample_axis: str | None = None,
     split_batch: bool | BatchArgument = False,
 ) -> GradientEstimator:
-    r"""Tilted SAM: the gradient of a log-mean-exp of the losses around the parameters.
+    r"""Tilted SAM: gradient of the log-mean-exp of the losses around the parameters.
 
     Estimates the gradient of $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$
-    (Eq. 3), which runs from the mean loss of the neighbourhood (t = 0) to its maximum. For
-    j = 1..s (Algorithms 1 and 3):
+    (Eq. 3), which ranges from the mean loss of the neighbourhood (t = 0) to its maximum
+    (t = infinity). For j = 1..s (Algorithms 1 and 3):
 
     $\theta_j = \theta + \epsilon_j, \ \epsilon_j \sim$ noise; $\quad \hat\theta_j = \theta_j +
     \rho \frac{g(\theta_j)}{\lVert g(\theta_j) \rVert}; \quad w = \mathrm{softmax}((1 - \delta) t
     L(\hat\theta)); \quad \hat g = \sum_j w_j g(\hat\theta_j).$
 
-    With `split_batch` a step costs as much as one of `sam`: the batch is cut into s slices $B_1 ..
-    B_s$, in order, and sample j uses the loss of its slice, $L_{B_j}$ in place of L. That
-    estimates the gradient of $\frac1t \log E_{\epsilon, B} e^{t L_B(\theta + \epsilon)}$, whose
-    mean is also over slices B of the data: losses differ by slice as well as by perturbation, and
-    the tilt weighs both, so that hard slices count more, even without noise. At t = 0 it is the
-    mean over slices, each of which climbs its own loss: without noise `m_sam` of `sam`.
+    With `split_batch`, a step costs as much as one of `sam`: the batch is split in order into s
+    slices $B_1 .. B_s$, and sample j uses the loss of its slice, $L_{B_j}$, in place of L. This
+    estimates the gradient of $\frac1t \log E_{\epsilon, B} e^{t L_B(\theta + \epsilon)}$, where
+    the mean is also over slices B of the data. Losses differ by slice as well as by perturbation,
+    and the tilt weights both: hard slices count more, even without noise. At t = 0, it is the mean
+    over slices that each ascend their own loss; without noise, that is `m_sam` of `sam`.
 
     Args:
-      t: tilt in units of 1/loss, >= 0, also 0 and infinity; rescale it when you rescale the loss.
-        A number, a traced scalar, or a schedule on the step counter, whose negative values count
-        as 0; or `tilting.AutoTilt(fraction)`, which chooses it in every step.
+      t: tilt in units of 1/loss, >= 0, including 0 and infinity; rescale it when you rescale the
+        loss. A number, a traced scalar, or a schedule on the step counter (negative values count as
+        0); or `tilting.AutoTilt(fraction)`, which chooses the tilt in every step.
       rho: length of the ascent step, >= 0, l2 over the masked leaves together; a number, a
-        traced scalar, or a schedule. (The official code's `--rho`, not the paper's "rho = 20",
-        which is the size of the noise: see `from_paper`.)
-      s: number of samples, a positive integer, known before tracing.
+        traced scalar, or a schedule. It is `--rho` of the official code, not the paper's
+        "rho = 20", which is the size of the noise: see `from_paper`.
+      s: number of samples, a positive integer known before tracing.
       noise: law of the perturbations, `(key, params) -> perturbation`, or a design such as
-        `antithetic(law)`, under which samples depend on each other: see `tsam_jax.noise`. It gets
-        only the masked leaves (None elsewhere). Sample j of a step draws with
-        `jax.random.split(key of the step, s)[j]`. With strategy "unrolled" a law is called once
+        `antithetic(law)`, which makes samples depend on each other: see `tsam_jax.noise`. It
+        receives the masked leaves (None elsewhere). Sample j of a step draws with
+        `jax.random.split(key of the step, s)[j]`. With strategy "unrolled", a law is called once
         for each sample, in the order 0..s-1.
-      delta: fraction of the tilt that the sampling is taken to account for, between 0 and 1: the
-        weights use (1 - delta) t. A number, a traced scalar, or a schedule; "half", the paper's,
-        is 0.5. Must be 0 for an `AutoTilt`, which chooses the tilt of the weights.
-      mask: booleans over the leaves (a prefix of the tree is enough), or a function of the
-        parameters that returns them; only leaves marked True are perturbed. Default: all.
-      aux: whose auxiliary output is returned (BatchNorm statistics, say). "first": that of the
-        first finite sample, at its noise point; "mean": the mean over the finite samples, at
-        their noise points; "clean": that of theta, for one more loss evaluation.
-      strategy: how samples are evaluated; the results agree to rounding. "vectorized": one `vmap`;
+      delta: fraction of the tilt attributed to the sampling, between 0 and 1: the weights use
+        (1 - delta) t. A number, a traced scalar, or a schedule; "half", the paper's choice, is 0.5.
+        Must be 0 with an `AutoTilt`, which chooses the tilt of the weights.
+      mask: pytree of booleans over the parameters (a prefix is enough), or a function from
+        parameters to one. Only leaves marked True are perturbed. Default: all leaves.
+      aux: source of the returned auxiliary output (such as BatchNorm statistics). "first": the
+        first finite sample, before its ascent; "mean": the mean over the finite samples, before
+        their ascents; "clean": theta, at the cost of one more loss evaluation.
+      strategy: how samples are evaluated; results agree to rounding. "vectorized": one `vmap`;
         "unrolled": a Python loop while tracing; "streamed": a `lax.scan`, in the memory of one
-        sample (not with an `AutoTilt`); "auto": the fastest of them by our measurements. Without
-        `jit`, "streamed" is unrolled.
-      sample_axis: mesh axis over whose devices the samples are spread, s / devices on each, with
-        one sum of a gradient at the end; the step must run in a `jax.shard_map` over this axis
-        (`axis_names={sample_axis}` leaves the others to `jit`). Default: all samples here.
-      split_batch: which argument of the loss is the batch, if each sample is to use a slice of it:
-        a name, a position (1 is the first after the parameters), or a tuple of these; True is
-        "batch". s must divide the number of examples (inside `jax.shard_map`, the device's).
-        `aux` is then that of a slice, or the mean over slices; "clean" is that of the whole batch.
+        sample (not with an `AutoTilt`); "auto": the fastest in our measurements. Without `jit`,
+        "streamed" is unrolled.
+      sample_axis: mesh axis over which samples are spread, s / devices on each device, with one sum
+        of a gradient at the end. The step must run in a `jax.shard_map` over this axis
+        (`axis_names={sample_axis}` leaves the other axes to `jit`). Default: every device evaluates
+        all samples.
+      split_batch: argument of the loss that holds the batch, to give each sample a slice of it: a
+        name, a position (1 is the first after the parameters), or a tuple of these; True means
+        "batch". s must divide the number of examples (inside `jax.shard_map`, those of the device).
+        `aux` is then that of a slice, or the mean over slices; "clean" uses the whole batch.
 
     Returns:
       A `GradientEstimator` without memory. `value` is the tilted loss of the samples at tilt
-      (1 - delta) t, whose gradient at fixed perturbations is the returned one. Metrics: `losses`
-      and `weights`, shape (s,), where a non-finite sample has loss NaN and weight 0; `tilt` of the
+      (1 - delta) t; its gradient at fixed perturbations is the estimate. Metrics: `losses` and
+      `weights`, shape (s,), with loss NaN and weight 0 for a non-finite sample; `tilt` of the
       weights; `effective_sample_size`, between 1 and s.
 
     Raises:
-      ValueError: if a number is out of its range, or a name is none of the choices; in a step, if
-        the batch is to be split and s does not divide it.
-      TypeError: if `s` is not an integer; in a step, if the loss has no such argument to split.
+      ValueError: if a number is out of range, or a name is not one of the choices; in a step, if
+        s does not divide a batch to be split.
+      TypeError: if `s` is not an integer; in a step, if the loss has no argument `split_batch`.
 
-    Cost: 2s gradient evaluations a step; s if `rho` is the number 0. If the noise is `none`, all
-    samples are the same, and it costs as much as s = 1. With neither noise nor ascent it is `erm`.
-    With `split_batch`: 2, or 1 if `rho` is the number 0, with any noise, since an evaluation of a
-    slice counts as its fraction of the batch.
+    Cost: 2s gradient evaluations per step; s if `rho` is the number 0. With noise `none` all
+    samples are the same, and the cost is that of s = 1. With neither noise nor ascent it is `erm`.
+    With `split_batch`: 2, or 1 if `rho` is the number 0, with any noise, because an evaluation of
+    a slice counts as its fraction of the batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -141,11 +142,11 @@ def tsam(
       ((3,), True)
 
     Source: Li, Zhou and Bilmes, "Tilted Sharpness-Aware Minimization", ICML 2025, Algorithms 1
-    and 3; `split_batch` is not in the paper. Deviations from the official code: none of the
-    mathematics at delta = 0 (it has no delta); losses and weights keep the precision of a float64
-    model, where the official code rounds them to float32; leaves without gradient are not left
-    perturbed. Deviation from the paper: delta = 0 by default, as in the official code; "half" is
-    the paper's, which writes delta as a part of t where this is a fraction of it.
+    and 3; `split_batch` is not in the paper. With delta = 0 the mathematics is that of the official
+    code, which has no delta. Deviations from that code: losses and weights of a float64 model keep
+    its precision instead of being rounded to float32; leaves without gradient do not stay
+    perturbed. Deviations from the paper: delta is a fraction of t, where the paper subtracts it
+    from t; its default is 0, as in the official code, where the paper's is "half".
     """
     _checks.nonnegative("tsam", rho=rho)
     _check("tsam", t, s, noise, delta, aux, strategy, sample_axis)
@@ -154,7 +155,7 @@ def tsam(
     if split_batch is not False:
         batch = "batch" if split_batch is True else split_batch
         _checks.batch("tsam(split_batch=...)", batch)
-    distinct = 1 if still and batch is None else s  # without noise all samples are the same
+    distinct = 1 if still and batch is None else s  # without noise, all samples are equal
     climbs = not _checks.is_static_zero(rho)
     is_erm = distinct == 1 and still and not climbs
 
@@ -177,7 +178,7 @@ def tsam(
             direction, finite = _tree.unit_and_finite(climbed)
             return displace(point, direction, at(rho, step)), finite & _tree.all_finite(others)
 
-        if is_erm:  # with nothing in between that would change how XLA rounds the base optimizer
+        if is_erm:  # directly: other operations would change how XLA rounds the base optimizer
             here = loss(params)
             metrics = spread(_fold.weigh_one(here, tilt_at(step)), s)
             return here._replace(metrics=metrics), memory
@@ -195,7 +196,7 @@ def tsam(
         kept = loss.value(params)[1] if aux == "clean" else sampled.aux
         return sampled._replace(aux=kept), memory
 
-    evaluations = 1 if batch is not None else distinct  # of the whole batch, at each point
+    evaluations = 1 if batch is not None else distinct  # of the whole batch, per point
     cost = Cost(evaluations * (1 + climbs), values=float(aux == "clean" and not is_erm))
     return GradientEstimator(no_memory(**shapes_of(s)), estimate, cost)
 
@@ -203,7 +204,7 @@ def tsam(
 def _check(
     owner: str, t: Any, s: Any, noise: Any, delta: Any, aux: Any, strategy: Any, sample_axis: Any
 ) -> None:
-    """Raises on arguments out of range, and on options that cannot go with an `AutoTilt`."""
+    """Raises on arguments out of range, and on options incompatible with `AutoTilt`."""
     _checks.positive_int(owner, s=s)
     if delta != "half":
         _checks.fraction(owner, delta=delta)
@@ -218,18 +219,18 @@ def _check(
         _checks.nonnegative(owner, finite=False, t=t)
         return
     if not _checks.is_static_zero(delta):
-        msg = f"`{owner}(delta=...)` must be 0 for an `AutoTilt`, got {delta!r}."
+        msg = f"`{owner}(delta=...)` must be 0 with an `AutoTilt`, got {delta!r}."
         raise ValueError(msg)
     if strategy == "streamed":
         msg = (
-            f"`{owner}(strategy=...)` cannot be 'streamed' for an `AutoTilt`: gradients are merged"
-            " before all losses are known. It must be 'auto', 'vectorized' or 'unrolled'."
+            f"`{owner}(strategy=...)` cannot be 'streamed' with an `AutoTilt`, since it merges"
+            " gradients before all losses are known. Use 'auto', 'vectorized' or 'unrolled'."
         )
         raise ValueError(msg)
 
 
 def spread(metrics: Mapping[str, Any], s: int) -> dict[str, Array]:
-    """The metrics of s samples of which one was evaluated, since all are the same."""
+    """Metrics of s equal samples, from those of one."""
     return {
         "losses": jnp.broadcast_to(metrics["losses"], (s,)),
         "weights": jnp.broadcast_to(metrics["weights"] / s, (s,)),
@@ -249,7 +250,7 @@ def tilted_sampling(
     sample_axis: str | None = None,
     split_batch: bool | BatchArgument = False,
 ) -> GradientEstimator:
-    r"""Naive tilted sampling: `tsam` without the ascent, rho = 0.
+    r"""Naive tilted sampling: `tsam` without the ascent (rho = 0).
 
     Estimates the gradient of $L_t(\theta) = \frac1t \log E_\epsilon e^{t L(\theta + \epsilon)}$ by
     $\epsilon_j \sim$ noise, $w = \mathrm{softmax}(t L(\theta + \epsilon))$,
@@ -257,13 +258,13 @@ def tilted_sampling(
 
     Args:
       t: tilt, as for `tsam`.
-      s: number of samples, a positive integer, known before tracing.
+      s: number of samples, a positive integer known before tracing.
       noise: law of the perturbations, as for `tsam`.
-      mask: which leaves are perturbed, as for `tsam`.
-      aux: whose auxiliary output is returned, as for `tsam`.
+      mask: leaves to perturb, as for `tsam`.
+      aux: source of the auxiliary output, as for `tsam`.
       strategy: how samples are evaluated, as for `tsam`.
       sample_axis: mesh axis over which samples are spread, as for `tsam`.
-      split_batch: which argument of the loss is cut into slices, as for `tsam`.
+      split_batch: argument of the loss to split into slices, as for `tsam`.
 
     Returns:
       A `GradientEstimator` with the metrics of `tsam`; `value` is the tilted loss of the samples.
@@ -272,7 +273,7 @@ def tilted_sampling(
       ValueError: as for `tsam`.
       TypeError: as for `tsam`.
 
-    Cost: s gradient evaluations a step; 1 if the noise is `none`, and with `split_batch`.
+    Cost: s gradient evaluations per step; 1 with noise `none` or with `split_batch`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -284,8 +285,7 @@ def tilted_sampling(
       >>> [round(g, 4) for g in grad.tolist()]
       [1.0, 1.0, 1.0]
 
-    Source: Li et al. 2025, Eq. 70; the t that is missing from its printed denominator is
-    restored.
+    Source: Li et al. 2025, Eq. 70, with the t that its printed denominator lacks.
     """
     _check("tilted_sampling", t, s, noise, 0.0, aux, strategy, sample_axis)
     options: dict[str, Any] = {"noise": noise, "mask": mask, "aux": aux, "strategy": strategy}
@@ -301,37 +301,38 @@ def from_paper(
     delta: ScalarOrSchedule | Literal["half"] = "half",
     **options: Any,
 ) -> GradientEstimator:
-    r"""`tsam` in the paper's own terms, where one rho bounds noise and ascent together.
+    r"""`tsam` with the paper's parameters, where one rho bounds noise and ascent together.
 
-    The share alpha of the ball goes to the noise and the rest to the ascent: a sphere of radius
+    A fraction alpha of rho is the noise and the rest is the ascent: a sphere of radius
     $\alpha \rho$ and an ascent step of $(1 - \alpha) \rho$, so that $\lVert \epsilon \rVert \le
-    \rho$. The paper's rho = 20 and alpha = 0.995 give 19.9 and 0.1, which are the values in the
-    official run scripts.
+    \rho$. The paper's rho = 20 and alpha = 0.995 give 19.9 and 0.1, the values in the official run
+    scripts.
 
     Args:
       t: tilt, as for `tsam`.
       s: number of samples, as for `tsam`.
-      rho: radius of the neighbourhood, >= 0; a number, a traced scalar, or a schedule. It depends
-        on the number of parameters: 20 is for networks with millions.
-      alpha: share of the noise, between 0 and 1; a number, a traced scalar, or a schedule.
-      delta: as for `tsam`; the paper's is "half".
+      rho: radius of the neighbourhood, >= 0; a number, a traced scalar, or a schedule. It scales
+        with the number of parameters: 20 suits networks with millions of them.
+      alpha: fraction of rho used for noise, between 0 and 1; a number, a traced scalar, or a
+        schedule.
+      delta: as for `tsam`; the paper uses "half".
       **options: `mask`, `aux`, `strategy`, `sample_axis`, `split_batch`, as for `tsam`.
 
     Returns:
       A `GradientEstimator`: that of `tsam`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
-    Cost: 2s gradient evaluations a step; 2 with `split_batch`.
+    Cost: 2s gradient evaluations per step; 2 with `split_batch`.
 
     Example:
       >>> from_paper(t=20.0, s=5).cost.gradients
       10
 
     Source: Li et al. 2025, Appendix C.1 ("rho to be 20", "alpha to be 0.995", and delta = t/2,
-    which is the fraction 0.5). The printed Algorithm 3 has no alpha; this reading is the one that
-    matches the official scripts.
+    which is the fraction 0.5). The printed Algorithm 3 has no alpha; this reading matches the
+    official scripts.
     """
     _checks.nonnegative("from_paper", rho=rho)
     _checks.fraction("from_paper", alpha=alpha)
