@@ -29,7 +29,7 @@ test-slow: setup-dev ## the tests that take minutes
 
 test-oldest: setup-dev ## the same tests, with the oldest packages that pyproject.toml allows
 	$(RUN) pip install --quiet uv
-	$(RUN) uv venv --quiet --clear "$(VENV)-oldest"
+	$(RUN) uv venv --quiet --clear --python "$(VENV)/bin/python" "$(VENV)-oldest"
 	$(RUN) uv pip install --quiet --python "$(VENV)-oldest" --resolution lowest-direct --editable ".[test]"
 	"$(VENV)-oldest/bin/python" -m pytest -n auto --maxprocesses 2 -m "not slow"
 

@@ -1,9 +1,9 @@
 """Make a virtual environment fit to run this checkout: `environment.py VENV EXTRA`.
 
-Does nothing if the environment was installed for this very checkout and pyproject.toml and
-still runs. Otherwise installs the project, editable, with the extra; an environment that
-cannot be used (half made, its interpreter gone, made elsewhere or by another version of
-Python) is made anew. Standard library only: it runs before anything is installed.
+Does nothing if the environment was installed for this checkout, pyproject.toml and version, and
+still runs. Otherwise installs the project, editable, with the extra. An environment that cannot be
+used (incomplete, without its interpreter, made elsewhere or by another version of Python) is
+replaced. Standard library only: it runs before anything is installed.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ IS_INSTALLED = "from importlib.metadata import version; version('tsam_jax'), ver
 
 def main(venv: Path, extra: str) -> None:
     check_interpreter()
-    metadata = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    sources = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "tsam_jax/__init__.py")]
+    metadata = hashlib.sha256(b"".join(sources)).hexdigest()  # of the second: the version
     wanted = f"{ROOT}\n{sys.version_info[:2]} {metadata}\n"
     stamps = {name: venv / f".installed-{name}" for name in COVERS}
     if read(stamps[extra]) == wanted and runs(venv, IS_INSTALLED):

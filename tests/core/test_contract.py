@@ -118,7 +118,7 @@ def test_unknown_extra_arguments_reach_the_base(name):
 def test_missing_params_or_value_fn_is_a_clear_error(name):
     optimizer, params = make_optimizer(make(name)), parameters()
     state = optimizer.init(params)
-    with pytest.raises(ValueError, match=r"`update\(params=...\)` is needed.*got None"):
+    with pytest.raises(ValueError, match=r"`update\(params=...\)` must be the parameters, got"):
         optimizer.update(None, state, value_fn=lambda p: loss(p, batch()))
     with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got None"):
         optimizer.update(None, state, params)

@@ -327,7 +327,7 @@ def methods_row(name):
 
 def test_methods_lists_every_wrapper():
     text, cost = methods_row("m_sam")
-    assert text.startswith("1/n sum_i ghat(B_i), the batch cut into")
+    assert text.startswith("1/n sum_i ghat(B_i), micro-batches")
     assert "estimator, m, batch='batch' Foret et al." in text
     assert cost == "as the estimator inside"
     assert "estimator, axis_name Foret et al. 2021" in methods_row("per_device")[0]

@@ -338,7 +338,7 @@ def test_variables_that_the_loss_leaves_behind_are_a_clear_error():
         return loss_fn(model, batch)
 
     model, _, estimator = new(SAM)
-    with pytest.raises(ValueError, match=r"had: `model/norm/largest` was added.* Return it"):
+    with pytest.raises(ValueError, match=r"got `model/norm/largest` added.* Return it"):
         estimator.value_and_grad(leaves_behind)(model, batch())
 
 

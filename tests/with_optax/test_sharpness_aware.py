@@ -180,7 +180,7 @@ def test_a_complex_parameter():
 def test_the_arguments_are_checked_as_in_the_chain():
     optimizer, params = sharpness_aware(optax.sgd(0.1), SAMPLED), parameters()
     state = optimizer.init(params)
-    with pytest.raises(ValueError, match=r"`update\(params=...\)` is needed.*got None"):
+    with pytest.raises(ValueError, match=r"`update\(params=...\)` must be the parameters, got"):
         optimizer.update(None, state, value_fn=lambda p: loss(p, BATCH))
     with pytest.raises(TypeError, match=r"`update\(value_fn=...\)` must be a function.*got None"):
         optimizer.update(None, state, params)
