@@ -124,7 +124,7 @@ def test_bfloat16_parameters_give_float32_eigenvalues():
     [
         ({"num_matvecs": 5}, r"num_matvecs=...\)` must lie between 1 and .*, 4, got 5"),
         ({"num_matvecs": 0}, r"num_matvecs=...\)`.*got 0"),
-        ({"num_matvecs": 2, "k": 3}, r"k=...\)`.*num_matvecs=2: got 3"),
+        ({"num_matvecs": 2, "k": 3}, r"k=...\)`.*num_matvecs=2, got 3"),
         ({"k": 0}, r"k=...\)`.*got 0"),
     ],
 )

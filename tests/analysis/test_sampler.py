@@ -201,7 +201,7 @@ def test_metrics_without_samples_are_an_error():
     with pytest.raises(TypeError, match=r"`sample_diagnostics\(metrics\)`.*those of \['loss'\]"):
         sample_diagnostics(state.last.metrics)
     with pytest.raises(
-        TypeError, match=r"`sample_diagnostics\(metrics\)`.*last.metrics.*Estimator"
+        TypeError, match=r"(?s)`sample_diagnostics\(metrics\)`.*Estimator.*last.metrics"
     ):
         sample_diagnostics(state)
 

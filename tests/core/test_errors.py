@@ -155,16 +155,16 @@ TYPE_CASES = {
     ),
     "rho-list": (
         lambda: methods.sam([0.1, 0.2]),
-        rf"`sam\(rho=...\)` {SCALAR}, got \[0.1, 0.2\]\. For several values",
+        rf"`sam\(rho=...\)` {SCALAR}, got \[0.1, 0.2\]\. To try several values",
     ),
     "rho-tuple": (lambda: methods.vasso((0.1,)), rf"`vasso\(rho=...\)` {SCALAR}, got \(0.1,\)"),
     "rho-dict": (
         lambda: methods.sam({"w": 0.1}),
-        rf"`sam\(rho=...\)` {SCALAR}, got .*0.1.\. For several values",
+        rf"`sam\(rho=...\)` {SCALAR}, got .*0.1.\. To try several values",
     ),
     "rho-array": (
         lambda: methods.tsam(1.0, jnp.array([0.1, 0.2]), 3),
-        rf"`tsam\(rho=...\)` {SCALAR}, got an array of shape \(2,\)\. For several values .*vmap",
+        rf"`tsam\(rho=...\)` {SCALAR}, got an array of shape \(2,\)\. To try several values.*vmap",
     ),
     "rho-numpy": (
         lambda: methods.sam(np.array([0.1])),

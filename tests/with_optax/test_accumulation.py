@@ -44,7 +44,7 @@ def test_multi_steps_around_takes_the_last_micro_batch_alone():
     np.testing.assert_allclose(second, -of_parts[1], rtol=1e-5)
     assert np.abs(np.mean(of_parts, axis=0) - of_parts[1]).max() > 0.5
     assert np.abs(sam_gradient(START, BATCH, RHO) - of_parts[1]).max() > 0.5
-    with pytest.raises(ValueError, match="pytree structure error|Expected"):
+    with pytest.raises(ValueError, match=r"pytree structure error|Expected"):
         around.update(None, state, params, value_fn=loss, batch=BATCH)
 
 
