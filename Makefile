@@ -41,12 +41,12 @@ check: setup-dev ## formatting, lint and types
 	$(RUN) ruff check .
 	$(RUN) mypy
 
-bench: setup-train ## what a step costs, in about 15 minutes (benchmarks/README.md)
+bench: setup-train ## what a step costs, in about 25 minutes (benchmarks/README.md)
 	$(RUN) benchmarks
 	$(RUN) benchmarks render
 
-bench-quick: setup-train ## a small version of it, in less than 5 minutes
-	$(RUN) benchmarks --quick
+bench-quick: setup-train ## a rehearsal of it with a small model, into runs/benchmarks
+	$(RUN) benchmarks --small
 
 docs: setup-dev ## the documentation, into build/docs/index.html
 	$(RUN) sphinx -W --keep-going -q -b html -d build/doctrees notebooks build/docs
