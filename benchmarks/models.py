@@ -47,9 +47,9 @@ class Problem(NamedTuple):
     targets: jax.Array
 
 
-def build(told: dict[str, Any], dtype: str = "float32") -> Problem:
-    """Returns a model and its batch: float32 parameters, computing in `dtype`, without dropout."""
-    name, batch = told["model"], told["batch"]
+def build(told: dict[str, Any]) -> Problem:
+    """Returns a model and a batch: float32 parameters, computing in the dtype, without dropout."""
+    name, batch, dtype = told["model"], told["batch"], told.get("dtype", "float32")
     if name not in ZOO and name not in PLAIN:
         msg = f"`--models` must be of {', '.join([*PLAIN, *ZOO])}, got {name!r}."
         raise ValueError(msg)
@@ -97,8 +97,7 @@ def _zoo(name: str, batch: int, dtype: str) -> tuple[Callable, Any, jax.Array]:
     definition, *state = nnx.split(model, nnx.Param, ...)
     params, rest = map(nnx.to_pure_dict, state)
 
-    def started(x: jax.Array) -> jax.Array:
-        """Random numbers for a head of zeros, below which gradients would be zero."""
+    def started(x: jax.Array) -> jax.Array:  # a head of zeros has no gradients below it
         zero = x.ndim > 1 and not x.any()
         return jax.random.normal(key, x.shape) / math.sqrt(x.shape[0]) if zero else x
 
@@ -145,22 +144,20 @@ def donating(step: Callable[..., Any], arguments: tuple) -> Program:
     return lowered, (*copies, *arguments[2:])
 
 
-def _from_jax_random(key: jax.Array, params: Any) -> Any:
-    """The sphere, by `jax.random.normal`."""
-    z = optax.tree.random_like(key, params, jax.random.normal)
-    return optax.tree.scale(RMS * optax.tree.size(params) ** 0.5 / optax.tree.norm(z), z)
-
-
 def make(method: str, s: int = 3, **options: Any) -> GradientEstimator:
     """Returns a method of `tsam_jax.methods`, at ordinary values of its required arguments.
 
     "tsam-KIND" is TSAM with a strategy, or with noise of jax.random.
     """
+
+    def by_jax(key: jax.Array, params: Any) -> Any:
+        z = optax.tree.random_like(key, params, jax.random.normal)
+        return optax.tree.scale(RMS * optax.tree.size(params) ** 0.5 / optax.tree.norm(z), z)
+
     name, _, kind = method.partition("-")
     parameters = inspect.signature(methods.METHODS[name]).parameters
     options |= {k: v for k, v in REQUIRED.items() if k in parameters}
     if name == "tsam":
-        by_jax, law = kind == "jax.random", noise.sphere(rms=RMS)
-        options |= {"s": s, "noise": _from_jax_random if by_jax else law}
-        options["strategy"] = "auto" if by_jax or not kind else kind
+        options |= {"s": s, "noise": by_jax if kind == "jax.random" else noise.sphere(rms=RMS)}
+        options["strategy"] = kind if kind and kind != "jax.random" else "auto"
     return methods.METHODS[name](**options)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,14 @@ class Records:
         self.rows: list[Row] = found["rows"] if same else []
 
     def done(self, labels: Row, here: Row) -> bool:
-        """Whether there is a row with these labels that need not be measured again.
-
-        What failed is tried again at another commit, everything with another version of JAX.
-        """
-        row = next((x for x in self.rows if x["labels"] == labels), None)
-        if row is None or row["versions"]["jax"] != here["versions"]["jax"]:
-            return False
-        same = row["commit"] == here["commit"]
-        return row["outcome"] == "measured" or (same and row["outcome"].startswith("failed"))
+        """Whether there is a row with these labels; one that failed counts at its commit."""
+        return any(
+            row["labels"] == labels
+            and row["versions"]["jax"] == here["versions"]["jax"]
+            and (row["outcome"] == "measured" or row["commit"] == here["commit"])
+            and row["outcome"] != "unfinished"
+            for row in self.rows
+        )
 
     def add(self, row: Row) -> None:
         """Writes a row in the place of one with the same labels."""
@@ -56,8 +56,8 @@ def machine() -> Row:
     """Describes this machine; JAX starts, so that on a GPU a process of its own calls it."""
     import jax
 
-    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = re.search(r"^model name\s*: (.*)$", cpus, re.MULTILINE)
+    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", lines, re.MULTILINE)
     return {
         "backend": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
@@ -68,22 +68,21 @@ def machine() -> Row:
 
 
 def provenance() -> Row:
-    """Date, versions and commit, and whether the code is that commit's."""
+    """Date, command, versions and commit, and whether the code is that commit's."""
+
+    def git(words: str) -> str:
+        command = ["git", *words.split()]
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+        return done.stdout.strip()
+
     versions = {d.name: d.version for d in metadata.distributions() if d.name in PACKAGES}
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "versions": {name: versions[name] for name in PACKAGES if name in versions},
-        "commit": _git("rev-parse", "HEAD"),
-        "clean_tree": not _git("status", "--porcelain", "--", "benchmarks/*.py", "tsam_jax"),
+        "commit": git("rev-parse HEAD") or "unknown",
+        "clean_tree": not git("status --porcelain -- benchmarks/*.py tsam_jax"),
     }
-
-
-def _git(*arguments: str) -> str:
-    """Returns what git prints; "" outside of a repository."""
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def cpu_seconds() -> tuple[float, float]:
@@ -95,48 +94,41 @@ def cpu_seconds() -> tuple[float, float]:
     return sum(times), sum(times) - times[3] - times[4] - sum(os.times()[:4])
 
 
-class Worker:
+class Worker(subprocess.Popen):
     """A process `python -m benchmarks.MODULE JSON`, which answers in lines of JSON."""
 
     def __init__(self, module: str, told: Row, **env: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until the worker ends
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.{module}", json.dumps(told)],
-            cwd=ROOT,
-            env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **env},
-            bufsize=0,  # what is read is what `select` knows of
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(told)]
+        env = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **env}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        # unbuffered: what is read is what `select` knows of
+        super().__init__(command, cwd=ROOT, env=env, bufsize=0, **pipes)
 
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        super().__exit__(*error)
         self._errors.close()
 
     def hear(self, timeout: float) -> Row:
         """Waits for the next answer."""
-        if not select.select([self._process.stdout], [], [], timeout)[0]:
+        if not select.select([self.stdout], [], [], timeout)[0]:
             msg = "failed: took too long"
             raise RuntimeError(msg)
-        if line := self._process.stdout.readline():
-            return json.loads(line)
-        code = self._process.wait()
+        if line := self.stdout.readline():
+            return json.loads(line, parse_float=lambda x: float(f"{float(x):.4e}"))
+        code = self.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         msg = f"failed: ended with {code}: {(lines or ['no message'])[-1][:300]}"
         raise RuntimeError(msg)
 
     def ask(self, what: Row, timeout: float) -> Row:
-        self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        self.stdin.write(json.dumps(what).encode() + b"\n")
         return self.hear(timeout)
 
 
-def ask(module: str, told: Row, *, timeout: float, **env: str) -> Row:
+def ask(module: str, told: Row, timeout: float, **env: str) -> Row:
     """Runs a worker until it says that it has measured; else its last answer, and why it ended."""
     end, found = time.monotonic() + timeout, {}
     with Worker(module, told, **env) as worker:
@@ -146,6 +138,17 @@ def ask(module: str, told: Row, *, timeout: float, **env: str) -> Row:
             except RuntimeError as error:
                 return {**found, "outcome": str(error)}
     return found
+
+
+def timed(run: Callable[[], Any], wait: Callable[[Any], Any], calls: int) -> float:
+    """Returns the seconds of a call, of several after one that finds others' data in the caches."""
+    if calls > 1:
+        wait(run())
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = run()
+    wait(result)
+    return (time.perf_counter() - start) / calls
 
 
 def answer(what: Row) -> None:

@@ -1,27 +1,23 @@
-"""Markdown tables of the records: `python -m benchmarks render`.
-
-A page takes a table between `<!-- benchmarks:TABLE-MACHINE -->` and `<!-- end -->`, MACHINE being
-cpu, or gpu for all others: the numbers that it quotes are those of the committed JSON.
-"""
+"""Markdown tables of the records, which pages take between comments; see README.md."""
 
 import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.record import RESULTS, ROOT, Row
 
-BLOCK = re.compile(r"<!-- benchmarks:([a-z]+)-(cpu|gpu) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"(<!-- benchmarks:([a-z]+)-(cpu|gpu) -->)\n.*?<!-- end -->", re.DOTALL)
 Lines = Iterator[dict[str, str]]  # a cell for each column
 
 
-def number(x: float | None, digits: int = 3) -> str:
+def number(x: float | None, scale: float = 1.0, digits: int = 3) -> str:
     """`digits` significant ones, without an exponent."""
     if x is None:
         return "-"
-    rounded = float(f"{x:.{digits - 1}e}")
+    rounded = float(f"{scale * x:.{digits - 1}e}")
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
@@ -40,12 +36,7 @@ def spread(quartiles: Sequence[float] | None, most: float | None = None) -> str:
     return f"{middle if met else f'**{middle}**'} of {most:.1f} ({low} to {high})"
 
 
-def megabytes(x: float | None) -> str:
-    return number(x and x / 1e6)
-
-
-def milliseconds(x: float | None) -> str:
-    return number(x and 1e3 * x)
+MS, MB, GFLOP = 1e3, 1e-6, 1e-9
 
 
 def step(row: Row) -> Lines:
@@ -55,32 +46,31 @@ def step(row: Row) -> Lines:
         yield {
             "step": x["method"] + (' ("auto")' if x["method"] == row["auto"] else ""),
             "s": str(row["labels"]["s"]) if x["method"].startswith("tsam") else "",
-            "ms": milliseconds(x["median"]) if x["seconds"] else x["outcome"],
+            "ms": number(x["median"], MS) if x["seconds"] else x["outcome"],
             "over its gradients": spread(x["over_gradients"]),
-            "compile, s": number(compiled, 2),
+            "compile, s": number(compiled, digits=2),
             "over SAM's": ratio(compiled / sam if compiled and sam else None),
-            "planned MB": megabytes(x["total_bytes"]),
+            "planned MB": number(x["total_bytes"], MB),
         }
 
 
 def headline(row: Row) -> Lines:
     """SAM, and TSAM by "auto", in plain gradients: 2 and 2s are what their gradients cost."""
-    of = {
-        x["method"]: x["gradients"] * (x["over_gradients"] or [0] * 2)[1] for x in row["programs"]
-    }
-    yield {
-        "a gradient": f"{milliseconds(row['programs'][0]['median'])} ms",
-        "SAM": f"{number(of.get('sam'), 2)} gradients",
-        f"TSAM, s = {row['labels']['s']}": f"{number(of.get(row['auto']), 2)} gradients",
-    }
+    line = {"a gradient": f"{number(row['programs'][0]['median'], MS)} ms"}
+    names = {"sam": "SAM", row["auto"]: f"TSAM, s = {row['labels']['s']}"}
+    for x in row["programs"]:
+        if x["method"] in names and x["over_gradients"]:
+            cost = x["gradients"] * x["over_gradients"][1]
+            line[names[x["method"]]] = f"{number(cost, digits=2)} gradients"
+    yield line
 
 
 def torch(row: Row) -> Lines:
     model, medians = row["labels"]["model"], row["medians"]
     dense = any(x in model for x in ("mlp", "vit", "bert"))
     yield {
-        "ours, ms": milliseconds(medians["step of ours"]),
-        "PyTorch, ms": milliseconds(medians["step of torch"]),
+        "ours, ms": number(medians["step of ours"], MS),
+        "PyTorch, ms": number(medians["step of torch"], MS),
         "step / PyTorch's": spread(row["step_over_torch"], 1.0 if dense else 1.2),
         "gradient / PyTorch's": spread(row["gradient_over_torch"], 1.3),
         "step / 2s gradients": spread(row["step_over_gradients"], 1.4 if "mlp" in model else 1.0),
@@ -94,9 +84,9 @@ def memory(row: Row) -> Lines:
     yield {
         "step": row["labels"]["method"],
         "s": str(row["labels"]["s"]),
-        "planned MB": megabytes(row["planned_bytes"]),
+        "planned MB": number(row["planned_bytes"], MB),
         "in copies of the parameters": ratio(row["planned_bytes"] / row["parameter_bytes"]),
-        "allocator's peak, MB": megabytes(row["peak_bytes"]),
+        "allocator's peak, MB": number(row["peak_bytes"], MB),
     }
 
 
@@ -104,9 +94,9 @@ def sam(row: Row) -> Lines:
     for x in row["programs"]:
         yield {
             "by": x["by"],
-            "ms": milliseconds(x["median"]),
+            "ms": number(x["median"], MS),
             "over optax.contrib.sam": spread(x["over_optax"]),
-            "updates differ by": f"{row['largest_difference']:.0e}",
+            "updates differ by": f"{row['difference']:.0e}",
         }
 
 
@@ -115,38 +105,27 @@ def devices(row: Row) -> Lines:
         yield {
             "over the devices": x["axis"],
             "devices": str(row["labels"]["devices"]),
-            "GFLOP of each": number(x["flops"] / 1e9),
+            "GFLOP of each": number(x["flops"], GFLOP),
             "collectives": str(x["collectives"]),
-            "MB in them": megabytes(x["collective_bytes"]),
-            "planned MB of each": megabytes(x["total_bytes"]),
+            "planned MB of each": number(x["total_bytes"], MB),
         }
 
 
 def train(row: Row) -> Lines:
     for x in row["rows"]:
-        tests = {k: v for k, v in x["final"].items() if k.startswith("test") and "loss" not in k}
-        yield {
-            "setting": f"`{x['setting']}`",
-            "seed": str(x["seed"]),
-            "epochs": str(x["epochs"]),
-            "at the end": ", ".join(f"{k} {v:.4f}" for k, v in tests.items()),
-            "seconds": number(x["seconds"]),
-        }
+        tests = (f"{k} {v:.4f}" for k, v in x["final"].items() if k.startswith("test"))
+        line = {"setting": f"`{x['setting']}`", "seed": str(x["seed"]), "epochs": str(x["epochs"])}
+        yield line | {"at the end": ", ".join(tests), "seconds": number(x["seconds"])}
 
 
-TABLES: dict[str, Callable[[Row], Lines]] = {
-    f.__name__: f for f in (step, headline, torch, memory, sam, devices, train)
-}
+PARTS = (step, headline, torch, memory, sam, devices, train)
+TABLES: dict[str, Callable[[Row], Lines]] = {f.__name__: f for f in PARTS}
 
 
 def markdown(make: Callable[[Row], Lines], rows: list[Row]) -> str:
     """A line for each program of each row, or why a row has none."""
     lines: list[tuple[str, dict[str, str]]] = []
-    done = [
-        row
-        for row in rows
-        if row["outcome"] == "measured" or row.get("programs") or row.get("rows")
-    ]
+    done = [x for x in rows if x["outcome"] == "measured" or "programs" in x or x.get("rows")]
     for row in rows:
         labels = [str(x) for x in row["labels"].values() if not isinstance(x, list)][:3]
         name = ", ".join([f"`{labels[0]}`", *labels[1:]])
@@ -161,32 +140,25 @@ def table(kind: str, machine: str, results: Path = RESULTS, folder: Path = ROOT)
     """Returns one table for each record, and under it where its numbers come from."""
     part = "step" if kind == "headline" else kind
     paths = sorted(results.glob(f"{part}-*.json"))
-    found = [
-        (x, json.loads(x.read_text()))
-        for x in paths
-        if (x.stem.endswith("-cpu")) == (machine == "cpu")
-    ]
+    paths = [path for path in paths if path.stem.endswith("-cpu") == (machine == "cpu")]
+    found = [(path, json.loads(path.read_text())) for path in paths]
     if not found:
         return f"*Not measured: `python -m benchmarks {part if machine == 'cpu' else 'gpu'}`.*"
-    return "\n\n".join(
-        f"{markdown(TABLES[kind], x['rows'])}\n\n*{source(x, path, folder)}*" for path, x in found
-    )
+    texts = ((markdown(TABLES[kind], x["rows"]), source(x, path, folder)) for path, x in found)
+    return "\n\n".join(f"{lines}\n\n*{where}*" for lines, where in texts)
 
 
 def source(found: Row, path: Path, folder: Path = ROOT) -> str:
     """Where numbers come from, and a warning if they are not to be relied on."""
     where, rows = found["machine"], found["rows"]
-
-    def all_of(values: Iterable[str]) -> str:
-        return " and ".join(sorted(set(values)))
-
+    all_of = lambda values: " and ".join(sorted(set(values)))  # noqa: E731
     kind = where["processor"] if where["backend"] == "cpu" else where["device_kind"]
-    parts = [f"[{path.name}]({os.path.relpath(path, folder)})", f"{kind}, {where['cores']} cores"]
-    parts.append(all_of(x["date"] for x in rows))
     packages = ("jax", "torch") if found["part"] == "torch" else ("jax",)
+    parts = [f"[{path.name}]({os.path.relpath(path, folder)})", f"{kind}, {where['cores']} cores"]
+    parts += [all_of(x["date"] for x in rows)]
     parts += [f"{p} {all_of(x['versions'].get(p, 'none') for x in rows)}" for p in packages]
     commits = (x["commit"][:9] + " with changes" * (not x["clean_tree"]) for x in rows)
-    busy = max(x["busy_elsewhere"] or 0.0 for x in rows)
+    busy = max(x["busy_elsewhere"] for x in rows)
     parts += [f"commit {all_of(commits)}", f"others took up to {busy:.0%} of the cores"]
     warnings = ["a small run"] * any(x["small"] for x in rows) + ["a busy machine"] * (busy > 0.1)
     return f"{'; '.join(parts)}.{f' Preliminary: {all_of(warnings)}.' if warnings else ''}"
@@ -194,27 +166,24 @@ def source(found: Row, path: Path, folder: Path = ROOT) -> str:
 
 def rendered(text: str, results: Path = RESULTS, folder: Path = ROOT) -> str:
     """Returns the text with its tables made anew; `folder` is that of the page, for its links."""
-
-    def block(match: re.Match[str]) -> str:
-        kind, machine = match.group(1), match.group(2)
-        made = table(kind, machine, results, folder)
-        return f"<!-- benchmarks:{kind}-{machine} -->\n{made}\n<!-- end -->"
-
-    return BLOCK.sub(block, text)
+    parts = BLOCK.split(text)
+    for i in range(1, len(parts), 4):
+        opening, kind, machine = parts[i : i + 3]
+        parts[i : i + 3] = [
+            f"{opening}\n{table(kind, machine, results, folder)}",
+            "",
+            "\n<!-- end -->",
+        ]
+    return "".join(parts)
 
 
 def pages() -> list[Path]:
     """Returns the project's Markdown files that have tables."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    paths = (ROOT / line for line in sorted(done.stdout.splitlines()))
-    return [path for path in paths if path.exists() and BLOCK.search(path.read_text())]
+    found = subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).splitlines()
+    return [ROOT / x for x in found if (ROOT / x).exists() and BLOCK.search((ROOT / x).read_text())]
 
 
 def render() -> None:
     """Writes the tables into the pages."""
     for page in pages():
-        text = page.read_text()
-        if (new := rendered(text, folder=page.parent)) != text:
-            page.write_text(new)
-            print(f"Written: {page.relative_to(ROOT)}")
+        page.write_text(rendered(page.read_text(), folder=page.parent))

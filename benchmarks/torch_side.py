@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,15 +16,21 @@ Tensor = torch.Tensor
 HEADS = {"vit-thin": 4, "small-vit": 2, "small-bert": 2}  # 12 for others
 
 
-class Network:
-    """A network at its parameters, which have the names of the flax model's."""
+class Side:
+    """A network in one memory layout, with the flax model's names, its gradient and its step."""
 
-    def __init__(self, name: str, leaves: dict[str, np.ndarray], device: str) -> None:
-        self.heads, self.device = HEADS.get(name, 12), device
-        self.p = {key: self.tensor(key, x).requires_grad_() for key, x in leaves.items()}
-        families = {"mlp": self.mlp, "resnet": self.resnet, "wrn": self.wide_resnet}
-        families |= {"vit": self.vit, "bert": self.bert}
-        self.apply = next(f for family, f in families.items() if family in name)
+    def __init__(self, told: dict[str, Any], exchange: Any, layout: str = "contiguous") -> None:
+        self.told, self.heads = told, HEADS.get(told["model"], 12)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.inputs, self.targets = (self.tensor(x, exchange[x]) for x in ("inputs", "targets"))
+        self.p = {x: self.tensor(x, exchange[f"param:{x}"]) for x in told["names"]}
+        if layout == "channels_last":
+            for x in (*self.p.values(), self.inputs):
+                if x.ndim == 4:
+                    x.data = x.data.contiguous(memory_format=torch.channels_last)
+        self.tensors = [x.requires_grad_() for x in self.p.values()]
+        families = (self.mlp, self.resnet, self.wrn, self.vit, self.bert)
+        self.apply = next(f for f in families if f.__name__ in told["model"])
 
     def tensor(self, key: str, x: np.ndarray) -> Tensor:
         """Returns an array in PyTorch's layout: kernels (out, in, height, width) or (out, in)."""
@@ -74,7 +79,7 @@ class Network:
             x = (y + x).relu_()
         return self.linear("head", x.mean((2, 3)))
 
-    def wide_resnet(self, x: Tensor) -> Tensor:
+    def wrn(self, x: Tensor) -> Tensor:
         x = self.conv("conv", x)
         for key in self.blocks("groups"):
             shortcut = f"{key}.shortcut.kernel" in self.p
@@ -122,110 +127,71 @@ class Network:
             x = self.layer_norm(f"{key}.norm", y, 1e-12)
         return self.linear("head", torch.tanh(self.linear("pooler", x[:, 0])))
 
-
-def tsam_step(
-    loss: Callable[[], Tensor],
-    params: list[Tensor],
-    draw: Callable[[int], list[Tensor]],
-    told: dict[str, Any],
-) -> None:
-    """A step of TSAM with SGD, in place: Algorithms 1 and 3 of Li et al. 2025.
-
-    As fast as eager PyTorch is: operations over lists of tensors, no copies beyond one of the
-    parameters and one perturbation, no synchronisation with the device, and gradients used where
-    autograd left them. `loss` is that of the batch, draw(j) the noise of sample j.
-    """
-    with torch.no_grad():
-        center = [x.clone() for x in params]
-    losses, grads = [], []
-    for j in range(told["s"]):
-        with torch.no_grad():
-            torch._foreach_add_(params, draw(j))
-        ascent = list(torch.autograd.grad(loss(), params))
-        with torch.no_grad():
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ascent)))
-            torch._foreach_mul_(ascent, told["rho"] / norm)
-            torch._foreach_add_(params, ascent)
-        del ascent
-        value = loss()
-        grads.append(list(torch.autograd.grad(value, params)))
-        losses.append(value.detach())
-        with torch.no_grad():
-            torch._foreach_copy_(params, center)
-    with torch.no_grad():
-        weights = torch.softmax(told["t"] * torch.stack(losses), 0).unbind()
-        for weight, grad in zip(weights, grads, strict=True):
-            torch._foreach_mul_(grad, -told["lr"] * weight)
-            torch._foreach_add_(params, grad)
-
-
-class Side:
-    """A network in one memory layout, its gradient, and its training step."""
-
-    def __init__(self, told: dict[str, Any], exchange: Any, layout: str = "contiguous") -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        leaves = {key: exchange[f"param:{key}"] for key in told["names"]}
-        self.told, self.network = told, Network(told["model"], leaves, device)
-        self.tensors = list(self.network.p.values())
-        self.inputs, self.targets = (
-            self.network.tensor(key, exchange[key]) for key in ("inputs", "targets")
-        )
-        if layout == "channels_last":
-            for x in (*self.tensors, self.inputs):
-                if x.ndim == 4:
-                    x.data = x.data.contiguous(memory_format=torch.channels_last)
-
     def loss(self) -> Tensor:
         dtype = torch.bfloat16 if self.told["dtype"] == "bfloat16" else None
-        with torch.autocast(self.network.device, dtype, enabled=dtype is not None):
-            return F.cross_entropy(self.network.apply(self.inputs).float(), self.targets)
+        with torch.autocast(self.device, dtype, enabled=dtype is not None):
+            return F.cross_entropy(self.apply(self.inputs).float(), self.targets)
 
-    def gradient(self) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(self.loss(), self.tensors)
+    def gradient(self) -> list[Tensor]:
+        return list(torch.autograd.grad(self.loss(), self.tensors))
 
     def sphere(self, _: int) -> list[Tensor]:
         """Draws from the uniform law on the sphere, all parameters together, in one go."""
-        flat = torch.randn(sum(x.numel() for x in self.tensors), device=self.tensors[0].device)
+        sizes = [x.numel() for x in self.tensors]
+        flat = torch.randn(sum(sizes), device=self.device)
         flat *= self.told["radius"] / torch.linalg.vector_norm(flat)
-        parts = flat.split([x.numel() for x in self.tensors])
-        return [part.view(x.shape) for part, x in zip(parts, self.tensors, strict=True)]
+        return [x.view(y.shape) for x, y in zip(flat.split(sizes), self.tensors, strict=True)]
 
     def step(self, draw: Callable[[int], list[Tensor]] | None = None) -> None:
-        tsam_step(self.loss, self.tensors, draw or self.sphere, self.told)
+        """A step of TSAM with SGD: Algorithms 1 and 3 of Li et al. 2025.
 
-    def timed(self, what: str, calls: int) -> float:
-        wait = torch.cuda.synchronize if self.network.device == "cuda" else lambda: None
-        run = getattr(self, what)
-        if calls > 1:  # as on our side: the first one finds the caches as the other side left them
-            run()
-        wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        wait()
-        return (time.perf_counter() - start) / calls
+        Fast for eager code: operations over lists of tensors, one copy of the parameters, no
+        synchronisation with the device. draw(j) is the noise of sample j.
+        """
+        params, told, losses, grads = self.tensors, self.told, [], []
+        with torch.no_grad():
+            center = [x.clone() for x in params]
+        for j in range(told["s"]):
+            with torch.no_grad():
+                torch._foreach_add_(params, (draw or self.sphere)(j))
+            ascent = self.gradient()
+            with torch.no_grad():
+                norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ascent)))
+                torch._foreach_mul_(ascent, told["rho"] / norm)
+                torch._foreach_add_(params, ascent)
+            del ascent
+            value = self.loss()
+            grads.append(list(torch.autograd.grad(value, params)))
+            losses.append(value.detach())
+            with torch.no_grad():
+                torch._foreach_copy_(params, center)
+        with torch.no_grad():
+            weights = torch.softmax(told["t"] * torch.stack(losses), 0).unbind()
+            for weight, grad in zip(weights, grads, strict=True):
+                torch._foreach_mul_(grad, -told["lr"] * weight)
+                torch._foreach_add_(params, grad)
+
+    def timed(self, what: str, calls: int = 1) -> float:
+        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        return record.timed(getattr(self, what), lambda _: wait(), calls)
 
 
 def differences(side: Side, exchange: Any) -> dict[str, float]:
-    """Returns how far the gradient and, with JAX's noise, the step are from JAX's.
-
-    The gradient's difference is over its norm, the step's largest one over its largest change.
-    """
+    """How far the gradient and, with JAX's noise, the step are from JAX's, relative to those."""
 
     def theirs(kind: str) -> list[Tensor]:
-        names = side.told["names"]
-        return [side.network.tensor(key, exchange[f"{kind}:{key}"]) for key in names]
+        return [side.tensor(x, exchange[f"{kind}:{x}"]) for x in side.p]
 
     def apart(a: Sequence[Tensor], b: Sequence[Tensor], order: float) -> float:
         parts = [(x - y).detach().flatten() for x, y in zip(a, b, strict=True)]
         return float(torch.linalg.vector_norm(torch.cat(parts), order))
 
-    wanted, grads = theirs("grad"), side.gradient()
-    before, after = theirs("param"), theirs("after")
+    wanted, after = theirs("grad"), theirs("after")
+    gradient = apart(side.gradient(), wanted, 2)
+    gradient /= apart(wanted, [torch.zeros_like(x) for x in wanted], 2)
     side.step(lambda j: theirs(f"noise{j}"))
-    size = apart(wanted, [torch.zeros_like(x) for x in wanted], 2)
-    update = apart(after, side.tensors, torch.inf) / apart(after, before, torch.inf)
-    return {"gradient_difference": apart(grads, wanted, 2) / size, "update_difference": update}
+    update = apart(after, side.tensors, torch.inf) / apart(after, theirs("param"), torch.inf)
+    return {"gradient_difference": gradient, "update_difference": update}
 
 
 def main(told: dict[str, Any]) -> None:
@@ -235,14 +201,13 @@ def main(told: dict[str, Any]) -> None:
     exchange = np.load(told["exchange"])
     found = differences(Side(told, exchange), exchange)
     images = any(x in told["model"] for x in ("resnet", "wrn"))
-    layouts = ("contiguous", "channels_last")[: 1 + images]
-    sides = {layout: Side(told, exchange, layout) for layout in layouts}
-    layout = min(sides, key=lambda x: min(sides[x].timed("gradient", 1) for _ in range(3)))
+    sides = {x: Side(told, exchange, x) for x in ("contiguous", "channels_last")[: 1 + images]}
+    layout = min(sides, key=lambda x: min(sides[x].timed("gradient") for _ in range(3)))
     side = sides[layout]
     sides.clear()
-    record.answer({**found, "layout": layout, "seconds": side.timed("step", 1)})
-    for line in sys.stdin:
-        record.answer({"seconds": side.timed(**json.loads(line))})
+    record.answer({**found, "layout": layout, "seconds": side.timed("step")})
+    for asked in map(json.loads, sys.stdin):
+        record.answer({"seconds": side.timed(**asked)})
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from benchmarks import against_torch, campaign, measure, models, record, steps, tables
-from benchmarks.measure import Measurement
-from tsam_jax import cli
+from benchmarks import __main__ as campaign
+from benchmarks import models, record, steps, tables
+from benchmarks.steps import Measurement
+from tsam_jax import cli, sharpness_aware
 from tsam_jax.commands import study
 from tsam_jax.train import settings
 
@@ -53,7 +55,7 @@ def test_the_strategy_that_auto_picks_is_found_by_its_program(step):
 def test_a_measurement_that_is_cut_off_has_what_it_had(step):
     assert [x["outcome"] for x in step[:-1]] == ["unfinished"] * (len(step) - 1)
     assert step[0]["programs"][0]["compile_seconds"] > 0
-    assert len(step[-2]["programs"][1]["seconds"]) == measure.MOST_ROUNDS
+    assert len(step[-2]["programs"][1]["seconds"]) == steps.MOST_ROUNDS
 
 
 def test_the_table_of_steps_shows_the_ratios(step):
@@ -62,7 +64,7 @@ def test_the_table_of_steps_shows_the_ratios(step):
     assert line.startswith('| `m`, 4, d | tsam-streamed ("auto") | 2 |')
     assert f" {tables.spread(step[-1]['programs'][2]['over_gradients'])} |" in line
     costs = [x["gradients"] * x["over_gradients"][1] for x in step[-1]["programs"][1:3]]
-    shown = " | ".join(f"{tables.number(cost, 2)} gradients" for cost in costs)
+    shown = " | ".join(f"{tables.number(cost, digits=2)} gradients" for cost in costs)
     line = tables.markdown(tables.headline, [row]).splitlines()[-1]
     assert line.endswith(f" ms | {shown} |")
 
@@ -108,8 +110,8 @@ def test_memory_is_planned_by_the_program(fast_compile):
 
 def test_sam_is_compared_at_the_same_numbers(fast_compile):
     [found] = steps.sam(TOLD)
-    assert found["largest_difference"] < 1e-4
-    assert [x["by"] for x in found["programs"]][-1] == "optax.contrib.sam"
+    assert found["difference"] < 1e-4
+    assert [x["by"] for x in found["programs"]] == ["tsam_jax", "optax.contrib.sam"]
     assert found["programs"][-1]["over_optax"] == [1.0, 1.0, 1.0]
 
 
@@ -118,10 +120,10 @@ def test_collectives_of_a_program_are_counted():
     ROOT %all-reduce.1 = f32[4,8]{1,0} all-reduce(%x), channel_id=1
     %all-reduce.2 = (f32[2]{0}, bf16[3]{0}) all-reduce(%x, %y), channel_id=2
     %g = s32[] all-gather-start(%x), channel_id=3
+    %h = s32[] all-gather-done(%g), channel_id=3
     %add = f32[4]{0} add(%all-reduce.1, %all-reduce.1)
     """
-    expected = {"collectives": 3, "collective_bytes": 4 * 32 + 8 + 6 + 4}
-    assert steps.collectives(hlo) == expected
+    assert len(steps.COLLECTIVE.findall(hlo)) == 3
 
 
 def test_a_device_alone_has_the_whole_step(fast_compile):
@@ -132,7 +134,7 @@ def test_a_device_alone_has_the_whole_step(fast_compile):
 
 @pytest.mark.parametrize("name", ["mlp", "bert-tiny", "small-resnet", "plain-mlp"])
 def test_models_have_float32_parameters_and_compute_in_a_dtype(name):
-    problem = models.build({"model": name, "batch": 2}, "bfloat16")
+    problem = models.build({"model": name, "batch": 2, "dtype": "bfloat16"})
     arguments = problem.params, problem.inputs, problem.targets
     loss, grads = jax.eval_shape(jax.value_and_grad(problem.loss), *arguments)
     assert (loss.shape, loss.dtype) == ((), jnp.float32)
@@ -157,9 +159,10 @@ def test_torch_has_the_same_gradients_and_makes_the_same_step(name, tmp_path, fa
     from benchmarks import torch_side
 
     torch.set_num_threads(1)  # several wait for each other in vain on a busy machine
-    told = {**TOLD, **against_torch.STEP, "model": f"small-{name}"}
+    told = {**TOLD, **steps.STEP, "model": f"small-{name}"}
     told["exchange"] = str(tmp_path / "exchange.npz")
-    told |= against_torch.write_exchange(told)
+    optimizer = sharpness_aware(optax.sgd(told["lr"]), models.make("tsam", told["s"]))
+    told |= steps.write_exchange(told, optimizer)
     exchange = np.load(told["exchange"])
     for layout in ("contiguous", "channels_last"):
         found = torch_side.differences(torch_side.Side(told, exchange, layout), exchange)
@@ -174,18 +177,22 @@ def test_rounds_stop_when_the_time_is_spent(monkeypatch):
         now[0] += 0.1
         return 0.1
 
-    monkeypatch.setattr(measure, "timed", timed)
-    monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
-    this = Measurement({}, warm_seconds=1.0)
-    assert len(list(measure.rounds([(this, None)], 0.0))) == 3
-    assert len(list(measure.rounds([(this, None)], 1.0))) == 10
-    assert len(list(measure.rounds([(this, None)], 9.0))) == measure.MOST_ROUNDS
+    monkeypatch.setattr(steps, "timed", timed)
+    monkeypatch.setattr(steps.time, "monotonic", lambda: now[0])
+
+    def count(seconds):
+        this = Measurement({}, warm_seconds=1.0)
+        for _ in steps.rounds(seconds):
+            steps.take_turns([(this, None)])
+        return len(this.seconds)
+
+    assert (count(0.0), count(1.0), count(9.0)) == (3, 10, steps.MOST_ROUNDS)
 
 
 def test_ratios_pair_the_times_of_a_round():
-    assert measure.ratios([2.0, 8.0, 9.0], [1.0, 2.0], times=2) == [1.25, 1.5, 1.75]
-    assert measure.ratios([1.0], [2.0]) == [0.5, 0.5, 0.5]
-    assert measure.ratios([], [1.0]) is None
+    assert steps.ratios([2.0, 8.0, 9.0], [1.0, 2.0], times=2) == [1.25, 1.5, 1.75]
+    assert steps.ratios([1.0], [2.0]) == [0.5, 0.5, 0.5]
+    assert steps.ratios([], [1.0]) is None
 
 
 HERE = {"date": "D", "versions": {"jax": "1"}, "commit": "c", "clean_tree": True}
@@ -208,8 +215,8 @@ def test_a_record_has_one_row_for_each_label_of_one_machine(tmp_path):
 
 def test_a_worker_that_fails_leaves_the_reason():
     told = {**TOLD, "part": "memory", "model": "none"}
-    assert "must be of plain-mlp" in record.ask("steps", told, timeout=600)["outcome"]
-    assert record.ask("steps", told, timeout=0)["outcome"] == "failed: took too long"
+    assert "must be of plain-mlp" in record.ask("steps", told, 600)["outcome"]
+    assert record.ask("steps", told, 0)["outcome"] == "failed: took too long"
 
 
 @pytest.fixture
