@@ -62,19 +62,22 @@ def setup(app: "Sphinx") -> dict[str, bool]:
     def read(_: Any, page: str, source: list[str]) -> None:
         path = PAGES / f"{page}.md"
         if path.is_file():
+            for kind, name in COMMENT.findall(source[0]):
+                if kind == "include":
+                    app.env.note_dependency(str(ROOT / name))
             source[0] = filled_in(source[0], path)
 
     app.connect("source-read", read)
-    app.connect("doctree-resolved", _keep_percents)
+    app.connect("doctree-resolved", _keep_numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _keep_percents(app: "Sphinx", doctree: Any, page: str) -> None:
-    """Keeps a number and its "%" in one line."""
+def _keep_numbers(app: "Sphinx", doctree: Any, page: str) -> None:
+    """Keeps a number, its interval and its "%" in one line."""
     from docutils import nodes
 
     for text in list(doctree.findall(nodes.Text)):
-        kept = re.sub(r"(?<=\d) %", "\u00a0%", text)
+        kept = re.sub(r"(?<=\d) (?=[%±])|(?<=±) ", "\u00a0", text)
         if kept != text and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
             text.parent.replace(text, nodes.Text(kept))
 
