@@ -299,6 +299,12 @@ MUTANTS = [
     Mutant(
         "methods/tilted.py", '"batch" if split_batch is True else split_batch', '"batch"', SPLIT
     ),
+    Mutant(
+        "methods/tilted.py",
+        "sampling.estimate(loss, top, memory",
+        "sampling.estimate(loss, params, memory",
+        f"{IDENTITIES}::test_a_shared_ascent_is_tilted_sampling_around_the_point_of_sam",
+    ),
     # tsam_hmc
     Mutant("methods/hmc.py", "look, kick / 2, drift)", "look, kick, drift)", "test_hmc_paths.py"),
     Mutant(

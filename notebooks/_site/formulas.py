@@ -24,6 +24,8 @@ LATEX = {
     "tsam": r"\sum_j w_j\, g(p_j), \ "
     r"p_j = \theta + \epsilon_j + \rho\, u(g(\theta + \epsilon_j)), \ "
     r"w = \mathrm{softmax}((1 - \delta)\, t L(p))",
+    "shared_tsam": r"\sum_j w_j\, g(p_j), \ p_j = \theta + \rho\, u(g) + \epsilon_j, \ "
+    r"w = \mathrm{softmax}(t L(p))",
     "from_paper": r"\text{tsam with noise of radius } \alpha \rho \text{ and an ascent of } "
     r"(1 - \alpha) \rho",
     "tsam_hmc": r"\sum_j w_j\, g(\theta + e_j), \ e_j \sim \exp(\delta t L(\theta + e)) "
@@ -44,6 +46,7 @@ COSTS = {
     "tsam": "2s",
     "from_paper": "2s",
     "tilted_sampling": "s",
+    "shared_tsam": "s + 1",
     "tsam_hmc": "s (steps · proposals + 1)",
     "m_sam": "that of the method inside",
     "microbatched": "that of the method inside",

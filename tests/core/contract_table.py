@@ -65,6 +65,12 @@ TABLE = {
         spelling=True,
         sampled=True,
     ),
+    "shared_tsam": Row(
+        {"t": 2.0, "rho": 0.1, "s": 2, "noise": GAUSSIAN},
+        {"t": 30.0, "rho": 0.7},
+        erm={"rho": 0.0, "noise": noise.none},
+        sampled=True,
+    ),
     "tsam_hmc": Row(
         {"t": 1.25, "s": 2, "radius": 0.8, "beta": 0.03, "delta": 0.8, "sigma": 1.0},
         {"t": 30.0, "radius": 0.4, "beta": 0.05, "delta": 0.2, "sigma": 0.8},

@@ -164,3 +164,21 @@ def test_gaussian_tilt_of_a_quadratic(x64):
             assert np.all(np.abs(draws.mean(axis=0) - exact) < 4 * error)
         error = (grads.std(axis=0) / np.sqrt(20)).max()
         assert np.abs(grads.mean(axis=0) - a @ x).max() > 20 * error  # the tilt is visible
+
+
+def test_where_noise_dominates_a_shared_ascent_moves_farther_than_tsam(x64):
+    """On a/2 |x|^2 at t = 0: a (x + rho u(x)), against a (x + rho E u(x + e)), which is shorter."""
+    a, rho, sigma, x = 2.0, 0.5, 0.3, jnp.ones(100)
+    length = jnp.linalg.norm(x)
+    options = {"noise": noise.antithetic(noise.gaussian(rms=sigma)), "strategy": "vectorized"}
+
+    def along(make):
+        step = value_and_grad(lambda x: a / 2 * x @ x, make(0.0, rho, 2000, **options))
+        _, grad = step(x, step.init(x))[0]
+        return (grad / a - x) @ x / length  # of rho, what is left on average
+
+    np.testing.assert_allclose(along(methods.shared_tsam), rho, rtol=1e-12)
+    # E u(x + e) is close to x / sqrt(|x|^2 + d sigma^2) in high dimension
+    np.testing.assert_allclose(
+        along(methods.tsam), rho * length / jnp.sqrt(length**2 + 100 * sigma**2), rtol=2e-3
+    )

@@ -64,6 +64,30 @@ def test_without_ascent_and_delta_tsam_is_tilted_sampling():
     assert_bitwise(evaluate(tsam, key=5), evaluate(plain, key=5))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_shared_ascent_is_tilted_sampling_around_the_point_of_sam(strategy):
+    law, params = noise.gaussian(rms=0.3), parameters()
+    g = jax.grad(loss)(params)
+    top = jax.tree.map(lambda x, d: x + 0.4 * d / optax.tree.norm(g), params, g)
+    shared = methods.shared_tsam(3.0, 0.4, 3, noise=law, strategy=strategy)
+    value, grad, state = evaluate(shared, key=5)
+    sampling = value_and_grad(loss, methods.tilted_sampling(3.0, 3, noise=law), key=5)
+    (expected_value, expected), _ = sampling(top, sampling.init(top))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    assert_close(grad, expected, rtol=1e-5)
+    assert shared.cost.gradients == 4
+    assert state.last.metrics["losses"].shape == (3,)
+
+
+def test_a_shared_ascent_without_noise_is_sam_and_without_ascent_tilted_sampling():
+    _, grad, _ = evaluate(methods.shared_tsam(3.0, 0.1, 3, noise=noise.none))
+    assert_close(grad, sam()[1], rtol=1e-6)
+    law = noise.gaussian(rms=0.3)
+    still = methods.shared_tsam(3.0, 0.0, 4, noise=law)
+    sampling = methods.tilted_sampling(3.0, 4, noise=law, aux="clean")
+    assert_bitwise(evaluate(still, key=5), evaluate(sampling, key=5))
+
+
 def probes(law, rho, s=3):
     """Losses and gradients of the samples of a first step, one by one."""
     params = parameters()

@@ -23,12 +23,13 @@ from tsam_jax.methods.ascent import (
 from tsam_jax.methods.batches import m_sam, microbatched, per_device
 from tsam_jax.methods.hmc import tsam_hmc
 from tsam_jax.methods.memory import fsam, looksam, vasso, xsam
-from tsam_jax.methods.tilted import from_paper, tilted_sampling, tsam
+from tsam_jax.methods.tilted import from_paper, shared_tsam, tilted_sampling, tsam
 
 METHODS: dict[str, Callable[..., GradientEstimator]] = {
     f.__name__: f
     for f in (
         *(erm, sam, asam, esam2, pgn, wsam, gsam, looksam, tilted_sampling, tsam, from_paper),
+        shared_tsam,
         *(tsam_hmc, vasso, fsam, xsam, rsam),
     )
 }
@@ -76,6 +77,7 @@ FORMULAS = {
     "tsam": "sum_j w_j g(p_j), p_j = theta + eps_j + rho u(g(theta + eps_j)), "
     "w = softmax((1 - delta) t L(p))",
     "from_paper": "tsam with rho_paper split: noise alpha rho_paper, ascent (1 - alpha) rho_paper",
+    "shared_tsam": "sum_j w_j g(p_j), p_j = theta + rho u(g) + eps_j, w = softmax(t L(p))",
     "tsam_hmc": "sum_j w_j g(theta + e_j), e_j by Hamiltonian steps towards exp(delta t L) "
     "on the ball",
     "m_sam": "1/n sum_i ghat(B_i), micro-batches B_1 .. B_n of m examples",

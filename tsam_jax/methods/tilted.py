@@ -21,7 +21,7 @@ from tsam_jax._checks import (
     Strategy,
 )
 from tsam_jax.estimator import Cost, GradientEstimator, Loss, Result
-from tsam_jax.methods.ascent import at, displace, no_memory
+from tsam_jax.methods.ascent import ascend, at, displace, no_memory
 from tsam_jax.tilting import AutoTilt, tilt_for_ess
 
 DEFAULT_NOISE = noise_laws.sphere(rms=0.006)
@@ -290,6 +290,77 @@ def tilted_sampling(
     _check("tilted_sampling", t, s, noise, 0.0, aux, strategy, sample_axis)
     options: dict[str, Any] = {"noise": noise, "mask": mask, "aux": aux, "strategy": strategy}
     return tsam(t, 0.0, s, **options, sample_axis=sample_axis, split_batch=split_batch)
+
+
+def shared_tsam(
+    t: ScalarOrSchedule | AutoTilt,
+    rho: ScalarOrSchedule,
+    s: int,
+    *,
+    noise: NoiseLaw = DEFAULT_NOISE,
+    mask: Mask | None = None,
+    aux: AuxPolicy = "clean",
+    strategy: Strategy = "auto",
+    sample_axis: str | None = None,
+) -> GradientEstimator:
+    r"""TSAM whose samples share one ascent, along the gradient at the parameters.
+
+    For j = 1..s, with $\epsilon_j \sim$ noise:
+
+    $\hat\theta_j = \theta + \rho \frac{g(\theta)}{\lVert g(\theta) \rVert} + \epsilon_j; \quad
+    w = \mathrm{softmax}(t L(\hat\theta)); \quad \hat g = \sum_j w_j g(\hat\theta_j).$
+
+    This is `tilted_sampling` around the point of `sam`. It differs from `tsam`, where each sample
+    ascends along its own gradient $g(\theta + \epsilon_j)$. For the quadratic loss
+    $\frac a2 \lVert \theta \rVert^2$ at t = 0, the expected gradients are $a (\theta + \rho \,
+    u(\theta))$ here and $a (\theta + \rho E[u(\theta + \epsilon)])$ there, where u normalises. The
+    difference vanishes for small noise. Where the noise dominates, $E[u(\theta + \epsilon)]$ is
+    short, so the same rho moves this estimate farther.
+
+    Args:
+      t: tilt, as for `tsam`.
+      rho: length of the ascent, as for `sam`.
+      s: number of samples, a positive integer, known before tracing.
+      noise: law of the perturbations, as for `tsam`.
+      mask: which leaves are perturbed, as for `tsam`.
+      aux: whose auxiliary output is returned. "clean", the default: that of theta, at no extra
+        cost; "first" or "mean": those of the samples, as for `tilted_sampling`.
+      strategy: how samples are evaluated, as for `tsam`.
+      sample_axis: mesh axis over which samples are spread, as for `tsam`.
+
+    Returns:
+      A `GradientEstimator` with the metrics of `tsam`; `value` is the tilted loss of the samples.
+
+    Raises:
+      ValueError: as for `tsam`.
+      TypeError: as for `tsam`.
+
+    Cost: s + 1 gradient evaluations a step, against 2s of `tsam`. If `rho` is the number 0, it is
+    `tilted_sampling`; without noise, all samples are the same, and it costs as much as `sam`.
+
+    Example:
+      >>> shared_tsam(t=20.0, rho=0.05, s=3).cost.gradients
+      4
+
+    Source: none; a cheaper relative of Li et al. 2025, Algorithm 3.
+    """
+    _checks.nonnegative("shared_tsam", rho=rho)
+    _check("shared_tsam", t, s, noise, 0.0, aux, strategy, sample_axis)
+    climbs = not _checks.is_static_zero(rho)
+    options: dict[str, Any] = {"noise": noise, "mask": mask, "strategy": strategy}
+    of_samples: AuxPolicy = "first" if climbs and aux == "clean" else aux
+    sampling = tilted_sampling(t, s, **options, aux=of_samples, sample_axis=sample_axis)
+    if not climbs:
+        return sampling
+
+    def estimate(loss: Loss, params: Params, memory: PyTree, *, step: Array, key: Array) -> Result:
+        first = loss(params)
+        top = ascend(params, first.grad, at(rho, step), mask)
+        sampled, memory = sampling.estimate(loss, top, memory, step=step, key=key)
+        return sampled._replace(aux=first.aux if aux == "clean" else sampled.aux), memory
+
+    cost = Cost(1 + sampling.cost.gradients)
+    return GradientEstimator(sampling.init, estimate, cost)
 
 
 def from_paper(

@@ -30,6 +30,8 @@ SETTINGS = {
     "xsam": "xsam(rho=0.6, rho_max=0.8, lr=0.01, weight_decay=0.0005)",
     "tilted_sampling": "tilted_sampling(t=1, s=3, noise=sphere(rms=0.05), lr=0.01,"
     " weight_decay=0.01)",
+    "shared_tsam": "shared_tsam(t=20, rho=0.8, s=3, noise=sphere(rms=0.02), lr=0.01,"
+    " weight_decay=0.0005)",
     "tsam_hmc": "tsam_hmc(t=20, s=3, radius=6.0, beta=2e-05, lr=0.01, weight_decay=0.01)",
 }
 """The setting of each method that a bare name stands for."""

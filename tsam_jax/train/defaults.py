@@ -127,5 +127,6 @@ def settings(family: Family) -> dict[str, str]:
         "xsam": f"xsam(rho={rho}, rho_max={2 * rho:g})",
         "tilted_sampling": f"tilted_sampling(t={t:g}, s=3, noise={law})",
         "tsam": f"tsam(t={t:g}, rho={2 * rho:g}, s=3, noise={law})",
+        "shared_tsam": f"shared_tsam(t={t:g}, rho={rho}, s=3, noise={law})",
         "from_paper": f"from_paper(t={t:g}, s=3)",
     }
