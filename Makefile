@@ -42,7 +42,7 @@ check: setup-dev ## formatting, lint and types
 	$(RUN) mypy
 
 bench: setup-train ## what a step costs, in about 25 minutes (benchmarks/README.md)
-	$(RUN) benchmarks
+	$(RUN) benchmarks --again
 	$(RUN) benchmarks render
 
 bench-quick: setup-train ## a rehearsal of it with a small model, into runs/benchmarks

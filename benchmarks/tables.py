@@ -49,7 +49,7 @@ def step(row: Row) -> Lines:
             "ms": number(x["median"], MS) if x["seconds"] else x["outcome"],
             "over its gradients": spread(x["over_gradients"]),
             "compile, s": number(compiled, digits=2),
-            "over SAM's": ratio(compiled / sam if compiled and sam else None),
+            "compile / SAM's": ratio(compiled / sam if compiled and sam else None),
             "planned MB": number(x["total_bytes"], MB),
         }
 
