@@ -13,6 +13,7 @@ from _site.public import DOCUMENTED, full_name
 
 DOCTEST = re.compile(r"((?:^ *>>> .*\n(?:(?! *\n).+\n)*)+)", re.MULTILINE)
 TOKEN = re.compile(r"(\$[^$]+\$|``[^`]+``|`[^`]+`)", re.DOTALL)
+PARAGRAPH = re.compile(r"(?<=\n\n)\$([^$]+)\$(?=\n(?:\n|\Z))")  # a formula and nothing else
 MARKUP = re.compile(r"((?<!^)\*(?! )|[|\\]|(?<=\w)_(?!\w))")
 SHORT_SECTION = re.compile(r"^(Cost|Source): ", re.MULTILINE)
 
@@ -42,6 +43,14 @@ def _rewrite(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
 
 
 def _prose(text: str, within: str) -> str:
+    pieces = PARAGRAPH.split(text)
+    return "".join(
+        f".. math::\n\n   {' '.join(piece.split())}\n" if i % 2 else _sentences(piece, within)
+        for i, piece in enumerate(pieces)
+    )
+
+
+def _sentences(text: str, within: str) -> str:
     tokens = TOKEN.split(text)
     text = "".join(
         _token(token, within) + (r"\ " if i % 2 and after[:1].isalnum() else "")
