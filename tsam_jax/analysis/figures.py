@@ -16,7 +16,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from scipy.interpolate import RectBivariateSpline, make_interp_spline
+from scipy.interpolate import PchipInterpolator
 
 from tsam_jax.analysis import style
 from tsam_jax.analysis.neighbourhood import NeighbourhoodLoss
@@ -109,7 +109,7 @@ def lines(
     *,
     label: str = "Position",
 ) -> Figure:
-    """Loss along lines, of `loss_on_line` or `loss_between`, with a cubic spline between points.
+    """Loss along lines, of `loss_on_line` or `loss_between`, with monotone cubics between points.
 
     Args:
       positions: shape (k,), of all lines, ascending.
@@ -128,11 +128,11 @@ def lines(
     for name, look in style.looks(losses).items():
         y = np.asarray(losses[name])
         panel.plot(x, y, ".", color=look["color"])
-        if len(x) > 3 and np.isfinite(y).all():
+        points = x, y
+        if np.isfinite(y).all():
             fine = np.linspace(x[0], x[-1], 10 * len(x))
-            [drawn[name]] = panel.plot(fine, make_interp_spline(x, y)(fine), **look)
-        else:
-            [drawn[name]] = panel.plot(x, y, **look)
+            points = fine, PchipInterpolator(x, y)(fine)
+        [drawn[name]] = panel.plot(*points, **look)
     panel.set(xlabel=label, ylabel="Loss")
     style.legend(figure, drawn)
     return figure
@@ -150,7 +150,7 @@ def landscape(
     """Contours of the loss over a plane, with the trajectories of training projected onto it.
 
     Contours are at round levels, close to each other where the loss is low if it spans more than
-    a factor of ten. Between the given points the drawing interpolates, by a cubic spline.
+    a factor of ten. Between the given points the drawing interpolates, by monotone cubics.
 
     Args:
       xs: shape (k,), ascending.
@@ -269,12 +269,12 @@ def _round_levels(losses: np.ndarray) -> np.ndarray:
 
 
 def _smooth(xs: np.ndarray, ys: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, ...]:
-    """A grid ten times as fine; losses as they are if one of them is not finite."""
-    if not np.isfinite(losses).all() or min(losses.shape) < 3:
+    """A grid ten times as fine; as it is if a loss is not finite."""
+    if not np.isfinite(losses).all():
         return xs, ys, losses
-    logs = losses.min() > 0  # of a loss that spans decades the logarithm is the smoother one
-    values = np.log(losses) if logs else losses
-    spline = RectBivariateSpline(ys, xs, values, kx=min(3, len(ys) - 1), ky=min(3, len(xs) - 1))
     x, y = (np.linspace(a[0], a[-1], 10 * len(a)) for a in (xs, ys))
-    fine = np.clip(spline(y, x), values.min(), values.max())
+    logs = losses.min() > 0  # of a loss that spans decades the logarithm is the smoother one
+    fine = np.log(losses) if logs else losses
+    for axis, (old, new) in enumerate(((ys, y), (xs, x))):
+        fine = PchipInterpolator(old, fine, axis=axis)(new)
     return x, y, np.exp(fine) if logs else fine
