@@ -281,7 +281,7 @@ def _sentence(study: Study, rows: Sequence[Row], column: Column) -> str:
         group, side = (above, more) if sign * mean > 0 else (below, less)
         group = alone if math.isnan(half) else alike if abs(mean) <= half else group
         if ratio:
-            low, middle, high = (f"{math.exp(abs(mean) + x):.3g}" for x in (-half, 0, half))
+            low, middle, high = (f"{np.exp(abs(mean) + x):.3g}" for x in (-half, 0, half))
             words = (
                 f"{middle} times {side}"
                 if group is alike or group is alone
