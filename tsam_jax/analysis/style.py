@@ -34,7 +34,7 @@ STAR: dict[str, Any] = {
 # A place in this list is a colour and a dash: append, never insert.
 _METHODS = (
     *("ERM", "SAM", "TSAM", "ASAM", "ESAM2", "PGN", "WSAM", "GSAM", "LookSAM", "tilted sampling"),
-    *("TSAM-HMC", "VASSO", "F-SAM", "XSAM", "R-SAM", "m-SAM"),
+    *("TSAM-HMC", "VASSO", "F-SAM", "XSAM", "R-SAM", "m-SAM", "shared TSAM"),
 )
 
 
