@@ -143,12 +143,12 @@ def _lowered(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
     """What the primitive computes, of (n, *spatial, c) and (*spatial, i, o)."""
     # The gradient of kernels is a convolution whose window is a whole image, whose batch are the
     # features, and which sums over window and images. Sums much longer than _SUM leave the cache:
-    # blocks of images, one after the other, take 0.7 of the time (0.6 at 64 x 16 x 16 x 128).
-    (*window, inputs, outputs), wide = rhs.shape, jnp.result_type(lhs).itemsize >= 4
-    longest = _SUM // max(math.prod(window), 1)
-    block = max((k for k in range(1, longest + 1) if inputs % k == 0), default=inputs)
-    small = lhs.shape[0] * outputs < 64 * 64  # the blocks' own cost outweighs the gain
-    if small or not wide or block == inputs or block * math.prod(window) < _SUM // 4:
+    # summing blocks of images one after the other takes 0.7 to 0.8 of the time.
+    *window, inputs, outputs = rhs.shape
+    area = math.prod(window)
+    block = max((k for k in range(1, inputs) if inputs % k == 0 and k * area <= _SUM), default=0)
+    wide = lhs.shape[0] * outputs >= 64 * 64 and jnp.result_type(lhs).itemsize >= 4
+    if not wide or block * area < _SUM // 4 or not _mesh.on_one_cpu():
         return _plain(lhs, rhs, **params)
     convolve, blocks = partial(_plain, **params), (inputs // block, block)
     images = jnp.moveaxis(lhs.reshape(*lhs.shape[:-1], *blocks), -2, 0)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tsam_jax import _mesh
+
 
 class BatchNorm(nnx.BatchNorm):
     r"""BatchNorm over all axes but the last, whose buffers are those of `torch.nn.BatchNorm2d`.
@@ -60,7 +62,7 @@ def _normalise(
     """The normalised (..., features), and the mean and the variance of each feature."""
     n = math.prod(x.shape[:-1])
     blocks = math.gcd(n, 64)
-    if jax.default_backend() == "cpu" and blocks >= 8:
+    if _mesh.on_one_cpu() and blocks >= 8:
         rows = x.reshape(blocks, n // blocks, x.shape[-1])
         y, mean, variance = _normalise_blocks(epsilon, rows, scale, bias)
         return y.reshape(x.shape), mean, variance
