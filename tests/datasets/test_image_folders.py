@@ -84,9 +84,14 @@ def test_statistics_are_those_of_the_training_part(tmp_path):
 
 
 def test_grey_and_palette_images_become_rgb(tmp_path):
-    files = images("") | {"a/grey.png": png(7, mode="L"), "b/palette.gif": png(9, kind="GIF")}
+    files = images("") | {"a/grey.png": png(77, mode="L"), "b/palette.gif": png(99, kind="GIF")}
     splits = data.load(write(tmp_path, files), validation=1, test=1)
-    assert splits.train.inputs.shape[1:] == (4, 4, 3)
+    inputs = np.concatenate([part.inputs for part in splits[:3]])
+    assert inputs.shape == (12, 4, 4, 3)
+    labels = np.concatenate([part.labels for part in splits[:3]])
+    for value, label in ((77, 0), (99, 1)):
+        [found] = np.nonzero((inputs == value).all(axis=(1, 2, 3)))
+        assert labels[found].tolist() == [label]
 
 
 def test_hidden_files_and_notes_are_passed_over(tmp_path):

@@ -75,9 +75,13 @@ def test_parts_of_the_file_are_the_parts(write, arrays, prefix):
 
 
 def test_grey_images_get_a_channel(write, arrays):
-    splits = data.load(write(train_images=np.zeros((12, 5, 4), np.uint8), **labels(arrays)))
-    assert splits.train.inputs.shape[1:] == (5, 4, 1)
-    assert len(splits.mean) == 1
+    images = arrays["train_images"][..., 0]
+    splits = data.load(write(train_images=images, **labels(arrays)), test=2, validation=3)
+    assert [part.inputs.shape for part in splits[:3]] == [(k, 4, 4, 1) for k in (7, 3, 2)]
+    found = np.concatenate([part.inputs[..., 0] for part in splits[:3]])
+    assert sorted(x.tobytes() for x in found) == sorted(x.tobytes() for x in images)
+    check_labels_are_of_their_images(splits)
+    np.testing.assert_allclose(splits.mean, [splits.train.inputs.mean() / 255], rtol=1e-6)
 
 
 def test_a_channel_that_is_constant_in_train_only_is_normalised(write, arrays):

@@ -361,22 +361,26 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):
     assert [int(this.state.broken[0]) for this in rounds] == [0, 4, 4]
 
 
-def test_augmentation_has_a_key_of_its_own_in_each_step():
+def test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_trained_on():
     seen = []
 
     def augment(key, inputs):
         jax.debug.callback(lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key))
-        return inputs
+        return jnp.zeros_like(inputs)
 
     network = make_network(lambda rngs: nnx.Linear(2, 2, rngs=rngs), cross_entropy, augment=augment)
-    plan = loop.plan_for(parse("sam(rho=0.1)")[0], config.Optimizer(batch_size=2), 4, 2)
+    optimizer = config.Optimizer(batch_size=2, lr=0.1, weight_decay=0.0)
+    plan = loop.plan_for(parse("sam(rho=0.1)")[0], optimizer, 4, 2)
     program = loop.make_program(network, plan, 4, parts=())
     train = Batch(jnp.ones((4, 2)), jnp.zeros((1, 4), int))
+    before = jax.device_get(program.init([0]).params)
     state = jax.block_until_ready(program.advance(program.init([0]), Data(train, None, None), 2))
     jax.effects_barrier()
     assert int(state.step[0]) == 4
     assert len(seen) == 4  # once a step, for both probes
     assert len(set(seen)) == 4
+    np.testing.assert_array_equal(state.params["kernel"], before["kernel"])  # of images of zeros
+    assert (state.params["bias"] != before["bias"]).all()
 
 
 EMA = dataclasses.replace(OPTIMIZER, ema=0.5)

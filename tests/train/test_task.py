@@ -123,14 +123,16 @@ def test_images_are_normalised_in_training_and_in_evaluation():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_crop_flip_is_the_official_recipe_without_cutout():
-    task = config.Task(model="cnn", augmentation="crop-flip")
+@pytest.mark.parametrize(("name", "patch"), [("official", 16), ("crop-flip", 0)])
+def test_crop_flip_is_the_official_recipe_without_cutout(name, patch):
+    task = config.Task(model="cnn", augmentation=name)
     network = prepare_task(task, IMAGES, [0]).network
     key = jax.random.key(3)
-    crop_key, flip_key, _ = jax.random.split(key, 3)
+    crop_key, flip_key, cutout_key = jax.random.split(key, 3)
     flipped = augmentation.random_flip(flip_key, IMAGES.train.inputs)
     shifted = augmentation.random_crop(crop_key, flipped, 4)
     expected = augmentation.normalise(shifted, IMAGES.mean, IMAGES.std)
+    expected = augmentation.cutout(cutout_key, expected, patch, probability=0.5)
     np.testing.assert_array_equal(network.augment(key, IMAGES.train.inputs), expected)
 
 
