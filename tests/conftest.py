@@ -1,6 +1,9 @@
 """Settings and fixtures of all tests."""
 
+import os
+import shutil
 import signal
+import tempfile
 import zlib
 
 import closing_line
@@ -17,6 +20,16 @@ hypothesis.settings.load_profile("tsam_jax")
 
 def pytest_configure(config):
     config.pluginmanager.register(closing_line)
+    if not hasattr(config, "workerinput"):  # xdist's workers, and programs of tests, inherit it
+        folder = tempfile.mkdtemp(prefix="tsam_jax-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    # Compiling is most of the tests' time: do it fast, and once for all processes.
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -41,11 +54,11 @@ def x64():
 
 
 @pytest.fixture
-def fast_compile():
-    """Turns most of XLA's optimizations off, for tests whose time is nearly all compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized():
+    """Makes XLA optimize as users have it, for tests that run for long or compare bits."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -53,10 +53,8 @@ def test_program_keeps_order_and_line_numbers():
     assert program(page).splitlines() == ["", "", "a = 1", *[""] * 5, "b = a"]
 
 
-# Some pages are about several devices; programs run once, so compiling is most of their time.
-ENVIRONMENT = {
+ENVIRONMENT = {  # some pages are about several devices
     "MPLBACKEND": "Agg",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {device_programs.PATIENT}",
 }
 

@@ -18,8 +18,6 @@ from tsam_jax.analysis import (
     top_eigenpairs,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 PARAMS = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), "b": jnp.array([1.0, -1.0])}
 OTHER = jax.tree.map(lambda x: jnp.cos(3 * x), PARAMS)
 

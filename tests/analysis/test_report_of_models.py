@@ -18,8 +18,6 @@ from tsam_jax.analysis import (
     toys,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def bowl(scale):
     return lambda x: 1.0 + 0.5 * scale * jnp.sum(x**2)

@@ -9,8 +9,6 @@ from scipy.optimize import brentq
 from tsam_jax.analysis import average_sharpness, m_sharpness, worst_case_sharpness
 from tsam_jax.noise import gaussian
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 SCALES = np.array([0.5, 1.0, 2.0, 4.0])
 KEY = jax.random.key(0)
 

@@ -21,8 +21,6 @@ from tsam_jax.analysis import (
 )
 from tsam_jax.noise import gaussian
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(jax.random.key(1), (20, 3))
 LABELS = jax.random.randint(jax.random.key(2), (20,), 0, 3)

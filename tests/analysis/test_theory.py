@@ -16,8 +16,6 @@ from tsam_jax.analysis import (
     tilted_statistics,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 LOSSES = np.array([0.3, 1.0, 1.4, 0.2, 2.5])
 
 

@@ -8,8 +8,6 @@ from small_problem import PARAMS, assert_close, evaluate, flat, loss, points_of
 
 from tsam_jax import methods
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.mark.parametrize("mask", [None, {"w": True, "b": False}, lambda p: {"w": False, "b": True}])
 @pytest.mark.parametrize(

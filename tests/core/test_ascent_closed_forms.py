@@ -8,8 +8,6 @@ from small_problem import PARAMS, evaluate, flat, loss
 
 from tsam_jax import methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def quadratic(d=5):
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0]

@@ -8,8 +8,6 @@ import pytest
 from tsam_jax import methods, noise, tilting, value_and_grad
 from tsam_jax.tilting import AutoTilt, effective_sample_size, tilt_for_ess, tilt_weights
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 LAW = noise.gaussian(rms=0.4)
 X = jnp.array([0.3, -1.1, 0.7])
 

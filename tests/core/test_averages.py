@@ -7,8 +7,6 @@ from small_problem import X, assert_bitwise, loss, parameters
 
 from tsam_jax import methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_averages_are_kept_of_masked_leaves_only():
     for maker in methods.vasso, methods.fsam:

@@ -11,8 +11,6 @@ from tsam_jax import methods, noise, value_and_grad
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 S = 3
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def problem():
     """L = sum sin(3 u) + |u|^2 + (v . c)^2 / 2 and its gradient, in NumPy and in JAX."""

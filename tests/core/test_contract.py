@@ -17,8 +17,6 @@ from contract_table import TABLE, batch, loss, make, parameters
 
 from tsam_jax import Cost, Loss, estimate_gradient, methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def rows(names):
     marks = {True: [pytest.mark.slow], False: []}

@@ -23,8 +23,6 @@ from test_contract import (
 
 from tsam_jax import Loss, estimate_gradient, methods, noise, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def fun(p, x=None):
     """The loss, with an auxiliary output that tells points apart: an array and an integer."""

@@ -79,7 +79,7 @@ def pair(make):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_first_and_second_derivatives_in_float64(name, key, x64, fast_compile):
+def test_values_and_first_and_second_derivatives_in_float64(name, key, x64):
     x, w = arrays(key, *CASES[name][:2])
     assert_alike(*pair(lambda f: derivatives(convolution(f, name)))(x, w), rtol=1e-12)
 
@@ -93,7 +93,7 @@ def test_values_and_first_and_second_derivatives_in_float64(name, key, x64, fast
         ("complex64", None, 1e-5),
     ],
 )
-def test_dtypes(dtype, preferred, rtol, key, fast_compile):
+def test_dtypes(dtype, preferred, rtol, key):
     x, w = arrays(key, (5, 6), (3, 2), jnp.dtype(dtype))
 
     def both(function):
@@ -114,7 +114,7 @@ def test_dtypes(dtype, preferred, rtol, key, fast_compile):
 
 
 @pytest.mark.parametrize("numbers", [None, ("HNWC", "OWIH", "CWNH")])
-def test_layouts_and_forward_over_reverse_mode(numbers, key, x64, fast_compile):
+def test_layouts_and_forward_over_reverse_mode(numbers, key, x64):
     order = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, numbers)
     x = jax.random.normal(key, np.array([2, 3, 5, 6])[np.argsort(order.lhs_spec)])
     w = jax.random.normal(key, np.array([4, 3, 3, 2])[np.argsort(order.rhs_spec)])
@@ -136,7 +136,7 @@ def test_layouts_and_forward_over_reverse_mode(numbers, key, x64, fast_compile):
 
 @pytest.mark.parametrize("axes", [(3, None), (None, 2), (1, 4)])
 @pytest.mark.parametrize("name", ["all at once", "large kernel"])
-def test_vmap_over_images_kernels_and_both(name, axes, key, x64, fast_compile):
+def test_vmap_over_images_kernels_and_both(name, axes, key, x64):
     x, w = (
         a if axis is None else jnp.stack([a, jnp.cos(a), -a], axis)
         for a, axis in zip(arrays(key, *CASES[name][:2]), axes, strict=True)
@@ -154,7 +154,7 @@ def test_vmap_over_images_kernels_and_both(name, axes, key, x64, fast_compile):
     assert_alike(*pair(mapped)(x, w), rtol=1e-12)
 
 
-def test_in_scan_cond_and_checkpoint(key, x64, fast_compile):
+def test_in_scan_cond_and_checkpoint(key, x64):
     x, w = arrays(key, *CASES["strides"][:2])
 
     def descend(function):
@@ -170,7 +170,7 @@ def test_in_scan_cond_and_checkpoint(key, x64, fast_compile):
     assert_alike(ours, plain, rtol=1e-12)
 
 
-def test_inside_shard_map(key, fast_compile):
+def test_inside_shard_map(key):
     x, w = arrays(key, *CASES["strides"][:2])
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec

@@ -8,8 +8,6 @@ from contract_table import batch, loss, make, parameters
 
 from tsam_jax import methods, noise, tilting, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 # In the second step, so that what a method remembers takes part.
 ESTIMATORS = {
     **{name: make(name) for name in methods.METHODS},

@@ -9,8 +9,6 @@ from small_problem import X, assert_close, evaluate, flat, loss, parameters, run
 
 from tsam_jax import methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 NAMES = ("asam", "pgn", "wsam", "gsam", "esam2", "looksam")
 
 

@@ -8,8 +8,6 @@ from small_problem import assert_close, evaluate, loss
 
 from tsam_jax import methods
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_ties_go_to_the_smallest_step():
     plateau = lambda x: jnp.minimum(x, 1.0)  # noqa: E731

@@ -11,8 +11,6 @@ from tsam_jax import methods
 FAMILIES = ("tsamrepo_sam", "po_sam", "davda54_asam", "samsung_asam", "gsam", "po_wsam")
 NAMES = golden_records.names(*FAMILIES)
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def learning_rate(meta):
     """The schedule of GSAM's records: one step at the start before the cosine begins to fall."""

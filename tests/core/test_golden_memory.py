@@ -16,8 +16,6 @@ XSAM = golden_records.names("xsam")
 NEGLOSS = "xsam/xsam__k1_search_negloss__quad"
 RSAM = golden_records.names("rsam")
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def make_fsam(meta):
     adapt = meta["adaptive"]

@@ -12,8 +12,6 @@ from small_problem import points_of
 
 from tsam_jax import HalfPrecisionWarning, methods, noise, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 KEYS = jax.random.split(jax.random.key(0))
 WEIGHTS = jax.random.normal(KEYS[0], (1024, 1024)) / 32  # as is usual for 1024 inputs
 SLOPES = jax.random.normal(KEYS[1], WEIGHTS.shape)  # the gradient

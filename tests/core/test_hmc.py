@@ -28,7 +28,7 @@ def estimate(estimator, fun=quartic, params=PARAMS, key=0):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_without_steps_it_is_tilted_sampling_in_the_ball(strategy, fast_compile):
+def test_without_steps_it_is_tilted_sampling_in_the_ball(strategy):
     still = methods.tsam_hmc(4.0, 3, radius=0.5, beta=0.0, delta=0.375, strategy=strategy)
     (value, grad), metrics = estimate(still, key=2)
     law = lambda key, p: noise.ball(radius=0.5)(jax.random.split(key)[0], p)  # noqa: E731
@@ -72,7 +72,7 @@ def replayed(masked):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("masked", MASKS)
-def test_samples_are_chains_of_the_kernel(strategy, masked, fast_compile):
+def test_samples_are_chains_of_the_kernel(strategy, masked):
     options = {**CHAIN, "delta": 1 / 3, "mask": MASKS[masked], "strategy": strategy}
     (_, grad), metrics = estimate(methods.tsam_hmc(3.0, 2, **options), key=7)
     run = replayed(masked)
@@ -106,7 +106,7 @@ def test_chains_of_bfloat16_parameters_are_in_float32(monkeypatch):
     assert {x.dtype for x in jax.tree.leaves(grad)} == {jnp.dtype("bfloat16")}
 
 
-def test_sigma_is_a_unit_of_momentum(fast_compile):
+def test_sigma_is_a_unit_of_momentum():
     """Only beta / sigma counts."""
     a = methods.tsam_hmc(2.0, 3, radius=0.6, beta=0.04, sigma=1.0, steps=2)
     b = methods.tsam_hmc(2.0, 3, radius=0.6, beta=0.16, sigma=4.0, steps=2)

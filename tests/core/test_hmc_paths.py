@@ -63,7 +63,7 @@ def test_the_difference_of_large_kinetic_energies_keeps_its_digits():
     np.testing.assert_allclose(hmc._kinetic_gain(p0, p), exact, atol=2e-3)
 
 
-def test_no_proposal_outside_of_the_ball_is_accepted(fast_compile):
+def test_no_proposal_outside_of_the_ball_is_accepted():
     kernel = make_kernel(
         linear, accept="inside", radius=0.5, tilt=5.0, beta=0.3, sigma=1.0, steps=1
     )
@@ -78,7 +78,7 @@ def test_no_proposal_outside_of_the_ball_is_accepted(fast_compile):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("accept", hmc._ACCEPTANCES)
-def test_proposals_that_are_not_finite_are_rejected(accept, bad, fast_compile):
+def test_proposals_that_are_not_finite_are_rejected(accept, bad):
     def loss(e):
         return linear(e) + jnp.where(e[0] > 0, bad, 0.0)
 

@@ -24,8 +24,6 @@ from tsam_jax import methods, noise, value_and_grad
 
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @functools.cache
 def sam():

@@ -27,8 +27,6 @@ from tsam_jax import (
 
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_gradient_of_the_tilted_loss_over_all_samples(strategy):

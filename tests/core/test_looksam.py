@@ -8,8 +8,6 @@ from small_problem import PARAMS, assert_bitwise, evaluate, flat, loss, paramete
 
 from tsam_jax import methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_looksam_looks_every_kth_step():
     points = points_of(methods.looksam(0.1, every=3), steps=7)

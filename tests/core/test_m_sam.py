@@ -15,8 +15,6 @@ from test_contract import flat
 
 from tsam_jax import Loss, estimate_gradient, methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 INNER = {
     "sam": methods.sam(0.3),
     "tsam": methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled"),

@@ -8,8 +8,6 @@ from small_problem import assert_close, loss, one_perturbation, parameters, run
 
 from tsam_jax import methods, noise
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 A = jnp.array([[2.0, 0.3], [0.3, 0.5]])
 
 

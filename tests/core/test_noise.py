@@ -10,8 +10,6 @@ from small_problem import parameters
 
 from tsam_jax import methods, noise, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 SIZED = {"sphere": noise.sphere, "ball": noise.ball, "gaussian": noise.gaussian}
 LAWS = {
     "sphere": noise.sphere(rms=0.1),

@@ -10,8 +10,6 @@ import scipy.stats
 
 from tsam_jax import methods, noise, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 STRATEGIES = ("unrolled", "vectorized", "streamed")
 SHAPES = {"w": (2, 3), "b": (1,), "none": None}  # 7 coordinates
 PARAMS = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(1), "none": None}

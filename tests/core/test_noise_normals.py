@@ -13,8 +13,6 @@ import scipy.special
 
 from tsam_jax import _threefry, noise
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture
 def patch(monkeypatch):

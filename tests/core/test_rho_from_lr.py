@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from small_problem import assert_close, evaluate
 
 from tsam_jax import methods
-
-pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 def test_rho_from_lr():

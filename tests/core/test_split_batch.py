@@ -13,8 +13,6 @@ from small_problem import assert_bitwise, assert_close, flat
 import tsam_jax
 from tsam_jax import Loss, methods, noise, tilting, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 GAUSSIAN, STRATEGIES = noise.gaussian(rms=0.1), ("vectorized", "unrolled", "streamed")
 W_ONLY = {"w": True, "b": False}
 # name -> a method of 3 samples, by its other arguments

@@ -7,8 +7,6 @@ import pytest
 
 from tsam_jax import Evaluation, _fold, methods, noise, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 FORMS = pytest.mark.parametrize("form", ["one after the other", "in a loop"])
 START = np.array([1.0, -2.0])
 

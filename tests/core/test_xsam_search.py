@@ -8,8 +8,6 @@ from small_problem import X, assert_close, assert_differ, listen, loss, paramete
 
 from tsam_jax import Loss, methods, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_the_search_comes_every_n_steps_and_alpha_stays_in_between():
     step = value_and_grad(loss, methods.xsam(0.3, rho_max=1.0, search_every=2))

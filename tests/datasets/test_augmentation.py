@@ -9,8 +9,6 @@ import pytest
 
 from tsam_jax.data import augmentation
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture
 def images():

@@ -58,7 +58,7 @@ def test_an_exception_in_an_evaluation(name):
 
 
 @pytest.mark.parametrize("name", ["tsam", "looksam"])
-def test_an_exception_while_tracing(name, fast_compile):
+def test_an_exception_while_tracing(name):
     calls, fails = [], True
 
     def fun(p, x):
@@ -79,7 +79,7 @@ def test_an_exception_while_tracing(name, fast_compile):
 
 @pytest.mark.parametrize("name", ["sam", "vasso"])
 @pytest.mark.parametrize("donate", [(), (0, 1)])
-def test_an_exception_in_a_host_callback_while_running(name, donate, fast_compile):
+def test_an_exception_in_a_host_callback_while_running(name, donate):
     fails = []
 
     def host(x):

@@ -38,7 +38,7 @@ def later(state):
 
 
 @every_method
-def test_a_bad_step_is_seen_and_leaves_only_its_metrics(name, fast_compile):
+def test_a_bad_step_is_seen_and_leaves_only_its_metrics(name):
     step, params = value_and_grad(broken, make(name)), parameters()
     state, step = step.init(params), jax.jit(step)
     for k in range(3):  # a first step, and one of each kind that methods of period 2 have

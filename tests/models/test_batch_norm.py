@@ -8,8 +8,6 @@ from flax import nnx
 
 from tsam_jax.models._batch_norm import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def defined(x, scale, bias):
     axes = tuple(range(x.ndim - 1))

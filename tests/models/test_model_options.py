@@ -15,8 +15,6 @@ from tsam_jax import methods, value_and_grad
 from tsam_jax.models import MODELS, distilbert, resnet, vit, wide_resnet
 from tsam_jax.models._batch_norm import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 TEXT = {"vocabulary": 20, "max_length": 8, "width": 16, "depth": 1, "heads": 2}
 TINY = {
     "mlp": {"width": 8, "image_shape": (8, 8, 3)},

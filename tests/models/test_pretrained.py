@@ -14,8 +14,6 @@ from safetensors.numpy import load_file, save_file
 from tsam_jax.models import _checkpoint_files
 from tsam_jax.models.pretrained import PretrainedError, architecture_of, load_pretrained
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def load(path, **options):
     return load_pretrained(path, rngs=nnx.Rngs(0), **options)

@@ -11,8 +11,6 @@ from golden_models import cross_entropy, flat, record, relative_error, split
 
 from tsam_jax.models import _names_resnet, resnet, wide_resnet
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 NAMES = {
     "thin_resnet18_w4": _names_resnet.resnet_names(
         (2, 2, 2, 2), shortcut="shortcut", head="linear"

@@ -12,8 +12,6 @@ from golden_models import FOLDER, cross_entropy, flat, record, relative_error, s
 from tsam_jax.models import _names_text, _names_vit
 from tsam_jax.models.pretrained import load_pretrained
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 NAMES = {
     "hf_bert": _names_text.bert_names(2),
     "hf_distilbert": _names_text.distilbert_names(2),

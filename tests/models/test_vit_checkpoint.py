@@ -10,8 +10,6 @@ from safetensors.numpy import load_file
 
 from tsam_jax.models.pretrained import load_pretrained
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_the_names_are_those_of_transformers(tmp_path):
     made = load_file(write_vit(tmp_path) / "model.safetensors")

@@ -10,8 +10,6 @@ import pytest
 from tsam_jax.cli import main
 from tsam_jax.train import restore
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 SMALL = ["--dataset", "digits", "--label-noise", "0.4", "--train-size", "60"]
 SMALL += ["--width", "4", "--depth", "1", "--batch-size", "20"]
 FEW = ["--samples", "3", "--eigenvalues", "2", "--examples", "40"]

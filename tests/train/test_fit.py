@@ -18,8 +18,6 @@ from tsam_jax.train.config import ConfigError
 from tsam_jax.train.run import Diverged
 from tsam_jax.train.settings import SettingError
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def test_a_model_and_data_of_the_users_own():
     # A user's whole program:
@@ -114,7 +112,7 @@ def tilted(directory=None, epochs=4, **changes):
     return fit(given.pop("model"), given.pop("data", LINE), epochs=epochs, **given)
 
 
-@functools.cache  # a fixture of the module would be compiled without `fast_compile`
+@functools.cache
 def whole():
     """Four epochs without a stop."""
     return tilted()

@@ -24,8 +24,6 @@ OPTIMIZER = config.Optimizer(batch_size=60)
 SEEDS = [0, 1]
 TSAM = "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.05))"
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture(scope="module")
 def task():

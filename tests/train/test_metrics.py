@@ -180,7 +180,6 @@ def test_a_metric_of_the_users_own_is_higher_for_better():
     assert metric("validation_accuracy") is METRICS["accuracy"]
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_each_part_and_seed_is_measured_with_its_own_labels():
     task = config.Task(
         model="mlp", train_size=60, width=8, depth=1, metrics=("f1", "accuracy"), label_noise=0.4
@@ -209,7 +208,6 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += sorted({word for sentence in SENTENCES for word in sentence.split()})
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_similarity_of_sentences_trains_to_its_correlations(tmp_path, capsys):
     """STS-B: a pair scores 5 if it is one sentence twice, else 0; half of the rows each."""
     rng = np.random.default_rng(0)

@@ -26,14 +26,6 @@ TINY = [*SMALL, "--epochs", "2", "--seeds", "2", "--vectorize", "False"]
 METHODS = ["--methods", "erm(lr=0.1)", "sam(rho=0.1)", "sam(rho=0.2)"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compile_of_all():
-    """Also of `whole`: other optimizations would give other last digits."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def run(capsys, *arguments):
     code = cli.main(list(arguments))
     shown = capsys.readouterr()

@@ -59,7 +59,6 @@ def trained(task, dataset, text="sam(rho=0.05)", epochs=2):
     return loaded, list(loop.train(program, start, loaded.data, ends=range(1, epochs + 1)))
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_images_train_from_bytes_with_augmentation_in_half_precision():
     task = config.Task(
         model="cnn",
@@ -76,7 +75,6 @@ def test_images_train_from_bytes_with_augmentation_in_half_precision():
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_text_trains_on_numbers_with_the_loss_as_the_measure():
     task = config.Task(model="bert-tiny", loss="mse")
     loaded, rounds = trained(task, SIMILARITY)
@@ -85,7 +83,6 @@ def test_text_trains_on_numbers_with_the_loss_as_the_measure():
     assert np.isfinite(rounds[-1].metrics["train_loss"][0])
 
 
-@pytest.mark.usefixtures("fast_compile")
 @pytest.mark.parametrize(
     ("fields", "dataset", "names"),
     [
@@ -101,7 +98,6 @@ def test_a_task_has_its_measures_and_the_first_one_selects(fields, dataset, name
     assert measured <= rounds[0].metrics.keys()
 
 
-@pytest.mark.usefixtures("fast_compile")
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_images_with_a_constant_channel_train(name, tmp_path):
     images = RNG.integers(0, 256, (60, 8, 8, 3), np.uint8)
@@ -272,7 +268,6 @@ def test_a_pretrained_network_brings_its_vocabulary_and_the_defaults_of_fine_tun
     assert (found.task.vocabulary, found.opened.vocab_size) == (str(model), 7)
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
     model = text_files(tmp_path)
     words = ["train", "glue:SST-2", "--data-dir", str(tmp_path), "--pretrained", str(model)]

@@ -48,7 +48,6 @@ def killed_after(epoch):
     return killed
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_tensorboard_has_what_the_log_has_also_after_a_resumed_run(tmp_path, monkeypatch):
     out = tmp_path / "run"
     options = ["--epochs", "4", "--checkpoint-every", "2", "--tensorboard", "--out", str(out)]
@@ -95,7 +94,6 @@ def fake_wandb(monkeypatch):
     return seen
 
 
-@pytest.mark.usefixtures("fast_compile")
 def test_weights_and_biases_goes_on_with_the_same_run(tmp_path, monkeypatch):
     seen = fake_wandb(monkeypatch)
     out = tmp_path / "run"

@@ -10,8 +10,6 @@ from flax_models import Net, batch, counter
 import tsam_jax.nnx
 from tsam_jax import methods, noise
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 class Threshold(nnx.Module):
     """Says 1 where the input is above the running mean; inputs are 10 - 1 or 10 + 1."""

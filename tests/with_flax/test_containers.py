@@ -11,8 +11,6 @@ import pytest
 
 from tsam_jax import methods, noise, tsam, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from flax import nnx
 from tsam_jax.convolution import conv_general_dilated
 
 pytestmark = [
-    pytest.mark.usefixtures("fast_compile"),
     pytest.mark.skipif(jax.default_backend() != "cpu", reason="plain elsewhere"),
 ]
 

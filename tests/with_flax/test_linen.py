@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax.training.train_state import TrainState
 from flax_models import batch
 
 from tsam_jax import methods, value_and_grad
-
-pytestmark = pytest.mark.usefixtures("fast_compile")
 
 SAM = methods.sam(0.5)
 

@@ -13,8 +13,6 @@ from flax_models import Net, batch, loss_fn
 import tsam_jax.nnx
 from tsam_jax import HalfPrecisionWarning, Loss, methods, noise
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 TSAM = methods.tsam(5.0, 0.05, 1, noise=noise.sphere(rms=0.005))
 
 

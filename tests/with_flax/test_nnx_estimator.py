@@ -14,8 +14,6 @@ from flax_models import Net, batch, counter, loss_fn
 import tsam_jax.nnx
 from tsam_jax import methods, noise, tsam, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 BASE = optax.sgd(0.1, momentum=0.9)
 LAW = noise.gaussian(rms=0.1)
 SAM = methods.sam(0.5)

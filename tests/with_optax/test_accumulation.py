@@ -11,8 +11,6 @@ from bowl import BATCH, START, assert_same_bits, flat, loss, make_step, paramete
 
 from tsam_jax import Loss, methods, noise, sharpness_aware, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 RHO = 0.3
 TO_AND_FRO = noise.antithetic(lambda key, params: jax.tree.map(lambda x: 0.1 + 0 * x, params))
 PARTS = BATCH[:2], BATCH[2:]

@@ -21,8 +21,6 @@ from bowl import (
 
 from tsam_jax import Loss, estimate_gradient, methods, noise, sharpness_aware, tsam
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 RHO = 0.3
 SAM = methods.sam(RHO)
 FIRST = sam_gradient(START, BATCH, RHO)  # its norm is 11

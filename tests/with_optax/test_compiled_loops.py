@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-import pytest
 from bowl import BATCH, assert_same_bits, flat, loss, make_step, parameters
 
 from tsam_jax import methods, noise, sharpness_aware
-
-pytestmark = pytest.mark.usefixtures("fast_compile")
 
 STEPS = 4
 BATCHES = jnp.asarray(np.stack([BATCH * (1 + 0.2 * k) for k in range(STEPS)]), jnp.float32)

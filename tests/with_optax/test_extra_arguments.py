@@ -13,8 +13,6 @@ from bowl import BATCH, START, climbed, flat, loss, parameters, sam_gradient, va
 
 from tsam_jax import estimate_gradient, methods, noise, sharpness_aware, tsam
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 RHO = 0.3
 SAM = methods.sam(RHO)
 ADAPTERS = {

@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from bowl import BATCH, flat, make_step, parameters
 
 from tsam_jax import methods, noise, sharpness_aware, tsam
-
-pytestmark = pytest.mark.usefixtures("fast_compile")
 
 VALUES = {"t": 0.05, "rho": 0.3, "radius": 0.5, "learning_rate": 0.1}
 CHANGED = {"t": 30.0, "rho": 0.05, "radius": 1.5, "learning_rate": 0.01}

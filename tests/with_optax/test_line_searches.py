@@ -20,8 +20,6 @@ from bowl import (
 
 from tsam_jax import estimate_gradient, methods, noise, sharpness_aware, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 RHO = 0.3
 SAM = methods.sam(RHO)
 

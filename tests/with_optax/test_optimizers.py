@@ -19,8 +19,6 @@ from bowl import (
 
 from tsam_jax import methods, sharpness_aware
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 RHO = 0.3
 BASES = {
     "sgd": optax.sgd(0.05, momentum=0.9, nesterov=True),

@@ -22,8 +22,6 @@ from bowl import (
 
 from tsam_jax import estimate_gradient, methods, noise, sharpness_aware, tsam
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 GAUSSIAN = noise.gaussian(rms=0.3)
 SAMPLED = methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy="unrolled")
 

@@ -21,8 +21,6 @@ from tsam_jax import (
     value_and_grad,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 LAW = noise.gaussian(rms=0.3)
 TSAM = methods.tsam(2.0, 0.3, 2, noise=LAW, strategy="unrolled")
 OPTIMIZERS = {  # no memory, with samples; a tree; a number, and metrics that are NaN
