@@ -7,7 +7,7 @@ VENV ?= .venv
 
 unexport PYTHONHOME PYTHONPATH
 RUN := "$(VENV)/bin/python" -m
-PYTEST := $(RUN) pytest -n auto --maxprocesses 2
+PYTEST := $(RUN) pytest -n auto --maxprocesses 2 --dist worksteal
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -20,11 +20,11 @@ help: ## list the targets
 demo: setup-train ## compare the methods on a small task; the report goes into ./runs/
 	"$(VENV)/bin/tsam-jax" compare
 
-test: check ## formatting, lint, types, doctests, examples, all tests but the slow ones; logs into build/test.log
+test: check ## formatting, lint, types, doctests, README's examples, all tests but the slow ones; logs into build/test.log
 	@mkdir -p build
 	set -o pipefail; $(PYTEST) -m "not slow" 2>&1 | tee -i build/test.log
 
-test-slow: setup-dev ## the tests that take minutes
+test-slow: setup-dev ## the nightly tests: parity, tutorials, every page's examples, and others that take minutes
 	$(PYTEST) -m slow
 
 test-oldest: setup-dev ## the same tests, with the oldest packages that pyproject.toml allows

@@ -60,6 +60,7 @@ ENVIRONMENT = {  # some pages are about several devices
 
 
 # A page's blocks are one program, in order, as for a reader who pastes them one after the other.
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_blocks_of_the_page_run(path, tmp_path):
     code = program(path.read_text())

@@ -44,6 +44,7 @@ def test_there_are_six():
     assert [source.stem[0] for source in SOURCES] == list("123456")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_tutorial_runs(source):
     optimized = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"} if source.stem in MEASURES else {}

@@ -79,6 +79,7 @@ def in_float64(name):
     return jax.device_get(jax.jit(lambda params: (*evaluate(params), *train(params)))(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_in_float64(name, x64):
     logits, means, *_ = in_float64(name)
@@ -90,6 +91,7 @@ def test_evaluation_in_float64(name, x64):
         assert relative_error(mean, stored[f"stage_mean64/{key}"]) < 1e-10, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_training_in_float64(name, x64):
     _, _, (loss, (logits, _)), grads = in_float64(name)
@@ -104,6 +106,7 @@ def test_training_in_float64(name, x64):
         assert relative_error(grads[path], layout(stored[key])) < 1e-9, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_running_statistics_are_pytorchs(name, x64):
     _, _, (_, (_, statistics)), _ = in_float64(name)

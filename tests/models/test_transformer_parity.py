@@ -64,6 +64,7 @@ def in_float64(name):
     return loss, logits, states, flat(grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_in_float64(name, x64):
     loss, logits, states, _ = in_float64(name)
@@ -80,6 +81,7 @@ def test_outputs_in_float64(name, x64):
 ROUNDING = 1e-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_in_float64(name, x64):
     *_, grads = in_float64(name)
