@@ -8,6 +8,7 @@ import sys
 import device_programs
 import jax
 import numpy as np
+import pytest
 
 from tsam_jax.train.restore import restore
 
@@ -33,6 +34,7 @@ def start(out, dataset, devices, *options):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (205, 4, 4, 1), np.uint8)  # not the same number for each

@@ -95,9 +95,13 @@ def test_shards_are_the_study(tmp_path, capsys, whole):
 
 def test_two_shards_at_once_do_not_disturb_each_other(tmp_path, whole):
     out = tmp_path / "shards"
-    command = [sys.executable, "-m", "tsam_jax.cli", "study", *METHODS, *TINY, "--out", str(out)]
-    processes = [subprocess.Popen([*command, "--shard", f"{i}/2"]) for i in (1, 2)]
-    assert [process.wait(timeout=900) for process in processes] == [0, 0]
+    words = ["study", *METHODS, *TINY, "--out", str(out), "--shard"]
+    with subprocess.Popen([sys.executable, "-m", "tsam_jax.cli", *words, "2/2"]) as process:
+        while not (out / "study.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert cli.main([*words, "1/2"]) == 0
+        assert process.wait(timeout=900) == 0
     for ours, theirs in zip(rows_of(out), rows_of(whole), strict=True):
         assert ours["setting"] == theirs["setting"]
         np.testing.assert_allclose(

@@ -22,7 +22,7 @@ def test_training_on_a_mesh_is_training_on_one_device():
     assert device_programs.run(program) == ["data=4,sample=2", "sample=4", "data=8"]
 
 
-def test_two_processes_train_what_one_does(tmp_path):
+def test_two_processes_train_what_one_does(tmp_path, capsys):
     """Each reads its share of 51 images; the first one writes the log."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 6, 6, 2), np.uint8)
@@ -41,9 +41,8 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert len(list((tmp_path / "both" / "checkpoints").iterdir())) == 2
     # What two processes saved is evaluated by one, and says what the log has.
     [*_, last] = _lines(tmp_path / "both")
-    done = [sys.executable, "-m", "tsam_jax.cli", "evaluate", str(tmp_path / "both")]
-    shown = subprocess.run(done, capture_output=True, text=True, check=True, timeout=600).stdout
-    assert f"test: accuracy {100 * last['test_accuracy']:.2f} %" in shown
+    assert cli.main(["evaluate", str(tmp_path / "both")]) == 0
+    assert f"test: accuracy {100 * last['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
 LATE = """
