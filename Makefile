@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-unexport PYTHONHOME PYTHONPATH
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 RUN := "$(VENV)/bin/python" -m
 PYTEST := $(RUN) pytest -n auto --maxprocesses 2 --dist worksteal
 

@@ -43,6 +43,7 @@ NNX = f"{FLAX}/test_nnx_estimator.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
 DIRECTORIES, STUDY = "../train/test_directories.py", "../train/test_study.py"
 WAY = "../train/test_analyze.py::test_the_way_of_training_starts_at_its_initial_parameters"
+AUGMENTED = "test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_trained_on"
 TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
 MUTANTS = [
     # the shared algebra: norm, sign, size
@@ -663,6 +664,42 @@ MUTANTS = [
         "return value if self.higher_is_better else -value",
         "return value",
         "../train/test_metrics.py",
+    ),
+    Mutant(
+        "train/loop.py",
+        "network.augment(key, batch.inputs))",
+        "(network.augment(key, batch.inputs), batch.inputs)[1])",
+        f"{LOOP}::{AUGMENTED}",
+    ),
+    Mutant(
+        "train/task.py",
+        '"official": augmentation.official',
+        '"official": functools.partial(augmentation.official, cutout_size=0)',
+        "../train/test_task.py::test_crop_flip_is_the_official_recipe_without_cutout",
+    ),
+    Mutant(
+        "train/metrics.py",
+        "np.all(values == values[0])",
+        "np.allclose(values, values[0])",
+        "../train/test_metrics.py",
+    ),
+    Mutant(
+        "data/npz.py",
+        "else inputs[..., None]",
+        "else 0 * inputs[..., None]",
+        "../datasets/test_npz.py::test_grey_images_get_a_channel",
+    ),
+    Mutant(
+        "data/_images.py",
+        ".convert(mode)",
+        '.convert("1").convert(mode)',
+        "../datasets/test_image_folders.py::test_grey_and_palette_images_become_rgb",
+    ),
+    Mutant(
+        "commands/catalogue.py",
+        "in METHODS.items():",
+        'in [x for x in METHODS.items() if x[0] != "sam"]:',
+        "../train/test_cli.py::test_methods_lists_every_method_with_cost_and_source",
     ),
     # the way of a training
     Mutant("train/restore.py", "points += [_weights", "points[:0] = [_weights", WAY),

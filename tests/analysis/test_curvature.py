@@ -29,7 +29,7 @@ def network():
 
 def dense_hessian(loss, params):
     flat, unravel = ravel_pytree(params)
-    return np.asarray(jax.hessian(lambda x: loss(unravel(x)))(flat), np.float64)
+    return np.asarray(jax.jit(jax.hessian(lambda x: loss(unravel(x))))(flat), np.float64)
 
 
 def diagonal_loss(scales):

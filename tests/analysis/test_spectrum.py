@@ -43,15 +43,17 @@ def loss(params):
 
 
 FLAT, UNRAVEL = ravel_pytree(PARAMS)
-HESSIAN = np.asarray(jax.hessian(lambda x: loss(UNRAVEL(x)))(FLAT), np.float64)
+HESSIAN = np.asarray(jax.jit(jax.hessian(lambda x: loss(UNRAVEL(x))))(FLAT), np.float64)
 EIGENVALUES = np.linalg.eigvalsh(HESSIAN)
 
 
 def gauss_newton():
-    jacobian = np.asarray(jax.jacobian(lambda x: logits(UNRAVEL(x)).ravel())(FLAT), np.float64)
+    jacobian = jax.jit(jax.jacobian(lambda x: logits(UNRAVEL(x)).ravel()))(FLAT)
     outputs = logits(PARAMS)
-    inner = jax.hessian(lambda y: cross_entropy(y.reshape(outputs.shape)))(outputs.ravel())
-    return jacobian.T @ np.asarray(inner, np.float64) @ jacobian
+    of_outputs = lambda y: cross_entropy(y.reshape(outputs.shape))  # noqa: E731
+    inner = jax.jit(jax.hessian(of_outputs))(outputs.ravel())
+    jacobian, inner = (np.asarray(x, np.float64) for x in (jacobian, inner))
+    return jacobian.T @ inner @ jacobian
 
 
 def test_gauss_newton_product_is_the_dense_product():
