@@ -18,15 +18,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tsam_jax")
 
 
+# Compiling is most of the tests' time: do it fast, and once for all processes.
+FAST = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1",
+}
+if jax.__version_info__ < (0, 11):  # half of the time; later versions have no such flag
+    FAST["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+
 def pytest_configure(config):
     config.pluginmanager.register(closing_line)
     if not hasattr(config, "workerinput"):  # xdist's workers, and programs of tests, inherit it
         folder = tempfile.mkdtemp(prefix="tsam_jax-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    # Compiling is most of the tests' time: do it fast, and once for all processes.
+        os.environ |= FAST | {"JAX_COMPILATION_CACHE_DIR": folder}
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_disable_most_optimizations", True)

@@ -18,9 +18,8 @@ def environment(devices: int) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(tsam_jax.__file__).parents[1]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        f" {PATIENT}"
-        " --xla_backend_optimization_level=0",  # programs run once: compile fast
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {PATIENT}"
+        f" --xla_force_host_platform_device_count={devices}",
     }
 
 

@@ -53,10 +53,8 @@ def test_program_keeps_order_and_line_numbers():
     assert program(page).splitlines() == ["", "", "a = 1", *[""] * 5, "b = a"]
 
 
-ENVIRONMENT = {  # some pages are about several devices
-    "MPLBACKEND": "Agg",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {device_programs.PATIENT}",
-}
+# Some pages are about several devices.
+ENVIRONMENT = device_programs.environment(8) | {"MPLBACKEND": "Agg"}
 
 
 # A page's blocks are one program, in order, as for a reader who pastes them one after the other.
@@ -69,7 +67,7 @@ def test_python_blocks_of_the_page_run(path, tmp_path):
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env=os.environ | ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -83,7 +81,7 @@ def test_a_block_of_the_readme_runs_when_pasted(block, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", block[1]],
         cwd=tmp_path,
-        env=os.environ | ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
