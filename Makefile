@@ -31,7 +31,7 @@ test-oldest: setup-dev ## the same tests, with the oldest packages that pyprojec
 	$(RUN) pip install --quiet uv
 	$(RUN) uv venv --quiet --clear --python "$(VENV)/bin/python" "$(VENV)-oldest"
 	$(RUN) uv pip install --quiet --python "$(VENV)-oldest" --resolution lowest-direct --editable ".[test]"
-	"$(VENV)-oldest/bin/python" -m pytest -n auto --maxprocesses 2 -m "not slow"
+	"$(VENV)-oldest/bin/python" -m pytest -n auto --maxprocesses 2 --dist worksteal -m "not slow"
 
 mutants: setup-dev ## break each method's core lines, and see that the tests notice
 	"$(VENV)/bin/python" tests/mutants.py
