@@ -18,6 +18,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tsam_jax")
 
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 # Compiling is most of the tests' time: do it fast, and once for all processes.
 FAST = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -31,10 +32,11 @@ if jax.__version_info__ < (0, 11):  # half of the time; later versions have no s
 def pytest_configure(config):
     config.pluginmanager.register(closing_line)
     if not hasattr(config, "workerinput"):  # xdist's workers, and programs of tests, inherit it
-        folder = tempfile.mkdtemp(prefix="tsam_jax-")
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        os.environ |= FAST | {"JAX_COMPILATION_CACHE_DIR": folder}
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        os.environ |= FAST
+        if CACHE not in os.environ:
+            os.environ[CACHE] = tempfile.mkdtemp(prefix="tsam_jax-")
+            config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_disable_most_optimizations", True)
 
@@ -62,7 +64,7 @@ def x64():
 
 @pytest.fixture
 def optimized():
-    """Makes XLA optimize as users have it, for tests that run for long or compare bits."""
+    """Turns XLA's optimizations on, for tests that run for long or are about its programs."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

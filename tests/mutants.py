@@ -10,6 +10,7 @@ change of a method or of its tests (`make mutants`). Each mutant is made in a co
 it is killed when the tests beside it fail, and the exit status is that of a survivor.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -717,6 +718,7 @@ MUTANTS = [
 
 def main(arguments: list[str]) -> int:
     survivors = []
+    cache = tempfile.TemporaryDirectory()  # most programs are the same for all mutants
     only_find = "--find" in arguments
     wanted = [part for part in arguments if part != "--find"]
     for mutant in MUTANTS:
@@ -738,7 +740,10 @@ def main(arguments: list[str]) -> int:
             path.write_text(source.replace(mutant.line, mutant.broken, 1))
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
             test = copy / "tests" / "core" / mutant.tests
-            done = subprocess.run([*command, test], cwd=copy, capture_output=True, check=False)
+            environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache.name}
+            done = subprocess.run(
+                [*command, test], cwd=copy, env=environment, capture_output=True, check=False
+            )
         verdict = {0: "SURVIVED", 1: "killed"}.get(done.returncode, "BROKEN")
         if verdict != "killed":
             survivors.append(mutant)

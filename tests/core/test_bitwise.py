@@ -9,6 +9,8 @@ import pytest
 import tsam_jax
 from tsam_jax import noise
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 X = jnp.array([[0.3, -1.1], [0.7, 0.2]])
 PARAMS = {"w": X, "b": jnp.array([0.1, -0.2])}
 
