@@ -94,7 +94,7 @@ def test_cifar100_has_classes_and_superclasses(tmp_path):
     assert (fine.test.inputs[:, 5, 5, 0] % 100 == fine.test.labels).all()
     assert (fine.test.labels % 20 == coarse.test.labels).all()
     write(tmp_path / "ten", cifar10())
-    with pytest.raises(DataError, match="CIFAR-10, which has no superclasses"):
+    with pytest.raises(DataError, match="`coarse` needs superclasses, which CIFAR-10"):
         data.load(f"cifar:{tmp_path / 'ten'}", coarse=True)
 
 
@@ -110,7 +110,7 @@ def test_the_folder_above_and_the_archive_will_do(tmp_path):
 def test_missing_batches_are_said(tmp_path):
     files = cifar10()
     del files["data_batch_3"], files["batches.meta"]
-    with pytest.warns(data.DataWarning, match=r"left out: data_batch_3\.$"):
+    with pytest.warns(data.DataWarning, match=r"skipped missing files: data_batch_3\.$"):
         splits = data.load(write(tmp_path, files), validation=1)
     assert len(splits.train.labels) == 15
     assert splits.num_classes == 10
@@ -143,7 +143,9 @@ def test_pickles_that_call_are_refused_and_not_executed(tmp_path, call, protocol
     except TypeError:  # a module does not pickle
         payload = b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
     for name in ("data_batch_2", "batches.meta", "test_batch"):
-        with pytest.raises(DataError, match=rf"{name}: is no file of CIFAR.*it asks for") as caught:
+        with pytest.raises(
+            DataError, match=rf"{name}: cannot be read as a CIFAR.*it imports"
+        ) as caught:
             data.load(write(tmp_path / name, cifar10() | {name: payload}))
         assert len(str(caught.value).removeprefix(str(tmp_path))) < 200
     assert not mark.exists()
@@ -152,24 +154,24 @@ def test_pickles_that_call_are_refused_and_not_executed(tmp_path, call, protocol
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        (b"(S'touch x'\nios\nsystem\n.", "it asks for os.system"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.", "it asks for os.system"),
-        (b"cnumpy\nndarray\n(I99999999999\nt\x81.", "cannot be read|can be read"),
-        (b"cnumpy\ndtype\n(S'O8'\ntR.", "another type than uint8"),
-        (b"c_codecs\nencode\n(S'x'\nS'hex'\ntR.", "another encoding"),
-        (b"c_codecs\nencode\n}S'__name__'\nS'x'\nsb.", "sets the state of something else"),
-        (b"\x80\x02K\x01r\xff\xff\xff\x7f.", "can be read"),
-        (b"\x82\x01.", "can be read"),
-        (b"P1\n.", "can be read"),
-        (b"", "can be read"),
-        (b"]" * 5000, "can be read"),
-        (pickle.dumps([1]), "can be read"),
-        (pickle.dumps({b"labels": [1]}), "must have `data`"),
-        (pickle.dumps(batch(0, labels=[1, 2, 3])), r"shape \(4, 3072\) for 3 labels"),
-        (pickle.dumps(batch(0, labels=[1, 2, 3, 10])), "image 3: has a label"),
-        (pickle.dumps(batch(0, labels=[1, 2, True, 3])), "image 2: has a label"),
-        (pickle.dumps(batch(0) | {b"data": np.zeros((4, 3072))}), "another type than uint8"),
-        (pickle.dumps(batch(0))[:-5000], "can be read"),
+        (b"(S'touch x'\nios\nsystem\n.", "it imports os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.", "it imports os.system"),
+        (b"cnumpy\nndarray\n(I99999999999\nt\x81.", "cannot be read"),
+        (b"cnumpy\ndtype\n(S'O8'\ntR.", "an array that is not uint8"),
+        (b"c_codecs\nencode\n(S'x'\nS'hex'\ntR.", "not encoded as latin1"),
+        (b"c_codecs\nencode\n}S'__name__'\nS'x'\nsb.", "state of an object that is not an array"),
+        (b"\x80\x02K\x01r\xff\xff\xff\x7f.", "cannot be read"),
+        (b"\x82\x01.", "cannot be read"),
+        (b"P1\n.", "cannot be read"),
+        (b"", "cannot be read"),
+        (b"]" * 5000, "cannot be read"),
+        (pickle.dumps([1]), "cannot be read"),
+        (pickle.dumps({b"labels": [1]}), "must have an array `data`"),
+        (pickle.dumps(batch(0, labels=[1, 2, 3])), r"must have shape \(3, 3072\).*\(4, 3072\)"),
+        (pickle.dumps(batch(0, labels=[1, 2, 3, 10])), "image 3: the label"),
+        (pickle.dumps(batch(0, labels=[1, 2, True, 3])), "image 2: the label"),
+        (pickle.dumps(batch(0) | {b"data": np.zeros((4, 3072))}), "an array that is not uint8"),
+        (pickle.dumps(batch(0))[:-5000], "cannot be read"),
     ],
 )
 def test_damaged_and_odd_files_are_refused(tmp_path, payload, words):
@@ -178,13 +180,13 @@ def test_damaged_and_odd_files_are_refused(tmp_path, payload, words):
 
 
 def test_what_is_not_cifar_is_refused(tmp_path):
-    with pytest.raises(DataError, match="there is no such folder or archive"):
+    with pytest.raises(DataError, match="no such folder or archive"):
         data.load(f"cifar:{tmp_path / 'nowhere'}")
     with pytest.raises(DataError, match="is not the Python version of CIFAR"):
         data.load(f"cifar:{tmp_path}")
     (tmp_path / "x.tar.gz").write_bytes(b"rubbish")
-    with pytest.raises(DataError, match="is no archive of CIFAR"):
+    with pytest.raises(DataError, match="cannot be read as a CIFAR archive"):
         data.load(f"cifar:{tmp_path / 'x.tar.gz'}")
     write(tmp_path, cifar10() | {"batches.meta": {b"label_names": NAMES[:9]}})
-    with pytest.raises(DataError, match="has 9 names for 10 classes"):
+    with pytest.raises(DataError, match="`label_names` must have 10 names, got 9"):
         data.load(f"cifar:{tmp_path}")

@@ -108,7 +108,7 @@ def test_hidden_files_and_notes_are_passed_over(tmp_path):
         ({"a/bad.png": b"no image"}, "a/bad.png: cannot be decoded"),
         ({"a/bad.png": png(1, (64, 64))[:60]}, "a/bad.png: cannot be decoded"),
         ({"z.png": png(1)}, "z.png: is in no folder of a class"),
-        ({"b/wide.png": png(1, (5, 4))}, r"is 4 x (5|4) x 3, and .* are 4 x (4|5) x 3.*`size=`"),
+        ({"b/wide.png": png(1, (5, 4))}, r"is 4 x (5|4) x 3, but .* is 4 x (4|5) x 3.*`size=`"),
     ],
 )
 def test_files_that_are_no_images_of_one_size_are_refused(tmp_path, files, words):
@@ -120,7 +120,7 @@ def test_size_resizes_all_images(tmp_path):
     files = images("") | {"b/wide.png": png(200, (9, 5))}
     splits = data.load(write(tmp_path, files), size=3, test=1, validation=1)
     assert splits.train.inputs.shape[1:] == (3, 3, 3)
-    with pytest.raises(DataError, match="`size` must be at least 1"):
+    with pytest.raises(DataError, match="`size` must be an integer from 1 to 8192"):
         data.load(f"folder:{tmp_path}", size=0)
 
 
@@ -136,7 +136,7 @@ def test_a_folder_beside_train_that_is_no_part_is_refused(tmp_path):
 
 
 def test_what_has_no_classes_is_refused(tmp_path):
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match="no such folder or zip"):
         data.load(f"folder:{tmp_path / 'nowhere'}")
     with pytest.raises(DataError, match="is empty"):
         data.load(write(tmp_path, {}))
@@ -146,7 +146,7 @@ def test_what_has_no_classes_is_refused(tmp_path):
 
 def test_corrupt_archives_are_refused(tmp_path):
     (tmp_path / "bad.zip").write_bytes(b"PK rubbish")
-    with pytest.raises(DataError, match=r"bad.zip: is no zip archive"):
+    with pytest.raises(DataError, match=r"bad.zip: cannot be read as a zip archive"):
         data.load(f"folder:{tmp_path / 'bad.zip'}")
     path = tmp_path / "damaged.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -155,7 +155,7 @@ def test_corrupt_archives_are_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[50] ^= 255  # in the first image
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged.zip, a/0.png: is corrupt in the archive"):
+    with pytest.raises(DataError, match=r"damaged.zip, a/0.png: cannot be read from the archive"):
         data.load(f"folder:{path}")
 
 
@@ -231,8 +231,8 @@ def test_pgm_has_its_own_white(tmp_path, peak, half):
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.ones((2, 2), np.float32), "pixels in floating point, whose black"),
-        (np.ones((2, 2), np.int32), "pixels in 32-bit integers, whose black"),
+        (np.ones((2, 2), np.float32), "pixels in floating point, whose values for black"),
+        (np.ones((2, 2), np.int32), "pixels in 32-bit integers, whose values for black"),
     ],
 )
 def test_pixels_without_a_known_range_are_refused(tmp_path, pixels, words):
@@ -274,11 +274,11 @@ def bomb(width, height):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (bomb(8193, 8193), "is 8193 x 8193, and images may have 67,108,864 pixels"),
+        (bomb(8193, 8193), "must have at most 67,108,864 pixels, got 8193 x 8193"),
         (bomb(20_000, 20_000), "more than 67,108,864 pixels"),
         (bomb(2**31 - 1, 2**31 - 1), "more than 67,108,864 pixels|cannot be decoded"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC needs the package pillow-heif"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n", "none that Pillow reads"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n", "Pillow does not know its format"),
         (png(1)[:-4] + b"abcd", r"checksum of its chunk b'IEND' is wrong"),
         (png(1)[:-12], "cannot be decoded as an image"),
         (b"II*\0\x08\0\0\0", "cannot be decoded as an image"),
@@ -295,7 +295,7 @@ def test_a_change_of_any_byte_of_a_png_is_noticed(tmp_path):
     for position in range(8, len(content)):
         changed = bytearray(content)
         changed[position] ^= 16
-        with pytest.raises(DataError, match=r"cannot be decoded|images may have"):
+        with pytest.raises(DataError, match=r"cannot be decoded|must have at most"):
             data.load(write(tmp_path, {"a/0.png": bytes(changed), **images("", "b", 2)}))
 
 
@@ -336,7 +336,7 @@ def test_members_and_texts_are_read_with_a_bound(tmp_path, monkeypatch):
             archive.writestr(name, content)
     (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"a" * 1000))
     for name in (folder, f"folder:{tmp_path / 'all.zip'}", f"table:{tmp_path / 't.tsv.gz'}"):
-        with pytest.raises(DataError, match="larger than 0 MiB, the limit"):
+        with pytest.raises(DataError, match="larger than 0 MiB, the limit for"):
             data.load(name)
 
 
@@ -398,11 +398,11 @@ def test_links_are_followed_and_loops_are_refused(tmp_path):
     assert (data.load(f"folder:{view}").train.inputs == plain.train.inputs).all()
     (view / "c").mkdir()
     (view / "c" / "up").symlink_to(view)
-    with pytest.raises(DataError, match=r"c/up: links to a folder above it"):
+    with pytest.raises(DataError, match=r"c/up: the link points to a parent folder"):
         data.load(f"folder:{view}")
     (view / "c" / "up").unlink()
     (view / "c" / "0.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"c/0.png: is a broken link"):
+    with pytest.raises(DataError, match=r"c/0.png: is a broken link or not"):
         data.load(f"folder:{view}")
 
 
@@ -430,5 +430,5 @@ def test_16_bits_of_a_format_without_a_known_range_are_refused(tmp_path):
     cards += ["NAXIS   =                    2", "NAXIS1  =                    2"]
     cards += ["NAXIS2  =                    2", "END"]
     header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
-    with pytest.raises(DataError, match=r"a/0.fits: has pixels in 16-bit integers, whose black"):
+    with pytest.raises(DataError, match=r"a/0.fits: has pixels in 16-bit integers, whose values"):
         data.load(write(tmp_path, {"a/0.fits": header + bytes(2880), **images("", "b", 3)}))

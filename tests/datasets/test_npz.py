@@ -166,7 +166,7 @@ def test_arrays_beyond_memory_are_refused(write, arrays, monkeypatch):
 
 @pytest.mark.parametrize("size", [0, -3, 10**6, True, 2.0, "4"])
 def test_absurd_sizes_are_refused(write, arrays, size):
-    with pytest.raises(DataError, match="`size` must be at least 1 pixel and at most 8192"):
+    with pytest.raises(DataError, match="`size` must be an integer from 1 to 8192"):
         data.load(write(**arrays), size=size)
 
 

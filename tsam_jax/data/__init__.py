@@ -1,4 +1,4 @@
-"""Data sets, one kind a file, by name; label noise, augmentation on the device, streaming."""
+"""Data sets by name (one kind per module), label noise, augmentation on the device, streaming."""
 
 from tsam_jax.data import augmentation, streaming
 from tsam_jax.data._errors import DataError, DataWarning

@@ -1,4 +1,4 @@
-"""Files of data sets: folders, archives and texts, each read with a bound."""
+"""Reading of folders, zip archives and text files, with a size limit on each file."""
 
 import gzip
 import io
@@ -11,16 +11,16 @@ from typing import IO, NamedTuple
 from tsam_jax.data._errors import DataError, brief, reason
 
 MAX_FILE = 2**28
-"""Bytes of one file of a folder or an archive, such as an encoded image."""
+"""Largest file in a folder or an archive, such as an encoded image, in bytes."""
 
 MAX_TEXT = 2**30
-"""Bytes of a text, decompressed."""
+"""Largest text file after decompression, in bytes."""
 
 _HIDDEN = (".", "__MACOSX")
-"""How the names of hidden files start, and of those that macOS adds to archives."""
+"""Prefixes of hidden files, and of the files that macOS adds to archives."""
 
 _DESKTOP = {"thumbs.db", "desktop.ini"}
-"""Hidden files of Windows."""
+"""Files that Windows adds to folders."""
 
 
 class Files(NamedTuple):
@@ -28,9 +28,9 @@ class Files(NamedTuple):
 
     Attributes:
       root: the folder or the archive.
-      names: sorted paths from the root, with "/", without hidden files.
+      names: sorted paths relative to the root, separated by "/"; hidden files are skipped.
       read: name -> content.
-      folders: sorted paths of all folders, also of empty ones.
+      folders: sorted paths of all folders, including empty ones.
     """
 
     root: Path
@@ -40,13 +40,13 @@ class Files(NamedTuple):
 
 
 def open_files(path: Path) -> Files:
-    """Lists the files of a folder, or of a zip archive, below its top folder if it has just one."""
+    """Lists the files of a folder or a zip archive; an archive's single top folder is the root."""
     if path.is_dir():
         files = _open_folder(path)
     elif path.is_file():
         files = _open_archive(path)
     else:
-        msg = f"{path}: there is no such folder or zip archive."
+        msg = f"{path}: no such folder or zip archive."
         raise DataError(msg)
     if not files.names:
         msg = f"{path}: is empty."
@@ -55,7 +55,7 @@ def open_files(path: Path) -> Files:
 
 
 def _open_folder(root: Path) -> Files:
-    """Lists a folder. Links are followed, as views of a store of images consist of them."""
+    """Lists a folder, following links: subsets of an image store are often folders of links."""
 
     def fail(error: OSError) -> None:
         msg = f"{error.filename}: cannot be read: {reason(error)}."
@@ -66,10 +66,10 @@ def _open_folder(root: Path) -> Files:
     for folder, inner, files in os.walk(root, followlinks=True, onerror=fail):
         inner[:] = sorted(name for name in inner if not _is_hidden(name))
         for name in inner:
-            path = os.path.join(folder, name)  # noqa: PTH118  # strings: twice as fast
+            path = os.path.join(folder, name)  # noqa: PTH118  # twice as fast as pathlib
             real = os.path.realpath(path)
             if real in above[folder]:
-                msg = f"{path}: links to a folder above it, which makes a loop; remove the link."
+                msg = f"{path}: the link points to a parent folder, a loop; remove the link."
                 raise DataError(msg)
             above[path] = (*above[folder], real)
             folders.append(Path(path).relative_to(root).as_posix())
@@ -78,7 +78,7 @@ def _open_folder(root: Path) -> Files:
             if _is_hidden(name):
                 continue
             if not os.path.isfile(path):  # noqa: PTH113
-                msg = f"{path}: is a broken link, or no regular file; remove it."
+                msg = f"{path}: is a broken link or not a regular file; remove it."
                 raise DataError(msg)
             names.append(Path(path).relative_to(root).as_posix())
     return Files(
@@ -92,8 +92,8 @@ def _open_folder(root: Path) -> Files:
 def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
     """Reads a regular file of at most `limit` bytes."""
     try:
-        if not path.is_file():  # a pipe would wait for ever
-            msg = f"{path}: there is no such file."
+        if not path.is_file():  # reading a pipe would block forever
+            msg = f"{path}: no such file."
             raise DataError(msg)
         with path.open("rb") as file:
             return read_stream(file, str(path), limit)
@@ -103,10 +103,10 @@ def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
 
 
 def read_stream(file: IO[bytes] | gzip.GzipFile, where: str, limit: int = MAX_FILE) -> bytes:
-    """Reads a stream of at most `limit` bytes, whatever its header promises."""
+    """Reads a stream of at most `limit` bytes, without trusting the size in its header."""
     content = file.read(limit + 1)
     if len(content) > limit:
-        msg = f"{where}: is larger than {limit >> 20} MiB, the limit of one file."
+        msg = f"{where}: is larger than {limit >> 20} MiB, the limit for one file."
         raise DataError(msg)
     return content
 
@@ -115,13 +115,13 @@ def _open_archive(path: Path) -> Files:
     try:
         archive = zipfile.ZipFile(path)
         entries = archive.infolist()
-    except Exception as error:  # zipfile raises what its parsers do
-        msg = f"{path}: is no zip archive that can be read: {reason(error)}."
+    except Exception as error:  # zipfile raises many types on damaged input
+        msg = f"{path}: cannot be read as a zip archive: {reason(error)}."
         raise DataError(msg) from error
     members: dict[str, zipfile.ZipInfo] = {}
     folders = set()
     for entry in entries:
-        name = entry.filename.replace("\\", "/").removeprefix("./")  # Windows
+        name = entry.filename.replace("\\", "/").removeprefix("./")  # zipped on Windows
         if any(map(_is_hidden, PurePosixPath(name).parts)):
             continue
         folders |= {str(folder) for folder in PurePosixPath(name).parents[:-1]}
@@ -129,7 +129,7 @@ def _open_archive(path: Path) -> Files:
             folders.add(name.removesuffix("/"))
             continue
         if name in members:
-            msg = f"{path}, {brief(name)}: is in the archive twice."
+            msg = f"{path}, {brief(name)}: appears twice in the archive."
             raise DataError(msg)
         members[name] = entry
     names = sorted(members)
@@ -144,11 +144,11 @@ def _open_archive(path: Path) -> Files:
                 content = read_stream(file, where)
         except DataError:
             raise
-        except Exception as error:  # unknown methods, passwords, and what decoders raise
-            msg = f"{where}: is corrupt in the archive, or cannot be read: {reason(error)}."
+        except Exception as error:  # unsupported compression, passwords, decoder errors
+            msg = f"{where}: cannot be read from the archive: {reason(error)}."
             raise DataError(msg) from error
         if len(content) != member.file_size:
-            msg = f"{where}: is corrupt in the archive: its size is not the one in the directory."
+            msg = f"{where}: is corrupt: its size differs from the archive's directory."
             raise DataError(msg)
         return content
 
@@ -165,7 +165,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Reads a file in UTF-8, decompressed if its name ends in ".gz"."""
+    """Reads a UTF-8 file, decompressing it if its name ends in ".gz"."""
     content = read_file(path, MAX_TEXT)
     if path.suffix.lower() == ".gz":
         try:
@@ -180,15 +180,15 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(content: bytes, where: object) -> str:
-    """Decodes UTF-8 without its byte order mark; `where` names the file in errors."""
+    """Decodes UTF-8 and drops a byte order mark; `where` names the file in errors."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        msg = f"{where}, line {line}: byte {error.start} is no UTF-8; convert the file to UTF-8."
+        msg = f"{where}, line {line}: byte {error.start} is not UTF-8; convert the file to UTF-8."
         raise DataError(msg) from None
-    if "\0" in text:  # UTF-16 of English decodes as UTF-8
+    if "\0" in text:  # English in UTF-16 decodes as UTF-8
         line = text.count("\n", 0, text.index("\0")) + 1
-        msg = f"{where}, line {line}: has a NUL character, so it is no text in UTF-8; convert it."
+        msg = f"{where}, line {line}: has a NUL character; convert the file to UTF-8."
         raise DataError(msg)
     return text

@@ -1,4 +1,4 @@
-"""Encoded images into arrays of pixels."""
+"""Decoding of images to arrays of pixels."""
 
 import io
 import numbers
@@ -12,27 +12,27 @@ import numpy as np
 from tsam_jax.data._errors import DataError, reason
 
 MAX_PIXELS = 2**26
-"""Pixels of one image, 67 million: more than cameras make, and 200 MB once decoded."""
+"""Most pixels in an image, 67 million: more than a camera's, and 200 MB once decoded."""
 
 BACKGROUND = (255, 255, 255)
-"""Colour behind transparent pixels: white, as on the page of a browser."""
+"""Colour behind transparent pixels: white, as in a browser."""
 
 EXCLUDED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow lists and cannot decode, or decodes by running another program."""
+"""Formats that Pillow lists but cannot decode, or decodes by running another program."""
 
 UNDECODED = {".heic", ".heif", ".hif"}
-"""Suffixes of photographs that need a plugin of Pillow; an error says so."""
+"""Suffixes of images that need a Pillow plugin; counted as images so that the error says so."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-"""Orientation in EXIF -> Pillow's `Transpose` that undoes it."""
+"""EXIF orientation -> the Pillow `Transpose` that undoes it."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 def image_suffixes() -> set[str]:
-    """The suffixes, in lower case, of files that are read as images."""
+    """Returns the suffixes, in lower case, of files that count as images."""
     from PIL import Image
 
     known = Image.registered_extensions().items()  # loads the plugins
@@ -48,16 +48,16 @@ def _formats() -> list[str]:
 
 
 def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray:
-    """Decodes an image as a viewer shows it: upright, and opaque.
+    """Decodes an image as a viewer shows it, upright and opaque.
 
     Args:
-      content: the file, in any format that Pillow reads; the first frame of an animation.
+      content: the file, in any format that Pillow reads; an animation gives its first frame.
       where: names the image in errors.
       mode: "RGB", or "L" for grey.
 
     Returns:
-      Shape (height, width, channels), uint8. The orientation of EXIF is applied. Transparent
-      pixels show `BACKGROUND`. Grey levels of 16 bits are scaled to 8 bits.
+      Shape (height, width, channels), uint8. The EXIF orientation is applied, transparent pixels
+      show `BACKGROUND`, and 16-bit grey levels are scaled to 8 bits.
 
     Raises:
       DataError: if the image cannot be decoded, has more than `MAX_PIXELS`, or has pixels of a
@@ -74,12 +74,12 @@ def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray
         if image.format == "PNG":
             _check_png(content)
         image.load()
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after `load`: TIFFs turn there
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after `load`, which turns TIFFs
         image = _opaque(image, where).convert(mode)
         pixels = np.asarray(image if turn is None else image.transpose(turn))
     except DataError:
         raise
-    except Exception as error:  # plugins raise whatever a damaged file makes them
+    except Exception as error:  # Pillow's plugins raise many types on damaged files
         heic = content[4:8] == b"ftyp" and "identify" in str(error)
         said = "HEIC needs the package pillow-heif, registered" if heic else _say(error)
         msg = f"{where}: cannot be decoded as an image: {said}."
@@ -90,15 +90,15 @@ def decode_image(content: bytes, where: str, *, mode: str = "RGB") -> np.ndarray
 def _say(error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(error, UnidentifiedImageError):  # its message has an object's address
-        return "its format is none that Pillow reads"
+    if isinstance(error, UnidentifiedImageError):  # its message shows a memory address
+        return "Pillow does not know its format"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"it has more than {MAX_PIXELS:,} pixels"
-    return "it is cut off or damaged" if isinstance(error, struct.error) else reason(error)
+    return "it is truncated or damaged" if isinstance(error, struct.error) else reason(error)
 
 
 def _check_png(content: bytes) -> None:
-    """Raises ValueError for a chunk with a wrong checksum: Pillow ignores that of the pixels."""
+    """Raises ValueError for a chunk with a wrong checksum; Pillow skips the check of pixel data."""
     start, kind = len(_PNG), b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, start)
@@ -112,12 +112,12 @@ def _check_png(content: bytes) -> None:
 def _check_size(size: tuple[int, int], where: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        msg = f"{where}: is {height} x {width}, and images may have {MAX_PIXELS:,} pixels."
+        msg = f"{where}: must have at most {MAX_PIXELS:,} pixels, got {height} x {width}."
         raise DataError(msg)
 
 
 def _opaque(image: Any, where: str) -> Any:
-    """The image in 8 bits a channel, with the background behind its transparent pixels."""
+    """Converts to 8 bits a channel, and puts the background behind transparent pixels."""
     from PIL import Image
 
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
@@ -125,22 +125,22 @@ def _opaque(image: Any, where: str) -> Any:
     palette = image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA"
     if not palette and "transparency" not in image.info and image.mode[-1] not in "Aa":
         return image
-    if image.mode == "La":  # has no way to RGBA
+    if image.mode == "La":  # Pillow has no direct conversion to RGBA
         image = image.convert("LA")
     shown = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", shown.size, (*BACKGROUND, 255)), shown)
 
 
 def _narrow(image: Any, where: str) -> Any:
-    """Grey levels of up to 16 bits, scaled to 8."""
+    """Scales grey levels of up to 16 bits to 8 bits."""
     from PIL import Image
 
-    # Pillow's readers of PNG and PPM scale to 16 bits, whatever the mode; FITS is signed.
+    # Pillow's readers of PNG and PPM scale to 16 bits in any mode; FITS is signed.
     known = {"PNG", "PPM"} if image.mode == "I" else {"PNG", "PPM", "TIFF", "JPEG2000"}
     if image.mode == "F" or image.format not in known:
         kind = {"F": "floating point", "I": "32-bit integers"}.get(image.mode, "16-bit integers")
         msg = (
-            f"{where}: has pixels in {kind}, whose black and white are not known;"
+            f"{where}: has pixels in {kind}, whose values for black and white are unknown;"
             " convert it to 8 or 16 bits."
         )
         raise DataError(msg)
@@ -150,7 +150,7 @@ def _narrow(image: Any, where: str) -> Any:
     levels = np.asarray(image).astype(np.int64)
     hidden = levels == image.info.get("transparency", -1)
     if levels.min() < 0 or levels.max() > peak:
-        msg = f"{where}: has grey levels outside 0 to {peak}, which are its {bits} bits."
+        msg = f"{where}: has grey levels outside 0 to {peak}, the range of its {bits} bits."
         raise DataError(msg)
     if image.format == "TIFF" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         levels = peak - levels
@@ -165,13 +165,13 @@ def stack_images(
     where: Callable[[int], str],
     size: int | None,
 ) -> np.ndarray:
-    """Stacks images of shape (height, width, channels), uint8, resized to `size` if it is given.
+    """Stacks images of shape (height, width, channels), uint8, after resizing if `size` is given.
 
     Args:
       images: the images.
       rows: the row of each image.
       where: names a row in errors.
-      size: side in pixels; None if all images have one size.
+      size: side in pixels; None to keep the size, which must be the same for all images.
 
     Returns:
       Shape (n, height, width, channels), uint8.
@@ -186,8 +186,8 @@ def stack_images(
         if stacked and same.shape != stacked[0].shape:
             shape, first = (" x ".join(map(str, found.shape)) for found in (same, stacked[0]))
             msg = (
-                f"{where(row)}: is {shape}, and images before it are {first}."
-                " Give `size=` a number of pixels to resize all images to."
+                f"{where(row)}: is {shape}, but the first image is {first}."
+                " Pass `size=`, in pixels, to resize all images."
             )
             raise DataError(msg)
         stacked.append(same)
@@ -195,7 +195,7 @@ def stack_images(
 
 
 def check_side(size: int | None) -> None:
-    """Raises DataError if `size` is no side of an image."""
+    """Raises DataError unless `size` is None or a possible side of an image."""
     if size is None:
         return
     if (
@@ -204,12 +204,12 @@ def check_side(size: int | None) -> None:
         or not 1 <= size <= MAX_PIXELS**0.5
     ):
         most = int(MAX_PIXELS**0.5)
-        msg = f"`size` must be at least 1 pixel and at most {most}, as an integer, got {size!r}."
+        msg = f"`size` must be an integer from 1 to {most} pixels, got {size!r}."
         raise DataError(msg)
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes bilinearly to a square, whatever the ratio of the sides: the official DTD recipe."""
+    """Resizes bilinearly to a square, ignoring the aspect ratio, as in the official DTD recipe."""
     from PIL import Image
 
     def squared(pixels: np.ndarray) -> np.ndarray:

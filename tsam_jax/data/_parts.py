@@ -1,4 +1,4 @@
-"""Names of parts, as people write them."""
+"""Common names of the training, validation and test parts."""
 
 import re
 
@@ -7,7 +7,7 @@ PARTS = {
     "validation": ("validation", "valid", "val", "dev", "devel", "development"),
     "test": ("test", "testing", "tst"),
 }
-"""Part -> the words for it, in any case, also with "set", as in `Training_Set`."""
+"""Part -> its names, in any case, with or without "set", as in `Training_Set`."""
 
 _PART_OF = {
     word + end: part for part, words in PARTS.items() for word in words for end in ("", "set")
@@ -20,10 +20,10 @@ _LIKE = {
 
 
 def part_of(name: str) -> str | None:
-    """The part that a folder or the stem of a file is named after; None for other names."""
+    """Returns the part that a folder or a file's stem is named after; None for other names."""
     return _PART_OF.get(re.sub(r"[-_ .]", "", name.lower()))
 
 
 def like_part(name: str) -> str | None:
-    """The part that a name seems to mean, such as "train" for `seg_train` and `train2017`."""
+    """Returns the part that a name resembles, such as "train" for `seg_train` and `train2017`."""
     return next((part for part, like in _LIKE.items() if like.search(name.lower())), None)

@@ -1,4 +1,4 @@
-"""What the readers share: tables and class labels."""
+"""Tables and class labels, shared by several readers."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from tsam_jax.data._errors import DataError, brief, list_some, reason, warn
 from tsam_jax.data._files import read_text
 
 Where = Callable[[int], str]
-"""Row -> what errors call it: its file and line, say."""
+"""Row -> its name in errors, such as its file and line."""
 
 Column = str | int
 """A column by its name in the header, or by its index from 0."""
@@ -23,9 +23,9 @@ class Rows(NamedTuple):
 
     Attributes:
       path: the file.
-      header: names of the columns; () for a file without header.
-      cells: the cells of each row, equally many in all rows.
-      lines: the line of the file on which each row ends, from 1.
+      header: names of the columns; () for a file without a header.
+      cells: the cells of each row, the same number in every row.
+      lines: the line of the file on which each row ends, counted from 1.
     """
 
     path: Path
@@ -34,19 +34,19 @@ class Rows(NamedTuple):
     lines: list[int]
 
     def where(self, row: int) -> str:
-        """The row's file and line, for errors."""
+        """Names the row's file and line, for errors."""
         return f"{self.path}, line {self.lines[row]}"
 
     def column(self, column: Column) -> list[str]:
-        """The cells of a column, named in the header or by its index, also as a string."""
+        """Returns the cells of a column, given by name or by index (an integer or its digits)."""
         index, width = column, len(self.cells[0])
         if column in self.header:
             index = self.header.index(str(column))
             if self.header.count(str(column)) > 1:
                 places = [str(i) for i, name in enumerate(self.header) if name == column]
                 msg = (
-                    f"{self.path}: has the column {brief(column)!r} {len(places)} times, as the"
-                    f" columns {list_some(places)}; rename all but one, or give its index."
+                    f"{self.path}: has {len(places)} columns named {brief(column)!r}, at indices"
+                    f" {list_some(places)}; rename all but one, or pass an index."
                 )
                 raise DataError(msg)
         elif isinstance(column, str) and column.isascii() and column.isdecimal():
@@ -54,13 +54,13 @@ class Rows(NamedTuple):
         if isinstance(index, int) and 0 <= index < width:
             return [cells[index] for cells in self.cells]
         has = f"named {list_some(map(repr, self.header))}" if self.header else "without names"
-        hint = " Give `delimiter=` if it has another." if width == 1 else ""
+        hint = " If the delimiter is wrong, pass `delimiter=`." if width == 1 else ""
         columns = "1 column" if width == 1 else f"{width} columns"
         msg = f"{self.path}: has no column {brief(column)!r}; it has {columns}, {has}.{hint}"
         raise DataError(msg)
 
     def keep(self, rows: Sequence[int]) -> "Rows":
-        """The table with some of its rows."""
+        """Returns the table with only the given rows."""
         cells, lines = [self.cells[i] for i in rows], [self.lines[i] for i in rows]
         return self._replace(cells=cells, lines=lines)
 
@@ -70,47 +70,48 @@ def read_rows(
 ) -> Rows:
     r"""Reads a table.
 
-    Tab-separated files are split at tabs and "\n" only: quotes in sentences mean nothing. Others
-    are read as CSV, in which quotes hold cells together.
+    Tab-separated files are split at tabs and "\n" only; quotes have no meaning. Other files are
+    read as CSV, where a quoted cell may contain delimiters and line breaks.
 
     Args:
-      path: the file, UTF-8; decompressed if its name ends in ".gz".
+      path: the file, in UTF-8; decompressed if its name ends in ".gz".
       header: whether the first row names the columns.
-      delimiter: between columns; None for a tab, or for a comma if the name has ".csv".
-      skip_short: leave out rows with too few cells, with a warning, instead of raising an error.
+      delimiter: column delimiter; None for a comma in ".csv" files and a tab in others.
+      skip_short: skip rows with too few cells, with a warning, instead of raising an error.
 
     Returns:
       The rows.
 
     Raises:
-      DataError: if a row has another number of cells than the first, or the file has no rows.
+      DataError: if a row and the first row differ in their number of cells, or the file has no
+        rows.
     """
     text = read_text(path)
     if delimiter is None:
         delimiter = "," if ".csv" in path.name.lower()[-7:] else "\t"
-    delimiter = "\t" if delimiter in {"\\t", "tab"} else delimiter  # as a shell passes it
+    delimiter = "\t" if delimiter in {"\\t", "tab"} else delimiter  # easy to type in a shell
     if len(delimiter) != 1 or delimiter in '\r\n"':
-        msg = f"`delimiter` must be one character, or `tab`, got {brief(delimiter)!r}."
+        msg = f"`delimiter` must be one character or `tab`, got {brief(delimiter)!r}."
         raise DataError(msg)
     rows = _split_tsv(text) if delimiter == "\t" else _parse_csv(text, delimiter, path)
     names = tuple(name.strip() for name in rows.pop(0)[1]) if header and rows else ()
     width = len(names) or (len(rows[0][1]) if rows else 0)
     short = [line for line, cells in rows if len(cells) < width] if skip_short else []
     if short:
-        warn(f"{path}, line {short[0]}: has too few cells; rows left out for it: {len(short)}.")
+        warn(f"{path}, line {short[0]}: has too few cells; rows skipped for this: {len(short)}.")
         rows = [row for row in rows if len(row[1]) >= width]
     if not rows:
         msg = f"{path}: has no rows."
         raise DataError(msg)
     for line, cells in rows:
         if len(cells) != width:
-            msg = f"{path}, line {line}: has {len(cells)} columns instead of {width}."
+            msg = f"{path}, line {line}: must have {width} cells, got {len(cells)}."
             raise DataError(msg)
     return Rows(path, names, [cells for _, cells in rows], [line for line, _ in rows])
 
 
 def _split_tsv(text: str) -> list[tuple[int, list[str]]]:
-    text = text.rstrip("\r\n")  # blank lines at the end are no rows, as in CSV
+    text = text.rstrip("\r\n")  # ignore blank lines at the end, as the CSV reader does
     lines = text.split("\n") if text else []
     return [(i, line.removesuffix("\r").split("\t")) for i, line in enumerate(lines, start=1)]
 
@@ -120,12 +121,12 @@ def _parse_csv(text: str, delimiter: str, path: Path) -> list[tuple[int, list[st
     try:
         return [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        msg = f"{path}, line {reader.line_num}: is no CSV: {reason(error)}."
+        msg = f"{path}, line {reader.line_num}: cannot be read as CSV: {reason(error)}."
         raise DataError(msg) from error
 
 
 def to_indices(values: Sequence[str], classes: Sequence[str], where: Where) -> np.ndarray:
-    """The index of each label among the classes, int32; raises DataError for other labels."""
+    """Returns the class index of each label, int32; raises DataError for unknown labels."""
     index = {name: i for i, name in enumerate(classes)}
     for row, value in enumerate(values):
         if value not in index:

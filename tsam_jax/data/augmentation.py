@@ -1,7 +1,7 @@
-"""Augmentation of a batch of images, inside of a compiled step.
+"""Image augmentation that runs on the device, inside a compiled step.
 
-Pure functions of a key and a batch, shape (n, height, width, channels); each image has its own
-draw. `official` is the recipe of the official code for CIFAR.
+Each function is pure and takes a batch of shape (n, height, width, channels), with a key if it is
+random; every image gets its own random draw. `official` is the official code's recipe for CIFAR.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ Statistics = Sequence[float] | np.ndarray | jax.Array
 
 
 def normalise(images: jax.Array, mean: Statistics, std: Statistics) -> jax.Array:
-    """Centres and scales each channel: (x - mean) / std, with x in 0..1.
+    """Standardises each channel: (x - mean) / std, with x in 0..1.
 
     Args:
-      images: shape (..., channels); uint8, divided by 255 first, or floating point, taken as is.
+      images: shape (..., channels); uint8, divided by 255 first, or floating point, used as is.
       mean: mean of each channel of x, shape (channels,).
       std: standard deviation of each channel of x, shape (channels,).
 
     Returns:
-      Shape of `images`, float32, or the floating-point dtype of `images`.
+      Shape of `images`; their dtype if it is floating point, else float32.
 
     Example:
       >>> normalise(jnp.array([[0, 255]], jnp.uint8), mean=[0.5, 0.5], std=[0.5, 0.25]).tolist()
@@ -36,10 +36,10 @@ def normalise(images: jax.Array, mean: Statistics, std: Statistics) -> jax.Array
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Shifts each image by up to `padding` pixels each way; zeros come in at the border.
+    """Shifts each image by up to `padding` pixels along each axis and fills the border with zeros.
 
-    Pads all four sides with zeros and cuts out a window of the old size, at one of the
-    (2 padding + 1)^2 places, all equally likely.
+    Pads all four sides with zeros and crops a window of the original size at one of
+    (2 padding + 1)^2 equally likely positions.
 
     Args:
       key: PRNG key.
@@ -86,8 +86,8 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 def cutout(key: jax.Array, images: jax.Array, size: int, *, probability: float = 1.0) -> jax.Array:
     """Sets a square patch of each image to zero.
 
-    The patch's upper left corner is drawn from -(size // 2) .. extent - size // 2 - 1 along each
-    axis, so that the border may cut the patch.
+    Along each axis, the patch's upper left corner is uniform on
+    -(size // 2) .. extent - size // 2 - 1, so the patch may extend over the border.
 
     Args:
       key: PRNG key.
@@ -104,8 +104,8 @@ def cutout(key: jax.Array, images: jax.Array, size: int, *, probability: float =
       True
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
-    Cutout", arXiv:1708.04552; the law of the corner is that of the official TSAM code's recipe,
-    which is that of github.com/davda54/sam.
+    Cutout", arXiv:1708.04552. The distribution of the corner is that of the official TSAM code,
+    which has it from github.com/davda54/sam.
     """
     count, height, width, _ = images.shape
     row_key, column_key, choice_key = jax.random.split(key, 3)
@@ -129,7 +129,7 @@ def official(
     padding: int = 4,
     cutout_size: int = 16,
 ) -> jax.Array:
-    """The official code's recipe for CIFAR: flip, crop, normalise, cut out a half of the images.
+    """Augments as the official code does for CIFAR: flip, crop, normalise, cutout on half of them.
 
     Args:
       key: PRNG key.
@@ -151,21 +151,22 @@ def official(
     RandomHorizontalFlip, Normalize with the training set's own statistics, Cutout(16, p=0.5).
     """
     crop_key, flip_key, cutout_key = jax.random.split(key, 3)
-    # The flip before the crop has the same law, as shifts to the left and right are equally likely;
-    # after it, inside of a loop, XLA:CPU takes ten times as long (4.5 instead of 0.4 ms a batch).
+    # The official code crops first. Flipping first has the same distribution, as left and right
+    # shifts are equally likely, and is ten times as fast inside a loop on XLA:CPU (0.4 instead of
+    # 4.5 ms a batch).
     shifted = random_crop(crop_key, random_flip(flip_key, images), padding)
     return cutout(cutout_key, normalise(shifted, mean, std), cutout_size, probability=0.5)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, over all images and pixels.
+    """Computes the mean and standard deviation of each channel, over all images and pixels.
 
     Args:
-      images: shape (n, height, width, channels), uint8, divided by 255 here, or floating point.
+      images: shape (n, height, width, channels); uint8, divided by 255 first, or floating point.
 
     Returns:
-      Mean and standard deviation (with n - 1), a tuple of `channels` numbers each; the standard
-      deviation of a constant channel is 1.
+      Means and sample standard deviations (n - 1), each a tuple of `channels` numbers. A constant
+      channel gets a standard deviation of 1.
 
     Example:
       >>> channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
@@ -185,8 +186,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         mean = images.mean(axis=axes, dtype=np.float64)
         squares = images.var(axis=axes, dtype=np.float64) * total
         constant = images.min(axis=axes) == images.max(axis=axes)
-    # A blank channel would become 0 / 0 in `normalise`, and a channel that is blank in the
-    # training images only would become infinite in the others. Not `squares == 0`: rounding
-    # leaves a standard deviation of 1e-17.
+    # `normalise` would turn a blank channel into 0 / 0, and a channel that is blank only in the
+    # training images into infinities elsewhere. `squares == 0` would not detect it: rounding leaves
+    # a standard deviation of 1e-17.
     std = np.where(constant, 1, np.sqrt(squares / max(total - 1, 1)))
     return tuple(mean.tolist()), tuple(std.tolist())

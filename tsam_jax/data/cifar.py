@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the Python files of the official download.
+"""CIFAR-10 and CIFAR-100, in the Python version of the official download.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009;
 cs.toronto.edu/~kriz/cifar.html.
@@ -20,17 +20,17 @@ from tsam_jax.data.splits import Records, Source, array_records
 SHAPE = (3, 32, 32)
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 MAX_MEMBERS = 100
-"""Files of the archive; the official ones have 8 and 4."""
+"""Most files in an archive; the official ones have 8 and 4."""
 
 
 class _Layout(NamedTuple):
-    """The files of a data set.
+    """File names and label keys of one of the two data sets.
 
     Attributes:
       train: files of the training part.
       test: file of the test part.
-      meta: file with the names of classes.
-      classes: label -> how many classes it has, and the key of their names.
+      meta: file of class names.
+      classes: key of the labels -> number of classes, and key of the class names.
     """
 
     train: tuple[str, ...]
@@ -52,32 +52,32 @@ def open_source(location: str, *, coarse: bool = False) -> Source:
     """Opens "cifar:PATH".
 
     The official training batches are the training part, from which the validation part is carved;
-    the official test batch is the test part. The files are pickles: they are read by an unpickler
-    that knows dictionaries, lists, strings, integers and arrays of bytes, and calls nothing else.
+    the official test batch is the test part. The files are pickles. A restricted unpickler reads
+    them: it builds dictionaries, lists, strings, integers and uint8 arrays, and calls nothing else.
 
     Args:
       location: `cifar-10-batches-py` or `cifar-100-python`, the folder above it, or the official
         archive, such as cifar-10-python.tar.gz.
-      coarse: whether the classes of CIFAR-100 are its 20 superclasses instead of its 100 classes.
+      coarse: for CIFAR-100, use the 20 superclasses instead of the 100 classes.
 
     Returns:
-      The source, of kind "image"; its classes are named if the file of names is there.
+      The source, of kind "image"; it has class names if the file of names exists.
 
     Raises:
-      DataError: if a file is missing or damaged, or contains anything else.
+      DataError: if a file is missing, damaged, or contains any other kind of object.
     """
     path = Path(location)
     read = _open(path)
     layout = _CIFAR10 if "data_batch_1" in read or "test_batch" in read else _CIFAR100
     missing = [name for name in (*layout.train, layout.test) if name not in read]
     if layout.train[0] in missing or len(missing) > len(layout.train):
-        msg = f"{path}: has no {missing[0]}, and so is not the Python version of CIFAR."
+        msg = f"{path}: is not the Python version of CIFAR: it has no file {missing[0]}."
         raise DataError(msg)
     if missing:
-        warn(f"{path}: files that are missing and left out: {list_some(missing)}.")
+        warn(f"{path}: skipped missing files: {list_some(missing)}.")
     key = "coarse_labels" if coarse else next(iter(layout.classes))
     if key not in layout.classes:
-        msg = f"{path}: is CIFAR-10, which has no superclasses for `coarse`."
+        msg = f"{path}: `coarse` needs superclasses, which CIFAR-10 does not have."
         raise DataError(msg)
     num_classes, names_key = layout.classes[key]
     files = {"train": layout.train, "test": (layout.test,)}
@@ -93,17 +93,17 @@ def open_source(location: str, *, coarse: bool = False) -> Source:
 
 
 def _open(path: Path) -> Mapping[str, Callable[[], bytes]]:
-    """Name of a file -> what reads it."""
+    """Maps the name of each file to a function that reads it."""
     if path.is_file():
         return _open_archive(path)
     inner = [path / name for name in ("cifar-10-batches-py", "cifar-100-python")]
     found = [folder for folder in inner if folder.is_dir()]
     if len(found) > 1:
-        msg = f"{path}: has {found[0].name} and {found[1].name}; name one of them."
+        msg = f"{path}: has both {found[0].name} and {found[1].name}; give the path of one."
         raise DataError(msg)
     folder = found[0] if found else path
     if not folder.is_dir():
-        msg = f"{path}: there is no such folder or archive."
+        msg = f"{path}: no such folder or archive."
         raise DataError(msg)
     known = {name for layout in (_CIFAR10, _CIFAR100) for name in _files_of(layout)}
     return {
@@ -122,21 +122,21 @@ def _open_archive(path: Path) -> Mapping[str, Callable[[], bytes]]:
         contents = _read_archive(path)
     except DataError:
         raise
-    except Exception as error:  # tarfile and the decompressors raise much
-        msg = f"{path}: is no archive of CIFAR that can be read: {reason(error)}."
+    except Exception as error:  # tarfile and the decompressors raise many types
+        msg = f"{path}: cannot be read as a CIFAR archive: {reason(error)}."
         raise DataError(msg) from error
     return {name: lambda content=content: content for name, content in contents.items()}  # type: ignore[misc]
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
-    """The files of CIFAR in an archive, by their names."""
+    """Reads the CIFAR files of an archive, by name."""
     contents: dict[str, bytes] = {}
     known = {name for layout in (_CIFAR10, _CIFAR100) for name in _files_of(layout)}
     with tarfile.open(path) as archive:
         for count, member in enumerate(archive):
             name = PurePosixPath(member.name).name
             if count >= MAX_MEMBERS or member.size > MAX_FILE:
-                msg = f"{path}: has too many or too large files, and so is not CIFAR."
+                msg = f"{path}: is not a CIFAR archive: it has too many files, or too large ones."
                 raise DataError(msg)
             if name in contents:
                 msg = f"{path}: has the file {name} twice."
@@ -158,18 +158,21 @@ def _part(
 
 
 def _batch(where: str, content: bytes, key: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a file, shape (n, 3072), uint8, and their labels."""
+    """Reads the images of a file, shape (n, 3072), uint8, and their labels."""
     found = load_pickle(content, where)
     images, labels = found.get("data"), found.get(key)
     if not isinstance(images, np.ndarray) or not isinstance(labels, list) or not labels:
-        msg = f"{where}: must have `data`, an array, and `{key}`, a list."
+        msg = f"{where}: must have an array `data` and a non-empty list `{key}`."
         raise DataError(msg)
     if images.shape != (len(labels), int(np.prod(SHAPE))):
-        msg = f"{where}: has an array of shape {images.shape} for {len(labels)} labels."
+        msg = (
+            f"{where}: `data` must have shape {(len(labels), int(np.prod(SHAPE)))}, one row per"
+            f" label, got {images.shape}."
+        )
         raise DataError(msg)
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < num_classes:
-            msg = f"{where}, image {row}: has a label that is no integer of 0 to {num_classes - 1}."
+            msg = f"{where}, image {row}: the label must be an integer from 0 to {num_classes - 1}."
             raise DataError(msg)
     return images, np.array(labels, np.int32)
 
@@ -177,10 +180,10 @@ def _batch(where: str, content: bytes, key: str, num_classes: int) -> tuple[np.n
 def _names(where: str, content: bytes, key: str, num_classes: int) -> tuple[str, ...]:
     names = load_pickle(content, where).get(key)
     if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
-        msg = f"{where}: must have `{key}`, a list of strings."
+        msg = f"{where}: must have a list of strings `{key}`."
         raise DataError(msg)
     if len(names) != num_classes:
-        msg = f"{where}: has {len(names)} names for {num_classes} classes."
+        msg = f"{where}: `{key}` must have {num_classes} names, got {len(names)}."
         raise DataError(msg)
     return tuple(_text(name) for name in names)
 
@@ -189,20 +192,20 @@ def load_pickle(content: bytes, where: str) -> dict[str, Any]:
     """Reads a pickled dictionary of lists, strings, integers and arrays of uint8.
 
     Args:
-      content: the pickle, of Python 2 or 3.
+      content: the pickle, written by Python 2 or 3.
       where: names the file in errors.
 
     Returns:
-      The dictionary, its keys as strings.
+      The dictionary, with keys converted to strings.
 
     Raises:
-      DataError: if the pickle is damaged or contains anything else. Nothing in it is called.
+      DataError: if the pickle is damaged or contains any other object. No code in it runs.
     """
     try:
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         items = {_text(key): _unwrap(value) for key, value in dict(found).items()}
-    except Exception as error:  # a damaged pickle raises whatever its bytes do
-        msg = f"{where}: is no file of CIFAR that can be read: {reason(error)}."
+    except Exception as error:  # a damaged pickle can raise anything
+        msg = f"{where}: cannot be read as a CIFAR file: {reason(error)}."
         raise DataError(msg) from error
     return items
 
@@ -216,19 +219,19 @@ def _unwrap(value: object) -> object:
 
 
 class _Dtype:
-    """What a pickle's `numpy.dtype` becomes: uint8, or an error."""
+    """Stands in for `numpy.dtype` in pickles; raises UnpicklingError unless it is uint8."""
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in {"u1", b"u1"}:
-            msg = "it has an array of another type than uint8"
+            msg = "it has an array that is not uint8"
             raise pickle.UnpicklingError(msg)
 
     def __setstate__(self, state: object) -> None:
-        """Bytes have no order to set."""
+        """Ignores the state, which is the byte order: uint8 has none."""
 
 
 class _Array:
-    """What a pickle's array becomes: its shape and bytes, checked against each other."""
+    """Stands in for `numpy.ndarray` in pickles: holds a checked shape and bytes."""
 
     content: tuple[tuple[int, ...], str, bytes] | None = None
 
@@ -255,12 +258,12 @@ class _Array:
 
 
 def _reconstruct(*_: object) -> _Array:
-    """In place of numpy's: the array is empty until its state is set."""
+    """Replaces numpy's `_reconstruct`; the array is empty until its state is set."""
     return _Array()
 
 
 def _from_buffer(content: object, dtype: object, shape: object, order: object) -> _Array:
-    """In place of numpy's, for pickles of protocol 5."""
+    """Replaces numpy's `_frombuffer`, which pickles of protocol 5 use."""
     if not isinstance(dtype, _Dtype):
         msg = "it has an array without a type"
         raise pickle.UnpicklingError(msg)
@@ -270,16 +273,16 @@ def _from_buffer(content: object, dtype: object, shape: object, order: object) -
 
 
 def _encode(text: object, encoding: object) -> bytes:
-    """In place of `_codecs.encode`, by which Python 3 writes bytes in protocols below 3."""
+    """Replaces `_codecs.encode`, with which Python 3 pickles bytes in protocols below 3."""
     if encoding not in {"latin1", b"latin1"} or not isinstance(text, (str, bytes)):
-        msg = "it has bytes in another encoding than latin1"
+        msg = "it has bytes that are not encoded as latin1"
         raise pickle.UnpicklingError(msg)
     return text if isinstance(text, bytes) else text.encode("latin1")
 
 
 _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): None,  # only an argument
+    ("numpy", "ndarray"): None,  # only passed to `_reconstruct`, never called
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
@@ -288,23 +291,24 @@ _ALLOWED: dict[tuple[str, str], object] = {
 }
 
 
-# The one in C allocates a memo as long as the largest number in the pickle, gigabytes at will.
+# Not the unpickler in C: its memo is as long as the largest index in the pickle, so that a damaged
+# file could make it allocate gigabytes.
 _InPython: Any = vars(pickle)["_Unpickler"]
 
 
 class _Unpickler(_InPython):
-    """Reads pickles, with our functions for the few names that CIFAR's files contain."""
+    """Unpickler that resolves only the names in `_ALLOWED`."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
-            msg = f"it asks for {module}.{name}, which no file of CIFAR does"
+            msg = f"it imports {module}.{name}, which no CIFAR file does"
             raise pickle.UnpicklingError(msg)
         return _ALLOWED[module, name]
 
     def load_build(self) -> None:
-        """Sets the state of arrays and types only: other objects here are functions of ours."""
+        """Sets the state of arrays and dtypes only: it must not reach the functions above."""
         if not isinstance(self.stack[-2], (_Array, _Dtype)):
-            msg = "it sets the state of something else than an array"
+            msg = "it sets the state of an object that is not an array"
             raise pickle.UnpicklingError(msg)
         super().load_build()
 

@@ -1,4 +1,4 @@
-"""Label noise, symmetric: the laws of the paper and of its code, by name."""
+"""Symmetric label noise, as the paper describes it and as the official code draws it."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ import numpy as np
 def corrupt_labels(
     labels: np.ndarray, *, fraction: float, num_classes: int | None, seed: int
 ) -> np.ndarray:
-    """Replaces a fraction of the labels by other labels, drawn uniformly.
+    """Replaces a fraction of the labels with other labels, drawn uniformly.
 
-    round(fraction * n) labels are chosen without replacement, and each becomes one of the
+    Chooses round(fraction * n) labels without replacement; each becomes one of the
     num_classes - 1 other classes.
 
     Args:
@@ -34,7 +34,7 @@ def corrupt_labels(
       4
 
     Source: Li et al., "Tilted Sharpness-Aware Minimization", ICML 2025, Section 5: labels changed
-    "to other labels". The official code has another law: `redraw_labels`.
+    "to other labels". The official code draws labels differently; see `redraw_labels`.
     """
     classes = _checked("corrupt_labels", fraction, num_classes)
     rng = np.random.default_rng(seed)
@@ -48,16 +48,16 @@ def corrupt_labels(
 def redraw_labels(
     labels: np.ndarray, *, fraction: float, num_classes: int | None, seed: int = 12345
 ) -> np.ndarray:
-    """Draws each label anew, from all classes, with probability `fraction`: the official code.
+    """Redraws each label from all classes with probability `fraction`, as the official code does.
 
-    The true class is among them, so the expected fraction of wrong labels is
-    fraction (1 - 1 / num_classes), and the number of redrawn labels is random.
+    A redrawn label may be the true one, so the expected fraction of wrong labels is
+    fraction (1 - 1 / num_classes). The number of redrawn labels is random.
 
     Args:
       labels: shape (n,), integers in 0..num_classes - 1.
       fraction: probability that a label is redrawn, between 0 and 1.
       num_classes: number of classes, >= 2; None, for regression, raises an error.
-      seed: seed of NumPy's old generator; the official code's is 12345.
+      seed: seed of NumPy's legacy generator; the default is the official code's.
 
     Returns:
       Shape (n,), dtype of `labels`; the argument is not changed.
@@ -71,8 +71,8 @@ def redraw_labels(
       >>> redraw_labels(np.zeros(8, int), fraction=0.5, num_classes=3).tolist()
       [0, 1, 2, 0, 0, 0, 0, 0]
 
-    Source: github.com/litian96/TSAM, `image/data/cifar100.py`; for its seed and order of the
-    examples these are its very labels. With 100 classes and 20 %, 19.8 % are wrong.
+    Source: github.com/litian96/TSAM, `image/data/cifar100.py`. With the same seed and order of
+    examples, the labels are identical. With 100 classes and fraction 0.2, 19.8 % are wrong.
     """
     classes = _checked("redraw_labels", fraction, num_classes)
     rng = np.random.RandomState(seed)
@@ -86,11 +86,11 @@ LABEL_NOISE: dict[str, Callable[..., np.ndarray]] = {
     "other-labels": corrupt_labels,
     "official": redraw_labels,
 }
-"""Laws of label noise by name; all take (labels, *, fraction, num_classes, seed)."""
+"""Label-noise laws by name; all take (labels, *, fraction, num_classes, seed)."""
 
 
 def _checked(owner: str, fraction: float, num_classes: int | None) -> int:
-    """The number of classes, if noise of the labels is possible."""
+    """Returns the number of classes; raises ValueError for an impossible argument."""
     if not 0 <= fraction <= 1:
         msg = f"`{owner}(fraction=...)` must be between 0 and 1, got {fraction!r}."
         raise ValueError(msg)

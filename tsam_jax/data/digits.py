@@ -13,13 +13,13 @@ NUM_IMAGES = 1797
 
 
 def open_source(location: str = "") -> Source:
-    """Opens "digits": 1,000 training, 297 validation and 500 test images unless you give sizes.
+    """Opens "digits": by default 1,000 training, 297 validation and 500 test images.
 
     Args:
-      location: must be empty; the images are scikit-learn's own.
+      location: must be empty; the images come with scikit-learn.
 
     Returns:
-      The source, of kind "vector": shape (64,), in 0..1.
+      The source, of kind "vector", with inputs of shape (64,) in 0..1.
 
     Raises:
       DataError: if a location is given.
@@ -42,7 +42,7 @@ def open_source(location: str = "") -> Source:
 
 
 def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int = 0) -> Splits:
-    """Loads the digits, shuffled and split into three parts; the rest is the test part.
+    """Loads the digits, shuffled and split into three parts; the test part gets the remainder.
 
     Args:
       train_size: training images, >= 1.
@@ -64,8 +64,8 @@ def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int 
     """
     if min(train_size, validation_size) < 1 or train_size + validation_size >= NUM_IMAGES:
         msg = (
-            f"`train_size` and `validation_size` must be positive and leave test images of the"
-            f" {NUM_IMAGES} there are, got {train_size} and {validation_size}."
+            f"`train_size` and `validation_size` must be positive and add up to less than"
+            f" {NUM_IMAGES}, got {train_size} and {validation_size}."
         )
         raise ValueError(msg)
     test = NUM_IMAGES - train_size - validation_size
