@@ -150,12 +150,16 @@ def _lowered(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
     wide = lhs.shape[0] * outputs >= 64 * 64 and jnp.result_type(lhs).itemsize >= 4
     if not wide or block * area < _SUM // 4 or not _mesh.on_one_cpu():
         return _plain(lhs, rhs, **params)
-    convolve, blocks = partial(_plain, **params), (inputs // block, block)
+    blocks = inputs // block, block
     images = jnp.moveaxis(lhs.reshape(*lhs.shape[:-1], *blocks), -2, 0)
     kernels = jnp.moveaxis(rhs.reshape(*window, *blocks, outputs), -3, 0)
-    y = jax.eval_shape(convolve, images[0], kernels[0])
-    start, _ = _varying_alike(jnp.zeros(y.shape, y.dtype), lhs)
-    return jax.lax.scan(lambda y, pair: (y + convolve(*pair), None), start, (images, kernels))[0]
+
+    def add(y: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return y + _plain(*pair, **params), None
+
+    like = jax.eval_shape(partial(_plain, **params), images[0], kernels[0])
+    start, _ = _varying_alike(jnp.zeros(like.shape, like.dtype), lhs)
+    return jax.lax.scan(add, start, (images, kernels))[0]
 
 
 def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:

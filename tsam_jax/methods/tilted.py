@@ -359,8 +359,8 @@ def shared_tsam(
         sampled, memory = sampling.estimate(loss, top, memory, step=step, key=key)
         return sampled._replace(aux=first.aux if aux == "clean" else sampled.aux), memory
 
-    cost = Cost(1 + sampling.cost.gradients)
-    return GradientEstimator(sampling.init, estimate, cost)
+    distinct = 1 if noise is noise_laws.none else s
+    return GradientEstimator(sampling.init, estimate, Cost(1 + distinct))
 
 
 def from_paper(
