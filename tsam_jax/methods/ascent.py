@@ -49,8 +49,8 @@ def displace(params: Params, direction: PyTree, factor: Scalar = 1.0) -> Params:
     dtypes = jax.tree.map(coarse, direction, params, is_leaf=lambda d: d is None)
     for dtype in sorted(set(jax.tree.leaves(dtypes))):
         msg = (
-            f"`params` should be float32 or wider, got {dtype}, which rounds small perturbations"
-            " to zero. Keep the parameters in float32 and cast them inside the loss (flax:"
+            f"{dtype} parameters round small perturbations to zero. Keep the parameters in float32"
+            " and cast them inside the loss (flax:"
             f" `dtype=jnp.{dtype}, param_dtype=jnp.float32`)."
         )
         # at one line for all methods, so that Python shows it once per dtype
