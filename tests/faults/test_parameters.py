@@ -51,7 +51,7 @@ def test_leaves_without_gradient_are_refused_by_name(kind):
 
 
 def test_a_single_leaf_has_no_name():
-    with pytest.raises(TypeError, match=r"got int32 of shape \(2,\)\. Give"):
+    with pytest.raises(TypeError, match=r"got int32 of shape \(2,\)\. Pass untrained"):
         estimate_gradient(methods.erm()).init(jnp.ones(2, jnp.int32))
 
 

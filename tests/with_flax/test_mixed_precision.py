@@ -83,7 +83,7 @@ def test_parameters_in_bfloat16_are_warned_of_where_the_step_is_traced():
 
         return jax.eval_shape(pure, nnx.as_pure(state), batch())
 
-    with pytest.warns(HalfPrecisionWarning, match="added to bfloat16 parameters.*param_dtype"):
+    with pytest.warns(HalfPrecisionWarning, match=r"bfloat16 parameters round.*param_dtype"):
         step(jnp.bfloat16, TSAM)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
