@@ -70,7 +70,9 @@ def test_a_value_of_the_caller_is_refused_beside_a_search(name, given):
         None, state, params, value_fn=loss, batch=BATCH, **extra_args
     )
     state = optimizer.init(params)
-    with pytest.raises(ValueError, match=rf"`update\({given}=...\)` cannot.*line search.*Remove it"):
+    with pytest.raises(
+        ValueError, match=rf"`update\({given}=...\)` cannot.*line search.*Remove it"
+    ):
         jax.eval_shape(update, state, **{given: theirs})
     updates, _ = jax.eval_shape(update, state)
     assert jax.tree.structure(updates) == jax.tree.structure(params)
