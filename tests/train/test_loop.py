@@ -94,6 +94,14 @@ SAME_SHAPE = {
     "vasso": ("vasso(rho=0.1, theta=0.4)", "vasso(rho=0.3, theta=0.9)"),
     "fsam": ("fsam(rho=0.1, lmbda=0.6)", "fsam(rho=0.3, lmbda=0.9)"),
     "wsam": ("wsam(rho=0.1, gamma=0.8)", "wsam(rho=0.3, gamma=0.3)"),
+    "schedule": (
+        "tsam(t=cosine_decay_schedule(5.0, 10), rho=0.1, s=2, noise=sphere(rms=0.01))",
+        "tsam(t=cosine_decay_schedule(5.0, 10), rho=0.3, s=2, noise=sphere(rms=0.01))",
+    ),
+    "nothing but a schedule": (
+        "sam(rho=linear_schedule(0.1, 0.3, 4), lr=0.1)",
+        "sam(rho=linear_schedule(0.1, 0.3, 4), lr=0.03)",
+    ),
     "base": (
         "sam(rho=0.1, lr=0.1, momentum=0.9, weight_decay=0.01)",
         "sam(rho=0.1, lr=0.03, momentum=0.5, weight_decay=0.1)",

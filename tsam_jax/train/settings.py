@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -427,7 +428,8 @@ def _value(node: ast.expr, text: str, replaced: Mapping[int, Any], *, law: bool 
 def _checked_schedule(schedule: Any) -> Any:
     """The schedule, if its values are finite and >= 0."""
     for step in _STEPS:
-        value = schedule(jnp.int32(step))
+        with jax.ensure_compile_time_eval():  # a program may be tracing the method
+            value = schedule(jnp.int32(step))
         if jnp.shape(value) or not 0 <= float(value) < math.inf:
             msg = f"a schedule must be a finite number >= 0, but is {value} at step {step}."
             raise ValueError(msg)
