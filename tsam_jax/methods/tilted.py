@@ -303,7 +303,7 @@ def shared_tsam(
     strategy: Strategy = "auto",
     sample_axis: str | None = None,
 ) -> GradientEstimator:
-    r"""TSAM whose samples share one ascent, along the gradient at the parameters.
+    r"""TSAM with one ascent shared by all samples, along the gradient at the parameters.
 
     For j = 1..s, with $\epsilon_j \sim$ noise:
 
@@ -313,18 +313,18 @@ def shared_tsam(
     This is `tilted_sampling` around the point of `sam`. It differs from `tsam`, where each sample
     ascends along its own gradient $g(\theta + \epsilon_j)$. For the quadratic loss
     $\frac a2 \lVert \theta \rVert^2$ at t = 0, the expected gradients are $a (\theta + \rho \,
-    u(\theta))$ here and $a (\theta + \rho E[u(\theta + \epsilon)])$ there, where u normalises. The
-    difference vanishes for small noise. Where the noise dominates, $E[u(\theta + \epsilon)]$ is
-    short, so the same rho moves this estimate farther.
+    u(\theta))$ here and $a (\theta + \rho E[u(\theta + \epsilon)])$ for `tsam`, where u
+    normalises. The difference vanishes for small noise. For large noise, $E[u(\theta + \epsilon)]$
+    is short, so the same rho has more effect here.
 
     Args:
       t: tilt, as for `tsam`.
       rho: length of the ascent, as for `sam`.
-      s: number of samples, a positive integer, known before tracing.
+      s: number of samples, a positive integer known before tracing.
       noise: law of the perturbations, as for `tsam`.
-      mask: which leaves are perturbed, as for `tsam`.
-      aux: whose auxiliary output is returned. "clean", the default: that of theta, at no extra
-        cost; "first" or "mean": those of the samples, as for `tilted_sampling`.
+      mask: leaves to perturb, as for `tsam`.
+      aux: source of the auxiliary output. "clean", the default: theta, at no extra cost; "first" or
+        "mean": the samples, as for `tilted_sampling`.
       strategy: how samples are evaluated, as for `tsam`.
       sample_axis: mesh axis over which samples are spread, as for `tsam`.
 
@@ -335,14 +335,14 @@ def shared_tsam(
       ValueError: as for `tsam`.
       TypeError: as for `tsam`.
 
-    Cost: s + 1 gradient evaluations a step, against 2s of `tsam`. If `rho` is the number 0, it is
-    `tilted_sampling`; without noise, all samples are the same, and it costs as much as `sam`.
+    Cost: s + 1 gradient evaluations per step, compared with 2s for `tsam`. If `rho` is the number 0,
+    it is `tilted_sampling`. Without noise, all samples are the same, and the cost is that of `sam`.
 
     Example:
       >>> shared_tsam(t=20.0, rho=0.05, s=3).cost.gradients
       4
 
-    Source: none; a cheaper relative of Li et al. 2025, Algorithm 3.
+    Source: ours; a cheaper variant of Li et al. 2025, Algorithm 3.
     """
     _checks.nonnegative("shared_tsam", rho=rho)
     _check("shared_tsam", t, s, noise, 0.0, aux, strategy, sample_axis)
