@@ -335,7 +335,7 @@ def shared_tsam(
       ValueError: as for `tsam`.
       TypeError: as for `tsam`.
 
-    Cost: s + 1 gradient evaluations per step, compared with 2s for `tsam`. If `rho` is the number 0,
+    Cost: s + 1 gradient evaluations per step, versus 2s for `tsam`. If `rho` is the number 0,
     it is `tilted_sampling`. Without noise, all samples are the same, and the cost is that of `sam`.
 
     Example:
