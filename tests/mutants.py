@@ -42,10 +42,16 @@ ADAPTER, MICRO = f"{OPTAX}/test_sharpness_aware.py", f"{OPTAX}/test_accumulation
 EXTRA, STATES = f"{OPTAX}/test_extra_arguments.py", f"{OPTAX}/test_states.py"
 NNX = f"{FLAX}/test_nnx_estimator.py"
 MESH = "../devices/test_mesh.py::test_on_a_mesh"
-DIRECTORIES, STUDY = "../train/test_directories.py", "../train/test_study.py"
 WAY = "../train/test_analyze.py::test_the_way_of_training_starts_at_its_initial_parameters"
 AUGMENTED = "test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_trained_on"
 TILTED, LOOP = "../analysis/test_tilted.py", "../train/test_loop.py"
+LOOKS = f"{LOOP}::test_every_method_has_the_same_number_of_evaluations"
+AVERAGED = f"{LOOP}::test_the_average_of_the_parameters_is_measured"
+OWNED = "../train/test_directories.py::test_a_directory_belongs_to_one_process"
+DAMAGED = "../train/test_directories.py::test_a_damaged_log_is_refused_and_nothing_is_lost"
+RENAMED = "../train/test_directories.py::test_an_older_step_under_a_newer_name_is_noticed"
+SHARDS = "../train/test_study.py::test_shards_are_the_study"
+CONTINUED = "../train/test_study.py::test_a_study_goes_on_with_the_runs_that_are_not_finished"
 MUTANTS = [
     # the shared algebra: norm, sign, size
     Mutant("_tree.py", "/ ratio.astype(wide)).astype", "/ ratio.astype(wide) ** 2).astype", SAM),
@@ -705,14 +711,14 @@ MUTANTS = [
     # the way of a training
     Mutant("train/restore.py", "points += [_weights", "points[:0] = [_weights", WAY),
     # which run is resumed, what it costs, what it shares, who owns it
-    Mutant("train/loop.py", "if plan.ema is None else state.average\n", "\n", LOOP),
+    Mutant("train/loop.py", "if plan.ema is None else state.average\n", "\n", AVERAGED),
     Mutant("train/settings.py", "+ VALUE_COST * self.cost.values", "", "../train/test_settings.py"),
-    Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", DIRECTORIES),
-    Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DIRECTORIES),
-    Mutant("train/checkpoint.py", 'moved = meta["step"] != step', "moved = False", DIRECTORIES),
-    Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", STUDY),
-    Mutant("train/study.py", "not in finished]", "not in ()]", STUDY),
-    Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOP),
+    Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
+    Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
+    Mutant("train/checkpoint.py", 'moved = meta["step"] != step', "moved = False", RENAMED),
+    Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", SHARDS),
+    Mutant("train/study.py", "not in finished]", "not in ()]", CONTINUED),
+    Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOKS),
 ]
 
 
