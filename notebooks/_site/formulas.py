@@ -24,10 +24,10 @@ LATEX = {
     "tsam": r"\sum_j w_j\, g(p_j), \ "
     r"p_j = \theta + \epsilon_j + \rho\, u(g(\theta + \epsilon_j)), \ "
     r"w = \mathrm{softmax}((1 - \delta)\, t L(p))",
-    "shared_tsam": r"\sum_j w_j\, g(p_j), \ p_j = \theta + \rho\, u(g) + \epsilon_j, \ "
-    r"w = \mathrm{softmax}(t L(p))",
     "from_paper": r"\text{tsam with noise of radius } \alpha \rho \text{ and an ascent of } "
     r"(1 - \alpha) \rho",
+    "shared_tsam": r"\sum_j w_j\, g(p_j), \ p_j = \theta + \rho\, u(g) + \epsilon_j, \ "
+    r"w = \mathrm{softmax}(t L(p))",
     "tsam_hmc": r"\sum_j w_j\, g(\theta + e_j), \ e_j \sim \exp(\delta t L(\theta + e)) "
     r"\text{ on the ball, by Hamiltonian steps}",
     "m_sam": r"\frac1n \sum_i \hat g(B_i), \ B_1, \ldots, B_n \text{ of m examples}",

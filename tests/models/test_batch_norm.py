@@ -1,4 +1,4 @@
-"""BatchNorm of the model zoo against its definition: values, statistics, derivatives of all modes."""
+"""BatchNorm of the model zoo against its definition: values, statistics, all derivatives."""
 
 import jax
 import jax.numpy as jnp
