@@ -309,6 +309,17 @@ def test_every_public_name_has_an_entry(site):
     assert not [name for name, thing in names.items() if id(thing) not in documented]
 
 
+def test_the_reference_has_types_sources_and_a_summary(site):
+    page = (site / "api/methods.html").read_text()
+    signature = re.search(r'<dt [^>]*id="tsam_jax.methods.tsam".*?</dt>', page, re.DOTALL)[0]
+    shown = re.sub(r"<[^>]+>", "", signature)
+    assert "rho: ScalarOrSchedule" in shown.replace("\n", "")
+    assert "core.html#tsam_jax.GradientEstimator" in signature
+    assert "_modules/tsam_jax/methods/tilted.html#tsam" in signature
+    assert page.index(">summary<") < page.index('id="tsam_jax.methods.tsam"')
+    assert "copybutton" in page
+
+
 def test_the_site_needs_no_network(site):
     loads = r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?https?:"""
     pages = {path: path.read_text() for path in site.rglob("*.html")}
