@@ -27,7 +27,7 @@ test: check ## formatting, lint, types, doctests, README's examples, all tests b
 test-slow: setup-dev ## the nightly tests: parity, tutorials, every page's examples, and others that take minutes
 	$(PYTEST) -m slow
 
-test-oldest: setup-dev ## the same tests, with the oldest packages that pyproject.toml allows
+test-oldest: setup-train ## the same tests, with the oldest packages that pyproject.toml allows
 	$(RUN) pip install --quiet uv
 	$(RUN) uv venv --quiet --clear --python "$(VENV)/bin/python" "$(VENV)-oldest"
 	$(RUN) uv pip install --quiet --python "$(VENV)-oldest" --resolution lowest-direct --editable ".[test]"
