@@ -1,5 +1,6 @@
 """Formulas as MathML, which browsers show without a script and without a network."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -13,6 +14,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _mathml(formula: str, **options: str) -> str:
+    formula = re.sub(
+        r"\\log(?= *\\(?:mathbb|frac|sum))", r"\\log\\,", formula
+    )  # as LaTeX spaces it
     converted = convert(formula.replace(r"\arg", r"\mathrm{arg}"), **options)
     if "\\" in converted:
         msg = f"The formula {formula!r} has a command that latex2mathml does not know."
