@@ -46,15 +46,15 @@ def test_it_resumes_at_any_batch(key, first):
 
 
 def test_a_position_outside_of_the_epoch_is_refused(key):
-    with pytest.raises(ValueError, match="0 to 5, got 6"):
+    with pytest.raises(ValueError, match="0 to 5, the number of batches, got 6"):
         list(streamed(key).epoch(0, 6))
 
 
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_impossible_batch_sizes_are_refused(key, batch_size):
-    with pytest.raises(ValueError, match=r"between 1 and the 23 examples"):
+    with pytest.raises(ValueError, match=r"from 1 to 23, the number of examples"):
         order(key, 23, batch_size)
-    with pytest.raises(ValueError, match=r"between 1 and the 23 examples"):
+    with pytest.raises(ValueError, match=r"from 1 to 23, the number of examples"):
         list(dataclasses.replace(streamed(key), batch_size=batch_size).epoch(0))
 
 

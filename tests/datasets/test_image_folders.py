@@ -96,7 +96,7 @@ def test_grey_and_palette_images_become_rgb(tmp_path):
 
 def test_hidden_files_and_notes_are_passed_over(tmp_path):
     files = images("") | {".DS_Store": b"x", "a/._0.png": b"x", "a/notes.txt": b"x"}
-    with pytest.warns(data.DataWarning, match=r"left out 1 of 11 files, .*\(1 \.txt\)\.$"):
+    with pytest.warns(data.DataWarning, match=r"skipped 1 of 11 files .*\(1 \.txt\)\.$"):
         splits = data.load(write(tmp_path, files), test=3, validation=3)
     assert len(splits.train.labels) == 4
 
@@ -107,7 +107,7 @@ def test_hidden_files_and_notes_are_passed_over(tmp_path):
         ({"a/bad.png": b""}, "a/bad.png: is empty"),
         ({"a/bad.png": b"no image"}, "a/bad.png: cannot be decoded"),
         ({"a/bad.png": png(1, (64, 64))[:60]}, "a/bad.png: cannot be decoded"),
-        ({"z.png": png(1)}, "z.png: is in no folder of a class"),
+        ({"z.png": png(1)}, "z.png: must be in the folder of a class"),
         ({"b/wide.png": png(1, (5, 4))}, r"is 4 x (5|4) x 3, but .* is 4 x (4|5) x 3.*`size=`"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_class_that_is_not_in_train_is_refused(tmp_path):
 
 
 def test_a_folder_beside_train_that_is_no_part_is_refused(tmp_path):
-    with pytest.raises(DataError, match="'extra' is beside the training folder"):
+    with pytest.raises(DataError, match="'extra' is next to the training folder"):
         data.load(write(tmp_path, images("train/") | images("extra/")))
 
 
@@ -364,16 +364,16 @@ def test_a_class_may_be_called_like_a_part(tmp_path, names):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["train2017/a/0", "val2017/a/0"], "seem to be parts"),
-        (["seg_train/a/0", "seg_test/a/0"], "seem to be parts"),
-        (["trainA/0", "testA/0"], "seem to be parts"),
-        (["train/0", "test/0"], "seem to be parts"),
-        (["val/a/0", "test/a/0"], "seem to be parts"),
-        (["a/train/0", "b/train/0", "a/test/0", "b/test/0"], "put the parts above"),
-        (["train/a/0", "Training/b/0"], "Training, train all mean the train part"),
-        (["train/a/0", "train/b/0", "val/a/0", "dev/a/0"], "dev, val all mean the validation"),
-        (["train/a/0", "train/b/0", "test/0"], "test/0.png: is in no folder of a class"),
-        (["train/a/0", "train/b/0", "more/a/0"], "'more' is beside the training folder"),
+        (["train2017/a/0", "val2017/a/0"], "look like parts"),
+        (["seg_train/a/0", "seg_test/a/0"], "look like parts"),
+        (["trainA/0", "testA/0"], "look like parts"),
+        (["train/0", "test/0"], "look like parts"),
+        (["val/a/0", "test/a/0"], "look like parts"),
+        (["a/train/0", "b/train/0", "a/test/0", "b/test/0"], "move the parts to the top"),
+        (["train/a/0", "Training/b/0"], "Training, train all name the train part"),
+        (["train/a/0", "train/b/0", "val/a/0", "dev/a/0"], "dev, val all name the validation"),
+        (["train/a/0", "train/b/0", "test/0"], "test/0.png: must be in the folder of a class"),
+        (["train/a/0", "train/b/0", "more/a/0"], "'more' is next to the training folder"),
     ],
 )
 def test_folders_that_seem_to_be_parts_are_refused(tmp_path, names, words):
@@ -418,9 +418,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     files = images("") | {f"raw/{i}.cr2": b"x" for i in range(3)} | {"a/LICENSE": b"x"}
     name = write(tmp_path, files)
     (tmp_path / "empty").mkdir()
-    words = (
-        r"left out 4 of 14 files, .*\(3 \.cr2, 1 no suffix\); .* 2 of the folders \(empty, raw\)"
-    )
+    words = r"skipped 4 of 14 files .*\(3 \.cr2, 1 no suffix\); folders .*: 2 \(empty, raw\)"
     with pytest.warns(data.DataWarning, match=words):
         assert data.load(name).class_names == ("a", "b")
 

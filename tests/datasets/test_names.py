@@ -19,18 +19,18 @@ def test_digits_by_name_are_the_digits():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("folder:", {}, "must be `folder:` and what to open"),
-        ("foldr:x", {}, r"`foldr` is no kind.* Perhaps you meant `folder`\.$"),
-        ("NPZ:x", {}, r"`NPZ` is no kind.* Perhaps you meant `npz`\.$"),
+        ("folder:", {}, "what to open after the colon, such as `folder:PATH`"),
+        ("foldr:x", {}, r"`foldr` is not a kind.* Perhaps you meant `folder`\.$"),
+        ("NPZ:x", {}, r"`NPZ` is not a kind.* Perhaps you meant `npz`\.$"),
         ("tiny_imagenet:x", {}, r"Perhaps you meant `tiny-imagenet`\.$"),
         ("qqqqqq:x", {}, r"the kinds are cifar, digits, folder, .*tiny-imagenet\.$"),
         ("digit", {}, r"Perhaps you meant `digits`\.$"),
         ("digits:here", {}, "takes no path"),
-        ("digits", {"vocab": "v"}, "`digits` has no option `vocab`; it has none"),
-        ("folder:x", {"vocab": "v"}, "`folder:x` has no option `vocab`; it has size"),
-        ("table:x", {"size": 3}, "no option `size`; it has text, label.*pad_to_longest"),
-        ("npz:x.npz", {"data_dir": "y"}, r"y.x\.npz: there is no such file"),
-        ("npz:/x.npz", {"data_dir": "y"}, r"^/x\.npz: there is no such file"),
+        ("digits", {"vocab": "v"}, "`digits` has no option `vocab`; its options are none"),
+        ("folder:x", {"vocab": "v"}, "`folder:x` has no option `vocab`; its options are size"),
+        ("table:x", {"size": 3}, "no option `size`; its options are text, label.*pad_to_longest"),
+        ("npz:x.npz", {"data_dir": "y"}, r"y.x\.npz: no such file"),
+        ("npz:/x.npz", {"data_dir": "y"}, r"^/x\.npz: no such file"),
     ],
 )
 def test_wrong_names_and_options_are_refused(name, options, words):

@@ -160,7 +160,7 @@ def test_keys_without_a_meaning_are_not_read(write, arrays):
 def test_arrays_beyond_memory_are_refused(write, arrays, monkeypatch):
     name = write(**arrays)
     monkeypatch.setattr("os.sysconf", lambda _: 10)
-    with pytest.raises(DataError, match=r"set.npz: unpacks to 0.0 GiB; this machine has 0.0"):
+    with pytest.raises(DataError, match=r"set.npz: needs 0.0 GiB of memory; this machine has 0.0"):
         data.load(name)
 
 
@@ -172,7 +172,7 @@ def test_absurd_sizes_are_refused(write, arrays, size):
 
 def test_size_is_for_images(write):
     name = write(train_inputs=np.zeros((12, 3)), train_labels=np.arange(12) % 2)
-    with pytest.raises(DataError, match="`size` resizes images, and these are vectors"):
+    with pytest.raises(DataError, match="`size` applies to images only, but these are vectors"):
         data.load(name, size=3)
 
 
@@ -191,44 +191,44 @@ def labels(arrays):
         ({"train_images": np.zeros((12, 4, 4, 3), int)}, "must be images.*got int64"),
         (
             {"train_images": np.zeros((11, 4, 4, 3), np.uint8)},
-            "has 11 rows, and its labels have 12",
+            "as many rows as labels, 12, got 11",
         ),
         ({"train_images": np.zeros((12, 2, 2, 2, 2))}, "must be images"),
-        ({"train_images": np.array([object()])}, "is no .npz that can be read"),
+        ({"train_images": np.array([object()])}, "cannot be read as .npz"),
         ({"train_labels": np.zeros((12, 3), int)}, r"shape \(n,\), got int64 of shape \(12, 3\)"),
         ({"train_labels": np.array(["a"] * 12)}, r"must be numbers of shape \(n,\)"),
         ({"train_labels": np.arange(12) - 1}, r"train example 0: label -1 is unknown"),
-        ({"train_labels": np.full(12, np.inf)}, "train_labels, row 0: is inf"),
-        ({"train_labels": np.r_[np.arange(11.0), 1e300]}, "row 11: is 1e.300, no finite number in"),
-        ({"train_labels": np.arange(12) + 2**32 + 1}, "row 0: is 4294967297; labels are below"),
-        ({"train_labels": np.r_[np.arange(11), 10**9]}, "row 11: is 1000000000; labels are below"),
-        ({"train_labels": np.full(12, 2**64 - 1, np.uint64)}, "labels are below 100000"),
-        ({"train_labels": np.full(12, -(2**40))}, "row 0: is -1099511627776"),
+        ({"train_labels": np.full(12, np.inf)}, "train_labels, row 0: .* in float32, got inf"),
+        ({"train_labels": np.r_[np.arange(11.0), 1e300]}, "row 11: must be finite .* got 1e.300"),
+        ({"train_labels": np.arange(12) + 2**32 + 1}, "row 0: a class .* got 4294967297"),
+        ({"train_labels": np.r_[np.arange(11), 10**9]}, "row 11: a class .* got 1000000000"),
+        ({"train_labels": np.full(12, 2**64 - 1, np.uint64)}, "must be less than 100000"),
+        ({"train_labels": np.full(12, -(2**40))}, "row 0: a class .* got -1099511627776"),
         ({"train_labels": np.array(3)}, r"numbers of shape \(n,\), got int64 of shape \(\)"),
         ({"train_images": np.array(3.0)}, r"must be images.*got float64 of shape \(\)"),
         (
             {"train_images": np.full((12, 4, 4, 3), 255.0)},
-            "row 0: has a pixel that is not in 0 to 1",
+            r"row 0: floating-point pixels must be in 0\.\.1",
         ),
-        ({"train_images": np.full((12, 4, 4), -0.5)}, "row 0: has a pixel that is not in 0 to 1"),
-        ({"train_images": np.full((12, 4, 4, 3), np.nan)}, "row 0: has a pixel"),
-        ({"train_images": np.zeros((12, 16, 32, 32), np.uint8)}, "no axis is one of channels"),
+        ({"train_images": np.full((12, 4, 4), -0.5)}, "row 0: floating-point pixels must be in 0"),
+        ({"train_images": np.full((12, 4, 4, 3), np.nan)}, "row 0: floating-point pixels"),
+        ({"train_images": np.zeros((12, 16, 32, 32), np.uint8)}, "no axis looks like channels"),
         ({"class_names": np.array("x")}, r"class_names: must be strings of.*shape \(\)"),
         ({"class_names": np.array([1.5, 2.5, 3.5])}, "class_names: must be strings"),
-        ({"class_names": np.array(["x", "y", "x"])}, "class_names: 'x' is there twice"),
+        ({"class_names": np.array(["x", "y", "x"])}, "class_names: 'x' appears twice"),
         (
             {"class_names": np.array(["x", "y", "z"]), "train_labels": np.arange(12.0)},
-            "labels must be integers, not floating point",
+            "labels must be integers.* got floating point",
         ),
         (
             {"test_images": np.zeros((2, 4, 5, 3), np.uint8), "test_labels": np.zeros(2, int)},
-            r"inputs of one shape, got \('train', \(4, 4, 3\)\), \('test', \(4, 5, 3\)\)",
+            r"inputs of equal shape, got \('train', \(4, 4, 3\)\), \('test', \(4, 5, 3\)\)",
         ),
         ({"class_names": np.array(["x", "y"])}, "train example 2: label 2 is unknown.* 0 to 1"),
-        ({"test_images": np.zeros((1, 4, 4, 3), np.uint8)}, "test_images are no part"),
-        ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "are the same; keep one"),
-        ({"test_inputs": np.zeros((1, 2)), "test_labels": np.zeros(1, int)}, "of one kind"),
-        ({"train_jpeg": np.zeros(3, np.uint8)}, "are no part of a data set"),
+        ({"test_images": np.zeros((1, 4, 4, 3), np.uint8)}, "inputs and labels, got only test_im"),
+        ({"train_x": np.zeros(1), "x_train": np.zeros((12, 2))}, "mean the same; keep one"),
+        ({"test_inputs": np.zeros((1, 2)), "test_labels": np.zeros(1, int)}, "the same kind"),
+        ({"train_jpeg": np.zeros(3, np.uint8)}, "a part must have inputs and labels"),
     ],
 )
 def test_wrong_arrays_are_refused(write, arrays, changed, words):
@@ -240,7 +240,7 @@ def test_wrong_arrays_are_refused(write, arrays, changed, words):
 def test_a_row_that_is_not_finite_is_named(write, value):
     inputs = np.zeros((12, 3))
     inputs[7, 1] = value
-    with pytest.raises(DataError, match="train_inputs, row 7: has an entry that is not finite"):
+    with pytest.raises(DataError, match="train_inputs, row 7: entries must be finite"):
         data.load(write(train_inputs=inputs, train_labels=np.arange(12) % 2))
 
 
@@ -261,7 +261,7 @@ def test_damaged_encoded_images_are_refused(write, arrays, damage):
         offsets[-1] += 1
     else:
         content[offsets[5] : offsets[5] + 20] = 0
-    words = "image 5: cannot be decoded" if damage == "image" else "13 offsets into them"
+    words = "image 5: cannot be decoded" if damage == "image" else "13 non-decreasing offsets"
     with pytest.raises(DataError, match=words):
         data.load(write(train_jpeg=content, train_offsets=offsets, **labels(arrays)))
 
@@ -269,15 +269,15 @@ def test_damaged_encoded_images_are_refused(write, arrays, damage):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
 def test_files_that_are_no_npz_are_refused(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad.npz: is no .npz that can be read"):
+    with pytest.raises(DataError, match=r"bad.npz: cannot be read as .npz"):
         data.load(f"npz:{tmp_path / 'bad.npz'}")
 
 
 def test_a_missing_file_and_a_file_without_train_are_refused(tmp_path, write):
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         data.load(f"npz:{tmp_path / 'nowhere.npz'}")
-    with pytest.raises(DataError, match="no training part; its keys are foo, not train_inputs"):
+    with pytest.raises(DataError, match=r"no training part; expected keys are .*, got foo"):
         data.load(write(foo=np.zeros(3)))
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(DataError, match="is one array"):
+    with pytest.raises(DataError, match="got a single array"):
         data.load(f"npz:{tmp_path / 'one.npy'}")

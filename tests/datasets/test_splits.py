@@ -84,11 +84,11 @@ def test_stratified_parts_have_the_shares_of_the_whole():
     ("options", "words"),
     [
         ({"validation": 0}, r"1 to 19.*got 0"),
-        ({"validation": 0.01}, "fraction between 0 and 1 that is not empty"),
+        ({"validation": 0.01}, "that amounts to at least one example, got 0.01"),
         ({"validation": 1.5}, "fraction between 0 and 1"),
         ({"validation": True}, "fraction between 0 and 1"),
-        ({"validation": 10, "test": 10}, "must leave training examples"),
-        ({"subset": 99}, "asks for 99 of 16 in train"),
+        ({"validation": 10, "test": 10}, "must add up to less than the 20 examples"),
+        ({"subset": 99}, "must be at most 16 for the train part, got 99"),
         ({"subset": {"dev": 3}}, "train, validation, test"),
         ({"subset": 0}, "positive number"),
     ],
@@ -99,7 +99,7 @@ def test_impossible_sizes_are_refused(options, words):
 
 
 def test_a_size_for_a_part_that_the_source_has_is_refused():
-    with pytest.raises(DataError, match=r"`test` is for sources without.*subset=\{'test'"):
+    with pytest.raises(DataError, match=r"`test` sets the size of a carved.*subset=\{'test'"):
         cut(source(train=20, test=3), test=2)
 
 

@@ -91,7 +91,7 @@ def test_scores_are_regression(data_dir, tmp_path):
 
 
 def test_images_without_a_label_are_refused(data_dir):
-    with pytest.raises(DataError, match=r"tiny_boxes: must have one label.* features are image"):
+    with pytest.raises(DataError, match=r"tiny_boxes: must have one label.* the features image"):
         data.load("tiny_boxes", data_dir=data_dir)
 
 
@@ -106,7 +106,7 @@ def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, name, no_network)
 
 
 def test_an_unknown_name_is_refused(tmp_path, no_network):
-    words = "'cifra10' is neither a kind of source.* Perhaps you meant `cifar10`"
+    words = "'cifra10' is neither a kind with a path.* Perhaps you meant `cifar10`"
     with pytest.raises(DataError, match=words):
         data.load("cifra10", data_dir=tmp_path)
 
@@ -154,5 +154,5 @@ def test_other_formats_are_refused(tmp_path):
     tiny_builders.prepare("TinyShapes", tmp_path)
     info = tmp_path / "tiny_shapes" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DataError, match="in another format than array_record"):
+    with pytest.raises(DataError, match="must be in array_record format"):
         data.load("tiny_shapes", data_dir=tmp_path)

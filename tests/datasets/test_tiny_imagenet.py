@@ -75,7 +75,7 @@ def test_streamed_images_are_those_in_memory(write, files):
         ("wnids.txt", None, "has no wnids.txt"),
         ("val/images/val_1.JPEG", None, r"val/images/val_1.JPEG is missing"),
         ("wnids.txt", b"n01\nn05\n", "label 'n02' is unknown"),
-        ("val/val_annotations.txt", b"val_0.JPEG\tn01\nval_1.JPEG\n", "line 2: names no class"),
+        ("val/val_annotations.txt", b"val_0.JPEG\tn01\nval_1.JPEG\n", "line 2: has no class"),
         ("wnids.txt", b"n\xff1\nn05\n", "line 1: byte 1 is not UTF-8"),
     ],
 )

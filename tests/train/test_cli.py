@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
         (["compare", "--methods", SPLIT.format(3)], "must be a multiple of s = 3 in `tsam(t=1, "),
         (["sweep", "--methods", SPLIT.format("[2, 4]")], "must be a multiple of s = 4 in `tsam(t"),
         (["train", "--method", SPLIT.format(2), "--batch-size", "5"], "multiple of s = 2 in"),
-        (["compare", "--train-size", "5000"], "`subset` asks for 5000"),
+        (["compare", "--train-size", "5000"], "`subset` must be at most 1000 for"),
         (["compare", "--stream"], "`--stream` is for `tsam-jax train`"),
         (["compare", "--lr", "nan"], "`--lr` must be a finite number >= 0, got nan"),
         (["study", "--shard", "5/4"], "`--shard` must be I/N with I from 1 to N"),

@@ -1,4 +1,4 @@
-"""A folder, or a zip archive, of images in one sub-folder for each class."""
+"""Images in a folder or a zip archive, with one subfolder for each class."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,29 @@ from tsam_jax.data.splits import Records, Source
 def open_source(location: str, *, size: int | None = None) -> Source:
     """Opens "folder:PATH".
 
-    PATH/CLASS/IMAGE, from which the validation and the test part are carved; or with folders of
-    parts above the classes: PATH/train/CLASS/IMAGE, and val and test where they exist. With val
-    and no test, val is the test part, and the validation part is carved from train.
+    There are two layouts:
 
-    Parts may have the names in `_parts.PARTS`, in any case: `Train`, `training_set`, `dev`. Without
-    a training folder that has classes, such names are those of classes. Links are followed.
+    - PATH/CLASS/IMAGE: the validation and test parts are carved from these images.
+    - PATH/train/CLASS/IMAGE, optionally with val and test folders. If there is val but no test,
+      val is the test part, and the validation part is carved from train.
+
+    Part folders may have any name in `_parts.PARTS`, in any case: `Train`, `training_set`, `dev`.
+    Unless one of them is a training folder that contains classes, they count as classes. Links are
+    followed.
 
     Args:
       location: the folder or archive. Files with the suffix of a format that Pillow reads are
         images; a warning counts the others.
-      size: side in pixels to which all images are resized; None if they have one size.
+      size: side in pixels to which all images are resized; None to keep their size, which must
+        then be the same for all.
 
     Returns:
-      The source, of kind "image"; its classes are the folders' names in alphabetical order.
+      The source, of kind "image"; its classes are the folder names in alphabetical order.
       `_images.decode_image` describes the pixels.
 
     Raises:
-      DataError: if there are not at least two classes, each with an image, a class is not in
-        train, or the folders seem to be parts and their names are not those above.
+      DataError: if there are fewer than two classes with images, a class is missing from train, or
+        the folders look like parts but do not follow the second layout.
     """
     files = open_files(Path(location))
     images = _images(files)
@@ -45,10 +49,10 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     }
     names = sorted(set(classes["train"]))
     if not images:
-        msg = f"{files.root}: has no image that can be read."
+        msg = f"{files.root}: contains no images."
         raise DataError(msg)
     if len(names) < 2:
-        msg = f"{files.root}: must have a folder of images for each of at least two classes."
+        msg = f"{files.root}: must have at least two classes, each a folder of images."
         raise DataError(msg)
     records = {
         part: image_records(files, paths, classes[part], names, size)
@@ -64,7 +68,18 @@ def image_records(
     classes: Sequence[str],
     size: int | None,
 ) -> Records:
-    """Makes records of the files `names`, decoded on demand; `size` as in `open_source`."""
+    """Makes records of the files `names`, which are decoded on demand.
+
+    Args:
+      files: the folder or archive.
+      names: the file of each image.
+      labels: the class name of each image.
+      classes: all class names; a label is an index into them.
+      size: as in `open_source`.
+
+    Returns:
+      The records.
+    """
 
     def where(row: int) -> str:
         return f"{files.root / names[row]}"
@@ -77,7 +92,7 @@ def image_records(
 
 
 def _images(files: Files) -> list[str]:
-    """The names of images; a warning counts the other files, and folders without an image."""
+    """Returns the names of images; warns about other files and folders without images."""
     suffixes = image_suffixes()
     images: list[str] = []
     others: list[str] = []
@@ -90,18 +105,18 @@ def _images(files: Files) -> list[str]:
     if others:
         kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in others)
         said.append(
-            f"left out {len(others)} of {len(files.names)} files, without the suffix of an image"
+            f"skipped {len(others)} of {len(files.names)} files that have no image suffix"
             f" ({list_some(f'{n} {kind}' for kind, n in kinds.most_common())})"
         )
     if bare:
-        said.append(f"found no image in {len(bare)} of the folders ({list_some(bare)})")
+        said.append(f"folders without images: {len(bare)} ({list_some(bare)})")
     if said:
         warn(f"{files.root}: {'; '.join(said)}.")
     return images
 
 
 def _parts(files: Files, images: Sequence[str]) -> Mapping[str, tuple[list[str], int]]:
-    """Part -> its images, and how many folders are above their classes."""
+    """Maps each part to its images and to the number of folders above their classes."""
     tops: dict[str, list[PurePosixPath]] = {}
     for path in map(PurePosixPath, images):
         if len(path.parts) > 1:
@@ -119,45 +134,45 @@ def _parts(files: Files, images: Sequence[str]) -> Mapping[str, tuple[list[str],
         found = part[top]
         if found is None:
             msg = (
-                f"{files.root / top}: {brief(top)!r} is beside the training folder and is no part;"
-                " parts are train, val and test."
+                f"{files.root / top}: {brief(top)!r} is next to the training folder but is not the"
+                " name of a part; name it train, val or test, or move it."
             )
             raise DataError(msg)
         parts.setdefault(found, ([], 1))[0].append(name)
     for found in parts:
         same = [top for top in sorted(tops) if part[top] == found]
         if len(same) > 1:
-            msg = f"{files.root}: {list_some(same)} all mean the {found} part; keep one of them."
+            msg = f"{files.root}: {list_some(same)} all name the {found} part; keep one of them."
             raise DataError(msg)
     return parts
 
 
 def _check_classes(files: Files, tops: Mapping[str, Sequence[PurePosixPath]]) -> None:
-    """Raises DataError for folders that seem to be parts, and would be taken for classes."""
+    """Raises DataError for folders that look like parts but would be read as classes."""
     like = {top: part_of(top) or like_part(top) for top in tops}
     found = set(like.values())
     if (found - {None} and None not in found and len(tops) > 1) or (
         "train" in found and found & {"validation", "test"}
     ):
         msg = (
-            f"{files.root}: {list_some(sorted(tops))} seem to be parts and not classes; parts must"
-            " be train/CLASS/IMAGE, and val and test likewise."
+            f"{files.root}: {list_some(sorted(tops))} look like parts, not classes; parts must have"
+            " the layout train/CLASS/IMAGE, val/CLASS/IMAGE, test/CLASS/IMAGE."
         )
         raise DataError(msg)
     below = {path.parts[1] for paths in tops.values() for path in paths if len(path.parts) > 2}
     inner = {part_of(name) for name in below}
     if "train" in inner and inner & {"validation", "test"}:
         msg = (
-            f"{files.root}: has folders of parts below those of classes; put the parts above, as in"
+            f"{files.root}: has part folders inside class folders; move the parts to the top, as in"
             " train/CLASS/IMAGE."
         )
         raise DataError(msg)
 
 
 def _class_of(files: Files, name: str, depth: int) -> str:
-    """The folder that an image is in, below `depth` folders."""
+    """Returns an image's class: the name of its folder at level `depth` below the root."""
     folders = PurePosixPath(name).parts[depth:-1]
     if not folders:
-        msg = f"{files.root / name}: is in no folder of a class."
+        msg = f"{files.root / name}: must be in the folder of a class."
         raise DataError(msg)
     return folders[0]

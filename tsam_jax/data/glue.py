@@ -1,4 +1,4 @@
-"""The GLUE tasks in the files of the official download.
+"""The GLUE tasks, in the files of the official download.
 
 Source: Wang et al., "GLUE", ICLR 2019, arXiv:1804.07461; gluebenchmark.com/tasks.
 """
@@ -18,10 +18,10 @@ class Task(NamedTuple):
     Attributes:
       text: the columns of sentences.
       label: the column of labels.
-      classes: labels as in the file, in the order of their numbers; None for regression.
+      classes: labels as written in the file, in class order; None for regression.
       names: names of the classes.
       header: whether the first row names the columns.
-      skip_short: whether to drop rows with too few cells, as all readers of the task do.
+      skip_short: whether to skip rows with too few cells, as other readers of the task do.
     """
 
     text: tuple[Column, ...]
@@ -53,13 +53,13 @@ TASKS: dict[str, Task] = {
     "RTE": Task(_PAIR, "label", _ENTAILMENT),
     "WNLI": Task(_PAIR, "label", _BINARY, ("not_entailment", "entailment")),
 }
-"""Task -> layout. The classes' numbers are those of the GLUE data sets elsewhere."""
+"""Task -> layout. Classes are numbered as in the GLUE data sets of other libraries."""
 
 TRAIN = ("train", "train_sample")
 DEV = ("dev", "dev_matched", "dev_sample")
 
 MISMATCHED = ("MNLI-mm", "MNLI_mismatched")
-"""Names of MNLI with another dev file: of genres that are not in train."""
+"""Names of MNLI with the mismatched dev file, whose genres are not in train."""
 
 DEV_MISMATCHED = ("dev_mismatched", "dev_mismatched_sample")
 
@@ -67,33 +67,33 @@ DEV_MISMATCHED = ("dev_mismatched", "dev_mismatched_sample")
 def open_source(location: str, *, data_dir: str | Path | None, **tokenization: Any) -> Source:
     """Opens "glue:TASK".
 
-    The train file is the training part, from which the validation part is carved. The dev file is
-    the test part (for MNLI dev_matched), because labels of the official test files are not
-    public. Without a full file, its sample `train_sample` or `dev_sample` is read; a result on a
-    sample is no GLUE score.
+    The train file is the training part, from which the validation part is carved. The dev file
+    (dev_matched for MNLI) is the test part, because the labels of the official test files are not
+    public. If a full file is missing, the reader falls back to a sample of it, `train_sample` or
+    `dev_sample`; a result on a sample is not a GLUE score.
 
     Args:
       location: the task, a key of `TASKS`, or "MNLI-mm" for MNLI with dev_mismatched as the test
-        part; case and "-" do not matter.
-      data_dir: folder with TASK/train.tsv and TASK/dev.tsv (or .tsv.gz) for each task, or with
-        glue/TASK/train.tsv and so on.
+        part; case, "-" and "_" do not matter.
+      data_dir: folder that contains TASK/train.tsv and TASK/dev.tsv (or .tsv.gz), or the same
+        below glue/.
       **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
 
     Returns:
       The source, of kind "text". The labels of STS-B are its scores, 0 to 5.
 
     Raises:
-      DataError: if the task is unknown or its files are not there.
+      DataError: if the task is unknown or its files are missing.
     """
     plain = {_plain(name): name for name in TASKS}
     mismatched = _plain(location) in map(_plain, MISMATCHED)
     if _plain(location) not in plain and not mismatched:
         known = ", ".join([*TASKS, MISMATCHED[0]])
-        msg = f"`glue:{brief(location)}` is no task of GLUE; these are {known}."
+        msg = f"`glue:{brief(location)}` is not a GLUE task; the tasks are {known}."
         raise DataError(msg)
     name = "MNLI" if mismatched else plain[_plain(location)]
     if data_dir is None:
-        msg = f"`data_dir` must name the folder that has {name}/train.tsv, for `glue:{location}`."
+        msg = f"`data_dir` must be the folder that contains {name}/train.tsv, got None."
         raise DataError(msg)
     task, folder = TASKS[name], Path(data_dir, name)
     if not folder.is_dir():
@@ -106,12 +106,12 @@ def open_source(location: str, *, data_dir: str | Path | None, **tokenization: A
 
 
 def _read(folder: Path, stems: tuple[str, ...], task: Task) -> Rows:
-    """Reads the first file that is there."""
+    """Reads the first of the possible files that exists."""
     names = [stem + suffix for stem in stems for suffix in (".tsv", ".tsv.gz")]
     for path in (folder / name for name in names):
         if path.is_file():
             return read_rows(path, header=task.header, delimiter="\t", skip_short=task.skip_short)
-    msg = f"{folder}: must have one of {', '.join(names)}, and has none of them."
+    msg = f"{folder}: must contain one of {', '.join(names)}."
     raise DataError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Arrays in an .npz file: images, encoded images, or vectors."""
+"""Images, encoded images or vectors in an .npz file."""
 
 import os
 import zipfile
@@ -25,29 +25,29 @@ CONTENTS = {
     "y": "labels",
 }
 CHANNELS = {1, 2, 3, 4}
-"""Numbers of channels by which their axis is known."""
+"""Axis lengths that identify the channel axis."""
 
 MAX_CLASSES = 100_000
-"""More are no classes but numbers: a network has an output for each."""
+"""A larger label is taken for a number, not a class: a network has one output for each class."""
 
 ROUNDING = 1e-5
-"""Pixels may be outside 0..1 by this, after arithmetic in half precision or so."""
+"""Tolerance for pixels outside 0..1, such as from arithmetic in half precision."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
 KEYS = (
-    "train_inputs, or train_images, or train_jpeg with train_offsets; train_labels; the same with"
+    "train_inputs, or train_images, or train_jpeg with train_offsets; train_labels; the same for"
     " val and test; class_names"
 )
 
 
 class _Part(NamedTuple):
-    """A part as it is in the file.
+    """A part of the file.
 
     Attributes:
       records: the examples.
-      kind: of their inputs.
-      shape: of an input; () for encoded images.
+      kind: kind of the inputs.
+      shape: shape of an input; () for encoded images.
     """
 
     records: Records
@@ -58,23 +58,27 @@ class _Part(NamedTuple):
 def open_source(location: str, *, size: int | None = None) -> Source:
     """Opens "npz:PATH".
 
-    Keys, of which those of val and test may be missing:
+    Inputs are under one of two keys:
 
-    - `train_images` (or `train_inputs`, or `x_train`): shape (n, height, width, channels),
-      (n, channels, height, width) or (n, height, width), uint8 or floating point in 0..1; or
-      (n, features), floating point. Channels are first where the first axis of an image has 1 to
-      4 entries and the last has more;
-    - or `train_jpeg`, uint8: encoded images one after the other, of any format; image i is
-      bytes `train_offsets[i]` to `train_offsets[i + 1]`;
-    - `train_labels` (or `y_train`): shape (n,) or (n, 1); integers from 0 to `MAX_CLASSES` - 1
-      are classes, floating point is regression;
-    - `class_names`: shape (num_classes,), strings.
+    - `train_images` (or `train_inputs`, or `x_train`): images of shape
+      (n, height, width, channels), (n, channels, height, width) or (n, height, width), uint8 or
+      floating point in 0..1; or vectors of shape (n, features), floating point. Channels come
+      first if the first axis of an image has length 1 to 4 and the last is longer.
+    - `train_jpeg`, uint8: encoded images of any format, concatenated; image i is bytes
+      `train_offsets[i]` to `train_offsets[i + 1]`.
 
-    A val part without a test part is the test part; parts that are missing are carved from train.
+    The other keys:
+
+    - `train_labels` (or `y_train`): shape (n,) or (n, 1). Integers from 0 to `MAX_CLASSES` - 1 are
+      classes; floating point means regression.
+    - `class_names`, optional: shape (num_classes,), strings.
+    - The same keys with `val` and `test`, optional. If there is val but no test, val is the test
+      part. Missing parts are carved from train.
 
     Args:
       location: the file.
-      size: side in pixels to which all images are resized; None if they have one size.
+      size: side in pixels to which all images are resized; None to keep their size, which must
+        then be the same for all.
 
     Returns:
       The source, of kind "image" or "vector".
@@ -86,36 +90,36 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     arrays = _read(path)
     parts = {part: _part(path, arrays, keys, size) for part, keys in _keys(path, arrays).items()}
     if "train" not in parts:
-        msg = f"{path}: has no training part; its keys are {list_some(arrays)}, not {KEYS}."
+        msg = f"{path}: has no training part; expected keys are {KEYS}, got {list_some(arrays)}."
         raise DataError(msg)
     records = {part: found.records for part, found in parts.items()}
     kinds = {found.kind for found in parts.values()}
     regression = {bool(r.labels.dtype == np.float32) for r in records.values()}
     if len(kinds) > 1 or len(regression) > 1:
-        msg = f"{path}: all parts must be of one kind of inputs and of labels."
+        msg = f"{path}: all parts must have the same kind of inputs and of labels."
         raise DataError(msg)
     shapes = {part: found.shape for part, found in parts.items() if found.shape}
     if len(set(shapes.values())) > 1:
-        msg = f"{path}: all parts must have inputs of one shape, got {list_some(shapes.items())}."
+        msg = f"{path}: all parts must have inputs of equal shape, got {list_some(shapes.items())}."
         raise DataError(msg)
     names = _class_names(path, arrays)
     if regression == {True}:
         if names:
-            msg = f"{path}: has class_names, so its labels must be integers, not floating point."
+            msg = f"{path}: labels must be integers, as it has class_names, got floating point."
             raise DataError(msg)
         return Source(f"npz:{location}", records, None, kind=kinds.pop())
     num_classes = len(names) or int(records["train"].labels.max()) + 1
     for part, part_records in records.items():
         check_indices(part_records.labels, num_classes, _where(path, part))
     if not names and min(int(r.labels.min()) for r in records.values()) > 0:
-        warn(f"{path}: no example has label 0, which counts as a class; labels start at 0.")
+        warn(f"{path}: no example has label 0, but labels start at 0, so it counts as a class.")
     return Source(f"npz:{location}", records, num_classes, names, kind=kinds.pop())
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that have a meaning here; empty ones for the other keys."""
+    """Reads the arrays with known keys; returns empty arrays for other keys."""
     if not path.is_file() and not path.is_dir():
-        msg = f"{path}: there is no such file."
+        msg = f"{path}: no such file."
         raise DataError(msg)
     try:
         with path.open("rb") as file:  # np.load leaves a corrupt file open
@@ -130,25 +134,28 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 return {key: arrays[key] if key in used else np.empty(0) for key in keys}
     except DataError:
         raise
-    except Exception as error:  # what zipfile, zlib and numpy's parser of headers raise
-        msg = f"{path}: is no .npz that can be read: {reason(error)}."
+    except Exception as error:  # zipfile, zlib and numpy's header parser raise many types
+        msg = f"{path}: cannot be read as .npz: {reason(error)}."
         raise DataError(msg) from error
-    msg = f"{path}: is one array and no .npz."
+    msg = f"{path}: must be an .npz file, got a single array; save it with `numpy.savez`."
     raise DataError(msg)
 
 
 def _check_memory(path: Path, size: int) -> None:
-    """Raises DataError for arrays that are larger than the machine's memory."""
+    """Raises DataError if the arrays do not fit in the machine's memory."""
     if not hasattr(os, "sysconf"):
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > memory:
-        msg = f"{path}: unpacks to {size / 2**30:.1f} GiB; this machine has {memory / 2**30:.1f}."
+        msg = (
+            f"{path}: needs {size / 2**30:.1f} GiB of memory; this machine has"
+            f" {memory / 2**30:.1f} GiB."
+        )
         raise DataError(msg)
 
 
 def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The names of the classes; () without them."""
+    """Returns the class names; () if the file has none."""
     if "class_names" not in arrays:
         return ()
     array = arrays["class_names"]
@@ -164,13 +171,13 @@ def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...
         names = [str(name) for name in array.tolist()]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        msg = f"{path}, class_names: {brief(twice)!r} is there twice."
+        msg = f"{path}, class_names: {brief(twice)!r} appears twice."
         raise DataError(msg)
     return tuple(names)
 
 
 def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Part -> content -> the key that has it; other keys are ignored."""
+    """Maps part and content to the key of their array; other keys are ignored."""
     keys: dict[str, dict[str, str]] = {}
     for key in arrays:
         first, _, second = key.partition("_")
@@ -179,7 +186,7 @@ def _keys(path: Path, arrays: Iterable[str]) -> dict[str, dict[str, str]]:
             of_part = keys.setdefault(PREFIXES[prefix], {})
             other = of_part.setdefault(CONTENTS[content], key)
             if other != key:
-                msg = f"{path}: {other} and {key} are the same; keep one of them."
+                msg = f"{path}: {other} and {key} mean the same; keep one of them."
                 raise DataError(msg)
     return keys
 
@@ -189,7 +196,10 @@ def _part(
 ) -> _Part:
     """Reads a part."""
     if ("inputs" in keys) == ("jpeg" in keys) or "labels" not in keys:
-        msg = f"{path}: {list_some(keys.values())} are no part of a data set; its keys are {KEYS}."
+        msg = (
+            f"{path}: a part must have inputs and labels, got only {list_some(keys.values())};"
+            f" expected keys are {KEYS}."
+        )
         raise DataError(msg)
     labels = _check_labels(f"{path}, {keys['labels']}", arrays[keys["labels"]])
     if "inputs" in keys:
@@ -199,7 +209,7 @@ def _part(
         return _Part(array_records(inputs, labels), kind, inputs.shape[1:])
     where = f"{path}, {keys['jpeg']}"
     if "offsets" not in keys:
-        msg = f"{where}: needs offsets, such as train_offsets for train_jpeg."
+        msg = f"{where}: also needs offsets, such as train_offsets for train_jpeg."
         raise DataError(msg)
     return _encoded(where, arrays[keys["jpeg"]], arrays[keys["offsets"]], labels, size)
 
@@ -209,7 +219,7 @@ def _where(path: Path, part: str) -> Callable[[int], str]:
 
 
 def _check_labels(where: str, labels: np.ndarray) -> np.ndarray:
-    """Labels as int32, or as float32 for regression."""
+    """Returns labels as int32, or as float32 for regression."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iuf":
@@ -218,18 +228,21 @@ def _check_labels(where: str, labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind != "f":
         wrong = np.flatnonzero((labels < -(2**31)) | (labels >= MAX_CLASSES))
         if len(wrong):
-            msg = f"{where}, row {wrong[0]}: is {labels[wrong[0]]}; labels are below {MAX_CLASSES}."
+            msg = (
+                f"{where}, row {wrong[0]}: a class must be less than {MAX_CLASSES}, got"
+                f" {labels[wrong[0]]}."
+            )
             raise DataError(msg)
         return labels.astype(np.int32)
     wrong = np.flatnonzero(~(np.abs(labels) <= LARGEST))
     if len(wrong):
-        msg = f"{where}, row {wrong[0]}: is {labels[wrong[0]]}, no finite number in 32 bits."
+        msg = f"{where}, row {wrong[0]}: must be finite in float32, got {labels[wrong[0]]}."
         raise DataError(msg)
     return labels.astype(np.float32)
 
 
 def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) -> np.ndarray:
-    """Images as uint8 or float32 with channels, or vectors as float32."""
+    """Returns images as uint8 or float32 with a channel axis, or vectors as float32."""
     floating = inputs.dtype.kind == "f"
     dtype_is_right = floating or (inputs.dtype == np.uint8 and inputs.ndim != 2)
     if inputs.ndim not in {2, 3, 4} or not dtype_is_right or not inputs.size:
@@ -240,12 +253,12 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
         )
         raise DataError(msg)
     if len(inputs) != count:
-        msg = f"{where}: has {len(inputs)} rows, and its labels have {count}."
+        msg = f"{where}: must have as many rows as labels, {count}, got {len(inputs)}."
         raise DataError(msg)
     if inputs.ndim == 2:
-        _check_range(where, inputs, -LARGEST, LARGEST, "has an entry that is not finite in 32 bits")
+        _check_range(where, inputs, -LARGEST, LARGEST, "entries must be finite in float32")
         if size is not None:
-            msg = f"{where}: `size` resizes images, and these are vectors."
+            msg = f"{where}: `size` applies to images only, but these are vectors."
             raise DataError(msg)
         return inputs.astype(np.float32)
     if floating:
@@ -254,7 +267,7 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
             inputs,
             -ROUNDING,
             1 + ROUNDING,
-            "has a pixel that is not in 0 to 1; save pixels of 0 to 255 as uint8",
+            "floating-point pixels must be in 0..1; save pixels from 0 to 255 as uint8",
         )
         inputs = inputs.astype(np.float32)
     images = _channels_last(where, inputs) if inputs.ndim == 4 else inputs[..., None]
@@ -262,13 +275,13 @@ def _check_inputs(where: str, inputs: np.ndarray, count: int, size: int | None) 
     if size is None or images.shape[1:3] == (size, size):
         return images
     if floating:
-        msg = f"{where}: `size` resizes uint8 images only, and these are {images.dtype}."
+        msg = f"{where}: `size` applies to uint8 images only, but these are {images.dtype}."
         raise DataError(msg)
     return stack_images(images, range(count), lambda row: f"{where}, row {row}", size)
 
 
 def _check_range(where: str, inputs: np.ndarray, low: float, high: float, words: str) -> None:
-    """Raises DataError for the first row with an entry that is not in low..high, or is NaN."""
+    """Raises DataError for the first row with NaN or an entry outside low..high."""
     for row, entries in enumerate(inputs):
         if not (entries.min() >= low and entries.max() <= high):
             msg = f"{where}, row {row}: {words}."
@@ -276,17 +289,17 @@ def _check_range(where: str, inputs: np.ndarray, low: float, high: float, words:
 
 
 def _channels_last(where: str, images: np.ndarray) -> np.ndarray:
-    """Images with their channels last, whichever axis has them."""
+    """Finds the channel axis and moves it last."""
     first, height, last = images.shape[1:]
     if last in CHANNELS:
         return images
     if first in CHANNELS:
         return np.ascontiguousarray(np.moveaxis(images, 1, -1))
-    if last < min(first, height):  # spectral bands
+    if last < min(first, height):  # more than 4 channels, such as spectral bands
         return images
     msg = (
-        f"{where}: has shape {images.shape}, in which no axis is one of channels; it must be"
-        " (n, height, width, channels)."
+        f"{where}: must have shape (n, height, width, channels), got {images.shape}, in which no"
+        " axis looks like channels."
     )
     raise DataError(msg)
 
@@ -294,7 +307,7 @@ def _channels_last(where: str, images: np.ndarray) -> np.ndarray:
 def _encoded(
     where: str, content: np.ndarray, offsets: np.ndarray, labels: np.ndarray, size: int | None
 ) -> _Part:
-    """Reads encoded images, back to back."""
+    """Makes a part of concatenated encoded images, which are decoded on demand."""
     count = len(labels)
     if (
         content.dtype != np.uint8
@@ -306,9 +319,9 @@ def _encoded(
         or (np.diff(offsets.astype(np.int64)) < 0).any()
     ):
         msg = (
-            f"{where}: must be bytes, uint8, with {count + 1} offsets into them that do not"
-            f" decrease, one more than labels; got {content.dtype} of shape {content.shape} and"
-            f" offsets of shape {offsets.shape}."
+            f"{where}: must be a vector of uint8 with {count + 1} non-decreasing offsets into it"
+            f" (one more than labels), got {content.dtype} of shape {content.shape} with offsets of"
+            f" shape {offsets.shape}."
         )
         raise DataError(msg)
 

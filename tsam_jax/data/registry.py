@@ -14,7 +14,7 @@ from tsam_jax.data.tokens import TEXT_OPTIONS
 
 
 def _find_sources() -> dict[str, Callable[..., Source]]:
-    """`open_source` of each module beside this one, so that a data set is one file."""
+    """Collects `open_source` of all modules in this package, so that adding a kind is one file."""
     names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     modules = {name: importlib.import_module(f"{__package__}.{name}") for name in names}
     return {
@@ -25,11 +25,11 @@ def _find_sources() -> dict[str, Callable[..., Source]]:
 
 
 SOURCES = _find_sources()
-"""Kind, the text before the colon of a name -> function that opens it; its keyword arguments are
-the options."""
+"""Kind (the text before the colon of a name) -> function that opens it. The function's keyword
+arguments are the options of the kind."""
 
 _VERSION = re.compile(r":(\d+|\*)(\.(\d+|\*)){2}(?=/|$)")
-"""The version in a name of TensorFlow Datasets: ":2.0.0", or ":2.*.*"."""
+"""Version in a TensorFlow Datasets name: ":2.0.0" or ":2.*.*"."""
 
 
 def load(
@@ -43,42 +43,43 @@ def load(
     subset: int | Mapping[str, int] | None = None,
     **options: Any,
 ) -> Splits:
-    """Loads a data set into memory, in three parts.
+    """Loads a data set into memory as training, validation and test parts.
 
     Names:
 
-    - "digits": scikit-learn's; 1,000 / 297 / 500 images.
-    - "cifar10", "dtd", "glue/sst2", "glue/cola:2.0.0", ...: images with classes, or sentences, of
-      TensorFlow Datasets, prepared in `data_dir`; also "tfds:NAME".
-    - "folder:PATH": images in a folder (or zip archive) for each class.
+    - "digits": scikit-learn's digits; 1,000 / 297 / 500 images.
+    - "cifar10", "dtd", "glue/sst2", "glue/cola:2.0.0", ... (or "tfds:NAME"): labelled images or
+      sentences of TensorFlow Datasets, prepared in `data_dir`.
+    - "folder:PATH": images in a folder or zip archive, with one subfolder for each class.
     - "npz:PATH": arrays of images or vectors.
-    - "cifar:PATH": CIFAR-10 or CIFAR-100 in the official Python files, or their archive.
+    - "cifar:PATH": CIFAR-10 or CIFAR-100, the Python version, as a folder or the archive.
     - "tiny-imagenet:PATH": the official archive or its folder.
     - "table:PATH": sentences in TSV or CSV.
-    - "glue:TASK": the official files, in `data_dir`.
+    - "glue:TASK": the official GLUE files in `data_dir`.
 
-    `open_source` of each module documents its parts and options. Parts that a source lacks are
-    carved from its training part, in a seeded order. If a source has a validation part and no
+    `open_source` in each module documents its parts and options. Parts that a source lacks are
+    carved from its training part, in a seeded order. If a source has a validation part but no
     test part, its validation part is the test part.
 
     Args:
-      name: the data set.
-      data_dir: folder of "glue:" and of TensorFlow Datasets; relative paths start there.
-      validation: size of a carved validation part: a number of examples, or a fraction between 0
+      name: name of the data set.
+      data_dir: folder of the "glue:" files and of TensorFlow Datasets; for other kinds, the folder
+        to which a relative PATH refers.
+      validation: size of a carved validation part, a number of examples or a fraction between 0
         and 1; defaults to a tenth.
-      test: size of a carved test part, likewise.
+      test: size of a carved test part, given in the same way.
       split_seed: seed of the order in which parts are carved and subsets taken.
-      stratified: keep the class frequencies of the whole in carved parts and subsets.
-      subset: number of training examples to keep, or a dict of such numbers by part. A smaller
-        subset is part of a larger one; no subset changes another part.
-      **options: options of the source: `size` of images; `vocab`, `max_length`, `lowercase`,
-        `pad_to_longest` of text; and more.
+      stratified: whether carved parts and subsets keep the class frequencies of the whole.
+      subset: number of training examples to keep, or a dict from parts to such numbers. Larger
+        subsets contain smaller ones, and the subset of one part does not affect the others.
+      **options: options of the kind, such as `size` for images, or `vocab`, `max_length`,
+        `lowercase` and `pad_to_longest` for text.
 
     Returns:
       The data set.
 
     Raises:
-      DataError: if the data are missing, corrupt, or not in the format of their kind.
+      DataError: if the data are missing, corrupt, or not in the expected format.
 
     Example:
       >>> splits = load("digits", subset=100)
@@ -111,10 +112,10 @@ def open_splits(
 ) -> OpenSplits:
     """Opens a data set without reading its inputs, for `streaming.Streamed`.
 
-    Arguments and exceptions as in `load`.
+    Takes the arguments of `load`.
 
     Returns:
-      The data set: labels in memory, inputs read on demand.
+      The data set, with labels in memory and inputs read on demand.
 
     Raises:
       DataError: as for `load`.
@@ -127,7 +128,7 @@ def open_splits(
     kind, location = _parse(name)
     known = inspect.signature(SOURCES[kind]).parameters
     if not location and known["location"].default is inspect.Parameter.empty:
-        msg = f"`{name}` must be `{kind}:` and what to open, such as a path."
+        msg = f"`{name}` must name what to open after the colon, such as `{kind}:PATH`."
         raise DataError(msg)
     if "data_dir" in known:
         options["data_dir"] = data_dir
@@ -137,9 +138,9 @@ def open_splits(
     strange = sorted(set(options) - set(taken))
     if strange:
         own = [option for option in taken if option not in {"location", "tokenization"}]
-        msg = f"`{name}` has no option `{strange[0]}`; it has {', '.join(own) or 'none'}."
+        msg = f"`{name}` has no option `{strange[0]}`; its options are {', '.join(own) or 'none'}."
         raise DataError(msg)
-    if location.startswith("~"):  # a shell leaves it, after the colon
+    if location.startswith("~"):  # a shell does not expand it after a colon
         location = str(Path(location).expanduser())
     try:
         source = SOURCES[kind](location, **options)
@@ -157,14 +158,14 @@ def open_splits(
 
 
 def base_name(name: str) -> tuple[str, str]:
-    """Splits a data set's name into its kind and its location, without a version.
+    """Splits a data set's name into its kind and its location, dropping a version.
 
     Args:
       name: as in `load`.
 
     Returns:
-      The kind, a key of `SOURCES`, and the text after its colon. A name without a kind belongs
-      to TensorFlow Datasets.
+      The kind, a key of `SOURCES`, and the text after the colon. A name without a kind is of kind
+      "tfds", TensorFlow Datasets.
 
     Example:
       >>> base_name("glue/cola:2.0.0"), base_name("tfds:glue/cola"), base_name("folder:photos")
@@ -175,11 +176,11 @@ def base_name(name: str) -> tuple[str, str]:
 
 
 def _parse(name: str) -> tuple[str, str]:
-    """The kind and the location of a name."""
+    """Returns the kind and the location of a name."""
     kind, colon, location = name.partition(":")
     if kind in SOURCES:
         return kind, location
     if colon and not _VERSION.search(name):
-        msg = f"`{name}`: `{kind}` is no kind of data set; the kinds are {', '.join(SOURCES)}."
+        msg = f"`{name}`: `{kind}` is not a kind of data set; the kinds are {', '.join(SOURCES)}."
         raise DataError(msg + suggest(kind, SOURCES))
     return "tfds", name

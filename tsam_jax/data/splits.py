@@ -1,4 +1,4 @@
-"""Data sets in three parts: those of their files, those carved from train, and subsets."""
+"""Data sets as training, validation and test parts; carving of missing parts, and subsets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -12,10 +12,10 @@ Kind = Literal["image", "text", "vector"]
 PARTS = ("train", "validation", "test")
 
 Size = int | float
-"""Size of a part: a number of examples, or, as a float, a fraction between 0 and 1."""
+"""Size of a part: a number of examples (int) or a fraction between 0 and 1 (float)."""
 
 FRACTION = 0.1
-"""Size of a carved part if neither the caller nor the source gives one."""
+"""Default size of a carved part, as a fraction of the training part."""
 
 
 class Examples(NamedTuple):
@@ -23,8 +23,8 @@ class Examples(NamedTuple):
 
     Attributes:
       inputs: images of shape (n, height, width, channels), uint8 or float32 in 0..1; vectors of
-        shape (n, features), float32; or, for text, a dict of "token_ids", "attention_mask" and
-        "token_type_ids", shape (n, length) each, int32.
+        shape (n, features), float32; or, for text, a dict with "token_ids", "attention_mask" and
+        "token_type_ids", each int32 of shape (n, length).
       labels: shape (n,), int32 in 0..num_classes - 1; float32 for regression.
     """
 
@@ -37,8 +37,8 @@ class Records(NamedTuple):
 
     Attributes:
       labels: as in `Examples`.
-      read: indices, shape (k,), integers in 0..n - 1 -> inputs of these k examples, as in
-        `Examples`.
+      read: maps indices, integers in 0..n - 1 of shape (k,), to the inputs of these k examples, as
+        in `Examples`.
     """
 
     labels: np.ndarray
@@ -51,13 +51,13 @@ class Splits(NamedTuple):
     Attributes:
       train: training examples; label noise may replace their labels.
       validation: examples for choosing settings.
-      test: examples for reporting; never choose anything on them.
+      test: examples for the reported result; choose nothing on them.
       num_classes: number of classes; None for regression.
       class_names: name of each class; () if the classes have no names.
-      kind: what the inputs are.
-      mean: mean of each channel of the training images, pixels in 0..1; () for other kinds.
-      std: standard deviation of each channel, as `mean`; 1 for a constant channel.
-      vocab_size: entries of the vocabulary of a text; None for other kinds.
+      kind: kind of the inputs.
+      mean: mean of each channel of the training images, with pixels in 0..1; () for other kinds.
+      std: standard deviation of each channel, likewise; 1 for a constant channel.
+      vocab_size: size of the vocabulary, for text; None for other kinds.
     """
 
     train: Examples
@@ -84,13 +84,13 @@ class OpenSplits(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set in the parts that its files have; other fields as in `Splits`.
+    """A data set with the parts that its files have; other fields as in `Splits`.
 
     Attributes:
-      name: the name in errors.
-      parts: "train" and any other of `PARTS`. A validation part without a test part becomes the
-        test part: it is what others report, so nothing may be chosen on it.
-      sizes: size of each part that is carved from train; a tenth for a part without an entry.
+      name: name of the data set in errors.
+      parts: "train" and any others of `PARTS`. A validation part without a test part becomes the
+        test part: others report results on it, so nothing may be chosen on it.
+      sizes: default size of each carved part; `FRACTION` for a part without an entry.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Source(NamedTuple):
 
 
 def array_records(inputs: np.ndarray, labels: np.ndarray) -> Records:
-    """Makes records of inputs in memory."""
+    """Makes records of inputs that are in memory."""
     return Records(labels, lambda rows: inputs[rows])
 
 
@@ -142,9 +142,9 @@ def _check_same(parts: Mapping[str, Any]) -> None:
         inputs = parts[part].inputs
         if inputs.shape[1:] != train.shape[1:] or inputs.dtype != train.dtype:
             msg = (
-                f"The {part} part has inputs of shape {inputs.shape[1:]}, {inputs.dtype}, and the"
-                f" training part of {train.shape[1:]}, {train.dtype}. For images, give `size=` a"
-                " number of pixels to resize all to."
+                f"The {part} part has inputs of shape {inputs.shape[1:]}, {inputs.dtype}, but the"
+                f" training part of {train.shape[1:]}, {train.dtype}. To resize all images, pass"
+                " `size=`, in pixels."
             )
             raise DataError(msg)
 
@@ -158,24 +158,25 @@ def cut(
     stratified: bool = False,
     subset: int | Mapping[str, int] | None = None,
 ) -> OpenSplits:
-    """Carves the parts that a source lacks from its training part, and takes subsets.
+    """Carves the parts that a source lacks from its training part, then takes subsets.
 
-    A seeded permutation orders the training part: its end becomes the test part, the examples
-    before that the validation part. A subset is the beginning of a part. So a smaller subset is
-    part of a larger one, and no subset changes another part. Arguments as in `load`.
+    The training part is put in a seeded random order. Its last examples become the test part, and
+    the ones before them the validation part. A subset is the beginning of a part, so larger subsets
+    contain smaller ones, and the subset of one part does not affect the others. The arguments are
+    those of `load`.
 
     Returns:
       The data set in its three parts.
 
     Raises:
-      DataError: if a size is impossible, or is given for a part that the source has.
+      DataError: if a size is impossible, or is given for a part that the source already has.
     """
     parts = dict(source.parts)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     whole = parts["train"]
     if stratified and source.num_classes is None:
-        msg = f"{source.name}: `stratified` needs classes, and this is regression."
+        msg = f"{source.name}: `stratified` needs classes, but this is regression."
         raise DataError(msg)
     carved = {}
     for part, size in (("test", test), ("validation", validation)):
@@ -183,14 +184,14 @@ def cut(
             carved[part] = _count(source, part, size, len(whole.labels))
         elif size is not None:
             msg = (
-                f"{source.name}: `{part}` is for sources without such a part, and this one has it,"
-                f" got {size}. Use `subset={{{part!r}: ...}}` for fewer examples."
+                f"{source.name}: `{part}` sets the size of a carved part, but this source has its"
+                f" own {part} part, got {size}. Use `subset={{{part!r}: ...}}` for fewer examples."
             )
             raise DataError(msg)
     if sum(carved.values()) >= len(whole.labels):
         msg = (
-            f"{source.name}: `validation` and `test` must leave training examples of the"
-            f" {len(whole.labels)} there are, got {carved}."
+            f"{source.name}: `validation` and `test` must add up to less than the"
+            f" {len(whole.labels)} examples to carve from, got {carved}."
         )
         raise DataError(msg)
 
@@ -199,7 +200,7 @@ def cut(
         return _balanced(rows, labels) if stratified else rows
 
     rows = shuffled(whole.labels)
-    for part, count in carved.items():  # from the end
+    for part, count in carved.items():
         rows, last = np.split(rows, [len(rows) - count])
         parts[part] = _select(whole, last)
     parts["train"] = _select(whole, rows)
@@ -207,9 +208,12 @@ def cut(
     for part, size in _kept(source.name, subset).items():
         labels = parts[part].labels
         if size > len(labels):
-            msg = f"{source.name}: `subset` asks for {size} of {len(labels)} in {part}."
+            msg = (
+                f"{source.name}: `subset` must be at most {len(labels)} for the {part} part, got"
+                f" {size}."
+            )
             raise DataError(msg)
-        # the other parts stay in the order of their files
+        # The training part is already in random order; the others stay in file order.
         first = np.arange(size) if part == "train" else np.sort(shuffled(labels)[:size])
         parts[part] = _select(parts[part], first)
     return OpenSplits(
@@ -222,34 +226,34 @@ def cut(
 
 
 def _count(source: Source, part: str, size: Size | None, n: int) -> int:
-    """The number of examples to carve for a part, of n."""
+    """Returns the number of examples to carve for a part, out of n."""
     if size is None:
         size = source.sizes.get(part, max(1, round(FRACTION * n)))
     count = round(size * n) if isinstance(size, float) and 0 < size < 1 else size
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < n:
         msg = (
-            f"{source.name}: `{part}` must be a number of examples, 1 to {n - 1}, or a fraction"
-            f" between 0 and 1 that is not empty, got {size!r}."
+            f"{source.name}: `{part}` must be a number of examples from 1 to {n - 1}, or a fraction"
+            f" between 0 and 1 that amounts to at least one example, got {size!r}."
         )
         raise DataError(msg)
     return count
 
 
 def _kept(name: str, subset: int | Mapping[str, int] | None) -> Mapping[str, int]:
-    """Part -> number of examples to keep."""
+    """Maps parts to the number of examples to keep."""
     kept = {} if subset is None else {"train": subset} if isinstance(subset, int) else dict(subset)
     for part, size in kept.items():
         if part not in PARTS or isinstance(size, bool) or not isinstance(size, int) or size < 1:
             msg = (
                 f"{name}: `subset` must be a positive number of training examples, or a"
-                f" dict of such numbers for {', '.join(PARTS)}, got {subset!r}."
+                f" dict from {', '.join(PARTS)} to such numbers, got {subset!r}."
             )
             raise DataError(msg)
     return kept
 
 
 def _balanced(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Reorders the rows so that a run from either end has the class frequencies of the whole."""
+    """Reorders rows so that any run from either end has the class frequencies of the whole."""
     position = np.empty(len(rows))
     for label in np.unique(labels):
         mine = np.flatnonzero(labels[rows] == label)

@@ -1,4 +1,4 @@
-"""Batches that are read while the device computes, in an order set by a key and the epoch."""
+"""Batches that are read while the device computes, in an order fixed by a key and the epoch."""
 
 import dataclasses
 import importlib.util
@@ -11,13 +11,13 @@ from tsam_jax.data.splits import Examples, Records
 
 
 def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
-    """The examples of each batch of an epoch: a permutation, cut into full batches.
+    """Draws the examples of each batch of an epoch: a permutation, cut into full batches.
 
     Args:
       key: PRNG key of the epoch.
       n: number of examples.
-      batch_size: examples a batch, 1 to n; the n % batch_size examples at the end of the
-        permutation are in no batch of this epoch.
+      batch_size: examples per batch, 1 to n. The last n % batch_size examples of the permutation
+        are not used in this epoch.
 
     Returns:
       Shape (n // batch_size, batch_size), int32.
@@ -30,7 +30,7 @@ def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
       (2, 3)
     """
     if not 1 <= batch_size <= n:
-        msg = f"`batch_size` must be between 1 and the {n} examples there are, got {batch_size}."
+        msg = f"`batch_size` must be from 1 to {n}, the number of examples, got {batch_size}."
         raise ValueError(msg)
     steps = n // batch_size
     return jax.random.permutation(key, n)[: steps * batch_size].reshape(steps, batch_size)
@@ -38,17 +38,17 @@ def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """Batches that threads of this process read ahead, as NumPy arrays.
+    """Batches of NumPy arrays, read ahead by threads.
+
+    It uses threads rather than processes, because image decoders release the GIL, and processes
+    would have to copy every batch.
 
     Attributes:
       records: the examples.
-      batch_size: examples a batch.
-      key: PRNG key of the order; epoch i has the order of `fold_in(key, i)`.
-      threads: number of threads that read.
+      batch_size: examples per batch.
+      key: PRNG key of the order; epoch i is ordered by `fold_in(key, i)`.
+      threads: number of reading threads.
       ahead: number of batches to read ahead.
-
-    Threads, not processes: image decoders release Python's lock, and processes would have to send
-    every batch.
 
     Example:
       >>> records = Records(np.arange(10), lambda rows: rows.astype(np.float32))
@@ -64,12 +64,12 @@ class Streamed:
     ahead: int = 8
 
     def __post_init__(self) -> None:
-        """Raises ImportError without grain."""
+        """Raises ImportError if grain is not installed."""
         check_installed()
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
         return len(self.records.labels) // self.batch_size
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Examples]:
@@ -80,8 +80,8 @@ class Streamed:
         rows = np.asarray(order(key, len(self.records.labels), self.batch_size))
         if not 0 <= first <= len(rows):
             msg = (
-                f"`epoch(first=...)` must be a batch of the epoch, 0 to {len(rows)}, got {first}."
-                " A position belongs to one batch size and one data set."
+                f"`epoch(first=...)` must be from 0 to {len(rows)}, the number of batches, got"
+                f" {first}. Resume with the batch size and the data set of the first run."
             )
             raise ValueError(msg)
         if first == len(rows):
@@ -92,7 +92,7 @@ class Streamed:
 
 
 class _ReadBatches:
-    """Batches by number, as grain wants them."""
+    """Random-access source of batches for grain."""
 
     def __init__(self, records: Records, rows: np.ndarray) -> None:
         self.records, self.rows = records, rows
@@ -106,7 +106,7 @@ class _ReadBatches:
 
 
 def check_installed() -> None:
-    """Raises ImportError without grain, which reads streamed data."""
+    """Raises ImportError if grain, which reads streamed data, is not installed."""
     if importlib.util.find_spec("grain") is None:
-        msg = "Streaming needs the package grain: pip install 'tsam_jax[stream]'."
+        msg = "Streaming needs the package grain; run `pip install 'tsam_jax[stream]'`."
         raise ImportError(msg)

@@ -1,4 +1,4 @@
-"""A table of sentences: TSV or CSV, one or two columns of text and one of labels."""
+"""Sentences in a TSV or CSV table: one or two columns of text and one of labels."""
 
 import re
 from collections import Counter
@@ -19,10 +19,10 @@ SUFFIX = re.compile(r"\.(tsv|csv|txt)(\.gz)?$", re.IGNORECASE)
 MISSING = {
     "#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN",
 }  # fmt: skip
-"""Labels that programs write for a missing one, by pandas.read_csv, `na_values`."""
+"""Strings that programs write for a missing label: the default `na_values` of pandas.read_csv."""
 
 FEW = 20
-"""Rows from which labels that all differ are taken for a mistake."""
+"""With at least this many rows, labels that are all different are taken for a mistake."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -43,37 +43,38 @@ def open_source(
 
     Args:
       location: a file, from which all parts are carved; or a folder with a train file and
-        optional validation (or valid, val, dev) and test files. With a validation file and no
-        test file, the validation file is the test part. Case does not matter in names of files.
-      text: the column of sentences, or two for pairs; names, or indices from 0.
-      label: the column of labels, without the blanks around them. Rows without a label are left
-        out, with a warning.
-      header: whether the first row has the columns' names.
-      delimiter: between columns, one character or "tab"; defaults to a tab, or to a comma for
-        ".csv".
-      classes: names of the classes in the order of their labels; defaults to the labels in
-        train, in numerical or alphabetical order.
-      regression: whether the labels are numbers; defaults to whether all labels in train are,
-        with a fraction in one of them.
+        optional validation (or valid, val, dev) and test files. The case of file names does not
+        matter. If there is a validation file but no test file, the validation file is the test
+        part.
+      text: the column of sentences, or two columns for pairs, by name or by index from 0.
+      label: the column of labels; surrounding blanks are removed. Rows without a label are skipped,
+        with a warning.
+      header: whether the first row names the columns.
+      delimiter: column delimiter, one character or "tab"; defaults to a comma for ".csv" files, and
+        to a tab for others.
+      classes: names of the classes, in order; defaults to the labels in train, in numerical or
+        alphabetical order.
+      regression: whether the labels are numbers rather than classes; defaults to True if all labels
+        in train are numbers and at least one is not an integer.
       **tokenization: as in `text_records`: `vocab`, `max_length`, `lowercase`, `pad_to_longest`.
 
     Returns:
       The source, of kind "text".
 
     Raises:
-      DataError: if there is no training file, a label is in no row of train, or it may stand for
-        a missing one, such as "nan", and is not in `classes`.
+      DataError: if there is no training file, a label does not occur in train, or a label such as
+        "nan" may stand for a missing one and is not in `classes`.
     """
     files = _find(Path(location))
     columns = [text] if isinstance(text, (str, int)) else list(text)
     if len(columns) not in {1, 2}:
-        msg = f"`text` must name one column, or two for pairs, got {text!r}."
+        msg = f"`text` must be one column, or two for pairs, got {text!r}."
         raise DataError(msg)
     parts = {
         part: read_rows(path, header=header, delimiter=delimiter) for part, path in files.items()
     }
     if classes is not None and regression:
-        msg = "`classes` and `regression` are two kinds of labels; give one of them."
+        msg = "`classes` and `regression` exclude each other; pass only one of them."
         raise DataError(msg)
     if not regression and classes is None:
         classes = _find_classes(parts["train"], label, regression=regression)
@@ -88,7 +89,7 @@ def rows_source(
     classes: Sequence[str] | None,
     **tokenization: Any,
 ) -> Source:
-    """Makes a source of kind "text" of each part's rows; no `classes` for regression."""
+    """Makes a source of kind "text" from each part's rows; `classes` is None for regression."""
 
     def read(rows: Rows) -> Text:
         rows = _labelled(rows, label)
@@ -116,7 +117,7 @@ def _labels(rows: Rows, label: Column) -> list[str]:
 
 
 def _labelled(rows: Rows, label: Column) -> Rows:
-    """The rows with a label; a warning counts the others."""
+    """Returns the rows with a label; a warning counts the others."""
     values = _labels(rows, label)
     kept = [i for i, value in enumerate(values) if value]
     if not kept:
@@ -126,19 +127,19 @@ def _labelled(rows: Rows, label: Column) -> Rows:
         return rows
     first = next(i for i, value in enumerate(values) if not value)
     count = len(values) - len(kept)
-    warn(f"{rows.where(first)}: has no label; rows left out for it: {count} of {len(values)}.")
+    warn(f"{rows.where(first)}: has no label; rows skipped for this: {count} of {len(values)}.")
     return rows.keep(kept)
 
 
 def _find_classes(rows: Rows, label: Column, *, regression: bool | None) -> tuple[str, ...] | None:
-    """The classes that occur, by their numbers or the alphabet; None if regression is inferred."""
+    """Returns the classes in numerical or alphabetical order; None if regression is inferred."""
     values = _labels(rows, label)
     classes = set(values) - {""}
     missing = [i for i, value in enumerate(values) if value in MISSING]
     if missing:
         msg = (
-            f"{rows.where(missing[0])}: label {values[missing[0]]!r} may stand for a missing one;"
-            " remove the row, leave the cell empty, or name it in `classes` if it is a class."
+            f"{rows.where(missing[0])}: label {values[missing[0]]!r} may mean a missing label;"
+            " remove the row, leave the cell empty, or list it in `classes` if it is a class."
         )
         raise DataError(msg)
     numbers = all(_NUMBER.fullmatch(name) for name in classes)
@@ -146,28 +147,28 @@ def _find_classes(rows: Rows, label: Column, *, regression: bool | None) -> tupl
         return None
     if len(values) >= FEW and len(classes) == len(values):
         msg = (
-            f"{rows.path}: has another label in each of its {len(values)} rows; is"
-            f" {brief(label)!r} the column of labels? For numbers, give `regression=True`."
+            f"{rows.path}: has a different label in each of its {len(values)} rows; is"
+            f" {brief(label)!r} the column of labels? For numbers, pass `regression=True`."
         )
         raise DataError(msg)
     if not numbers:
-        _check_spelling(rows.path, classes, str.casefold, "differ in case only")
+        _check_spelling(rows.path, classes, str.casefold, "differ only in case")
         return tuple(sorted(classes))
-    _check_spelling(rows.path, classes, float, "are one number")
+    _check_spelling(rows.path, classes, float, "are the same number")
     return tuple(sorted(classes, key=float))
 
 
 def _check_spelling(
     path: Path, classes: Iterable[str], plain: Callable[[str], Hashable], words: str
 ) -> None:
-    """Raises DataError for classes that are probably one, in two spellings."""
+    """Raises DataError for classes that are probably two spellings of one class."""
     times = Counter(map(plain, classes))
     for name in sorted(classes):
         if times[plain(name)] > 1:
             same = list_some(
                 repr(other) for other in sorted(classes) if plain(other) == plain(name)
             )
-            msg = f"{path}: the labels {same} {words}; make them one, or give `classes`."
+            msg = f"{path}: the labels {same} {words}; use one spelling, or pass `classes`."
             raise DataError(msg)
 
 
@@ -176,16 +177,14 @@ def _to_numbers(values: Sequence[str], where: Where) -> np.ndarray:
     for row, value in enumerate(values):
         number = float(value) if _NUMBER.fullmatch(value) else np.inf
         if abs(number) > _LARGEST:
-            msg = (
-                f"{where(row)}: label {brief(value)!r} is no finite number, as regression needs it."
-            )
+            msg = f"{where(row)}: label {brief(value)!r} must be a finite number for regression."
             raise DataError(msg)
         numbers[row] = number
     return numbers
 
 
 def _find(path: Path) -> dict[str, Path]:
-    """Part -> its file."""
+    """Maps each part to its file."""
     if path.is_file():
         return {"train": path}
     found: dict[str, list[Path]] = {}
@@ -204,8 +203,8 @@ def _find(path: Path) -> dict[str, Path]:
         msg = f"{path}: has {' and '.join(p.name for p in several[0])}; keep one of them."
         raise DataError(msg)
     if "train" not in found:
-        msg = f"{path}: is neither a table nor a folder with one, such as train.tsv or train.csv."
+        msg = f"{path}: must be a table, or a folder with a table such as train.tsv or train.csv."
         raise DataError(msg)
     if others:
-        warn(f"{path}: tables that are no part by their names, left out: {list_some(others)}.")
+        warn(f"{path}: skipped tables whose names are not those of a part: {list_some(others)}.")
     return {part: paths[0] for part, paths in found.items()}

@@ -1,7 +1,7 @@
-"""Data sets of TensorFlow Datasets, read without TensorFlow.
+"""TensorFlow Datasets, read without TensorFlow.
 
-They must be prepared once in the array_record format, by `prepare` on this machine or another;
-most need TensorFlow for that.
+Prepare a data set once in the array_record format with `prepare`, on this machine or another. This
+step needs TensorFlow for most data sets; reading does not.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SPLITS = {
     "test": ("test",),
 }
 UNLABELLED_TESTS = ("glue", "super_glue")
-"""Collections whose test labels are -1: their validation split is the test part."""
+"""Collections whose test labels are all -1; their validation split is the test part."""
 
 CHUNK = 1024
 """Records read at a time."""
@@ -41,14 +41,15 @@ def open_source(
 ) -> Source:
     """Opens a data set by its name in TensorFlow Datasets: "cifar10", "dtd", "glue/sst2", ...
 
-    Its train split is the training part. Validation and test splits are these parts where they
-    exist; a validation split without a labelled test split (GLUE; for MNLI validation_matched) is
-    the test part, and the validation part is carved from train.
+    The train, validation and test splits are the three parts. If there is a validation split but no
+    labelled test split, as in GLUE, the validation split (validation_matched for MNLI) is the test
+    part, and the validation part is carved from train.
 
     Args:
       location: name, with an optional configuration and version: "glue/sst2:2.0.0".
-      data_dir: the folder in which it was prepared; None for ~/tensorflow_datasets.
-      size: side in pixels to which all images are resized; None if they have one size.
+      data_dir: folder in which it was prepared; None for ~/tensorflow_datasets.
+      size: side in pixels to which all images are resized; None to keep their size, which must
+        then be the same for all.
       **tokenization: for text, as in `text_records`: `vocab`, `max_length`, `lowercase`,
         `pad_to_longest`.
 
@@ -56,24 +57,24 @@ def open_source(
       The source, of kind "image" or "text".
 
     Raises:
-      DataError: if there is no such data set, it was not prepared, or it is neither images nor
-        text with one label.
+      DataError: if the data set does not exist, was not prepared, or is neither images nor text
+        with one label.
     """
     builder = _builder(location, data_dir)
     if not builder.info.splits:
         msg = (
-            f"{location}: was not prepared in {builder.data_path}. On a machine with the internet"
-            " and TensorFlow (`pip install tensorflow-cpu`) run\n"
+            f"{location}: was not prepared in {builder.data_path}. On a machine with internet"
+            " access and TensorFlow (`pip install tensorflow-cpu`), run\n"
             f'  python -c "from tsam_jax.data import tfds;'
             f' tfds.prepare({location!r}, {str(data_dir or "~/tensorflow_datasets")!r})"\n'
-            "and copy the folder here if that is another machine; name it with `data_dir`"
-            " (--data-dir). Reading it needs no TensorFlow."
+            "If that is another machine, copy the folder here. Pass it as `data_dir` (--data-dir)."
+            " Reading it does not need TensorFlow."
         )
         raise DataError(msg)
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         msg = (
-            f"{builder.data_path}: is in another format than array_record, the only one that is"
-            " read without TensorFlow; use `tsam_jax.data.tfds.prepare`."
+            f"{builder.data_path}: must be in array_record format, which can be read without"
+            " TensorFlow; prepare it with `tsam_jax.data.tfds.prepare`."
         )
         raise DataError(msg)
     found = {
@@ -84,7 +85,7 @@ def open_source(
         found["test"] = None
     splits = {part: name for part, name in found.items() if name is not None}
     if "train" not in splits:
-        msg = f"{location}: has no train split, but {', '.join(builder.info.splits)}."
+        msg = f"{location}: must have a train split, got {', '.join(builder.info.splits)}."
         raise DataError(msg)
     label, classes = _label(location, builder.info)
     data = {part: _split(builder, split) for part, split in splits.items()}
@@ -105,42 +106,42 @@ def open_source(
 
 
 def prepare(name: str, data_dir: str | Path) -> None:
-    """Downloads and prepares a data set, in the format that is read without TensorFlow.
+    """Downloads and prepares a data set, in the format that can be read without TensorFlow.
 
-    Without the internet, put its archives, such as cifar-10-binary.tar.gz, into
-    DATA_DIR/downloads/manual/ first; their names and checksums are in its list of downloads.
+    Without internet access, first put its archives, such as cifar-10-binary.tar.gz, into
+    DATA_DIR/downloads/manual/; TensorFlow Datasets lists their names and checksums.
 
     Args:
       name: name in TensorFlow Datasets.
-      data_dir: folder for it.
+      data_dir: folder to prepare it in.
 
     Raises:
-      DataError: if TensorFlow is missing, or there is neither an archive nor the internet.
+      DataError: if TensorFlow is missing, or there is neither an archive nor internet access.
     """
     folder = Path(data_dir).expanduser()
     builder = _builder(name, folder, file_format="array_record")
     if builder.info.splits:
         return
     if importlib.util.find_spec("tensorflow") is None:
-        msg = f"{name}: preparing it needs TensorFlow; run `pip install tensorflow-cpu` first."
+        msg = f"{name}: `prepare` needs TensorFlow; run `pip install tensorflow-cpu`."
         raise DataError(msg)
     manual = folder / "downloads" / "manual"
     if not _reachable() and not (manual.is_dir() and any(manual.iterdir())):
         msg = (
-            f"{name}: there is no way to the internet from here. Put its archives into {manual}"
-            " under their own names (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz,"
-            " dtd-r1.0.1.tar.gz, SST-2.zip, ...), or prepare it on another machine and copy"
-            f" {builder.data_path} to the same place here."
+            f"{name}: there is no internet access. Put its archives into {manual} under their"
+            " original names (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, dtd-r1.0.1.tar.gz,"
+            f" SST-2.zip, ...), or prepare it on another machine and copy {builder.data_path} to"
+            " the same place here."
         )
         raise DataError(msg)
-    # ten retries with growing pauses would take minutes to say that there is no network
+    # With the default of ten retries and growing pauses, a network error would take minutes.
     downloader: Any = importlib.import_module("tensorflow_datasets.core.download.downloader")
     downloader.MAX_RETRIES = 2
     builder.download_and_prepare()
 
 
 def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
-    """The builder of a data set, without a look at the network."""
+    """Returns the builder of a data set without accessing the network."""
     tfds = importlib.import_module("tensorflow_datasets")
     collection = re.split("[:/]", name)[0]
     if collection == "glue":  # not registered by the import above
@@ -150,11 +151,11 @@ def _builder(name: str, data_dir: str | Path | None, **options: Any) -> Any:
         return tfds.builder(name, data_dir=folder, try_gcs=False, **options)
     except tfds.core.registered.DatasetNotFoundError:
         msg = (
-            f"{name!r} is neither a kind of source with a path, such as 'folder:PATH', nor a data"
-            " set of TensorFlow Datasets (tensorflow.org/datasets/catalog)."
+            f"{name!r} is neither a kind with a path, such as 'folder:PATH', nor in the catalogue"
+            " of TensorFlow Datasets (tensorflow.org/datasets/catalog)."
         )
         known = tfds.list_builders(with_community_datasets=False)
-        # "digits" is the one name without a colon that is not from here
+        # "digits" is the only other name without a colon
         raise DataError(msg + suggest(collection, ["digits", "glue", *known])) from None
     except (AssertionError, ValueError, OSError) as error:  # AssertionError: no such version
         msg = f"{name}: cannot be opened in {folder or '~/tensorflow_datasets'}: {reason(error)}"
@@ -168,7 +169,7 @@ def _reachable() -> bool:
 
 
 class _Split(NamedTuple):
-    """A split: its name for errors, and its records, whose images are not decoded."""
+    """A split: its name, for errors, and its records, whose images are not yet decoded."""
 
     name: str
     records: Any
@@ -179,7 +180,7 @@ class _Split(NamedTuple):
     def read(self, rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
         try:
             found: Sequence[Mapping[str, Any]] = self.records.__getitems__(rows)
-        except Exception as error:  # array_record raises what its C++ has
+        except Exception as error:  # array_record passes on many types from C++
             msg = f"{self.name}, records {rows[0]} to {rows[-1]}: cannot be read: {reason(error)}"
             raise DataError(msg) from error
         return found
@@ -203,20 +204,20 @@ def _pieces(rows: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _all(split: _Split) -> Iterator[Mapping[str, Any]]:
-    """All records of a split, in order."""
+    """Yields all records of a split, in order."""
     for rows in _pieces(range(len(split.records))):
         yield from split.read(rows)
 
 
 def _features_of(info: Any, kind: str) -> list[str]:
-    """The features of a kind, "Image" or "Text"."""
+    """Returns the names of the features of a kind, "Image" or "Text"."""
     tfds = importlib.import_module("tensorflow_datasets")
     wanted = getattr(tfds.features, kind)
     return [name for name, feature in info.features.items() if isinstance(feature, wanted)]
 
 
 def _label(location: str, info: Any) -> tuple[str, list[str] | None]:
-    """The feature of labels and the names of its classes; None for regression."""
+    """Returns the name of the label feature, and its class names; None for regression."""
     tfds = importlib.import_module("tensorflow_datasets")
     name = info.supervised_keys[1] if info.supervised_keys else "label"
     feature = dict(info.features.items()).get(name) if isinstance(name, str) else None
@@ -225,7 +226,7 @@ def _label(location: str, info: Any) -> tuple[str, list[str] | None]:
     if feature is not None and feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
         return name, None
     msg = (
-        f"{location}: must have one label, a class or a number; its features are"
+        f"{location}: must have one label, a class or a number, got the features"
         f" {', '.join(info.features)}."
     )
     raise DataError(msg)
@@ -253,15 +254,15 @@ def _image_records(
 
 
 def _text_keys(location: str, info: Any) -> list[str]:
-    """The one or two features of sentences, in their order."""
+    """Returns the names of the one or two text features, in order."""
     if info.supervised_keys and isinstance(info.supervised_keys[0], str):
         return [info.supervised_keys[0]]
     keys = _features_of(info, "Text")
-    if set(keys) == {"premise", "hypothesis"}:  # the alphabet would turn them round
+    if set(keys) == {"premise", "hypothesis"}:  # the features are in alphabetical order
         return ["premise", "hypothesis"]
     if len(keys) not in {1, 2}:
         msg = (
-            f"{location}: must have an image, or one or two sentences; its features are"
+            f"{location}: must have an image, or one or two sentences, got the features"
             f" {', '.join(info.features)}."
         )
         raise DataError(msg)

@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 classes, 64 x 64 pixels, 100,000 training and 10,000 validation images.
 
-Source: Le and Yang, "Tiny ImageNet Visual Recognition Challenge", Stanford CS231N, 2015; the
-layout is that of tiny-imagenet-200.zip.
+Source: Le and Yang, "Tiny ImageNet Visual Recognition Challenge", Stanford CS231N, 2015; this
+module reads the layout of tiny-imagenet-200.zip.
 """
 
 from pathlib import Path
@@ -15,19 +15,19 @@ from tsam_jax.data.splits import Source
 def open_source(location: str, *, size: int | None = None) -> Source:
     """Opens "tiny-imagenet:PATH".
 
-    The official train part is the training part, from which the validation part is carved; the
-    official val part is the test part, since labels of the official test part are not public.
+    The official train part is the training part, from which the validation part is carved. The
+    official val part is the test part, as the labels of the official test part are not public.
 
     Args:
       location: tiny-imagenet-200.zip, or the folder that it unpacks to.
-      size: side in pixels to which all images are resized; None for their own, 64.
+      size: side in pixels to which all images are resized; None to keep 64.
 
     Returns:
-      The source, of kind "image"; its classes are those of wnids.txt, in alphabetical order, as
-      numbered by readers of the training folder.
+      The source, of kind "image"; its classes are those of wnids.txt in alphabetical order, the
+      numbering that a reader of the training folders gets.
 
     Raises:
-      DataError: if a file of the layout or an image that it names is missing.
+      DataError: if a file of the layout, or an image that it lists, is missing.
     """
     files = open_files(Path(location))
     classes = sorted(_lines(files, "wnids.txt"))
@@ -35,12 +35,12 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     annotations = [line.split("\t") for line in _lines(files, "val/val_annotations.txt")]
     short = [i for i, cells in enumerate(annotations, start=1) if len(cells) < 2]
     if short:
-        msg = f"{files.root / 'val/val_annotations.txt'}, line {short[0]}: names no class."
+        msg = f"{files.root / 'val/val_annotations.txt'}, line {short[0]}: has no class."
         raise DataError(msg)
     val = [f"val/images/{cells[0]}" for cells in annotations]
     missing = sorted(set(val) - set(files.names)) or ([] if train else ["train/*/images/*.JPEG"])
     if missing:
-        msg = f"{files.root}: {missing[0]} is missing; unpack the archive anew."
+        msg = f"{files.root}: {missing[0]} is missing; unpack the archive again."
         raise DataError(msg)
     parts = {
         "train": image_records(files, train, [n.split("/")[1] for n in train], classes, size),
@@ -52,7 +52,7 @@ def open_source(location: str, *, size: int | None = None) -> Source:
 
 
 def _words(files: Files) -> dict[str, str]:
-    """Class -> the first of its words, where the file of words is there."""
+    """Maps classes to the first of their words; {} if the file of words is missing."""
     if "words.txt" not in files.names:
         return {}
     pairs = (line.partition("\t") for line in _lines(files, "words.txt"))
@@ -61,6 +61,6 @@ def _words(files: Files) -> dict[str, str]:
 
 def _lines(files: Files, name: str) -> list[str]:
     if name not in files.names:
-        msg = f"{files.root}: has no {name}, and so is not Tiny ImageNet's folder or archive."
+        msg = f"{files.root}: is not Tiny ImageNet's folder or archive: it has no {name}."
         raise DataError(msg)
     return [line for line in decode_text(files.read(name), files.root / name).splitlines() if line]
