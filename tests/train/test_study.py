@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tsam_jax import cli
-from tsam_jax.commands.study import Compare, _without_shard
+from tsam_jax.commands.study import Compare
 from tsam_jax.train import config, loop, record, restore, study
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import Plan, resolve
@@ -297,8 +297,8 @@ def test_a_study_of_ones_own_data_compares_three_methods():
 
 def test_the_words_of_a_shard_resume_all_of_them():
     words = ("study", "digits", "--shard", "2/4", "--seeds", "3")
-    assert _without_shard(words) == ("study", "digits", "--seeds", "3")
-    assert _without_shard(("study", "--shard=2/4")) == ("study",)
+    assert study.without_shard(words) == ["study", "digits", "--seeds", "3"]
+    assert study.without_shard(("study", "--shard=2/4")) == ["study"]
 
 
 def test_a_mesh_must_fit_every_setting(monkeypatch):

@@ -1,8 +1,7 @@
 """The commands of `tsam-jax`: a dataclass each, with `run(console) -> exit status`.
 
 Every class with `run` in a module of this package is a command: its name in lower case, its help
-the docstring. `first` is the option that a first word stands for. What takes time to import is
-imported in `run`. `Common` has the options of the commands that train.
+the docstring. What takes time to import is imported in `run`.
 """
 
 import dataclasses
@@ -18,29 +17,27 @@ import tyro
 from rich.console import Console
 
 from tsam_jax.train import config
+from tsam_jax.train.config import option
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
-
-def help_(text: str, default: Any = None) -> Any:
-    """A field with a line of help."""
-    return config.option(default, text)
+OUT = "Directory of the results. Default: runs/COMMAND-DATE-TIME-ID."
 
 
 class Command:
     """Base of the commands: help without None, and numbers within their bounds.
 
     Attributes:
-      first: the option that a first word stands for.
-      refused: option that the command does not take -> what to tell its user.
+      first: the option that a first word without an option sets.
+      refused: option that the command does not take -> the reason, for its user.
     """
 
     first: ClassVar[str | None] = None
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Says how help shows the options that may be left out."""
+        """Sets how help shows the options that may be left out."""
         for name, hint in cls.__annotations__.items():
             inner = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
             if type(None) in get_args(inner) or get_origin(inner) is tuple:
@@ -58,23 +55,23 @@ class Common(Command):
 
     first: ClassVar[str] = "--recipe"
 
-    recipe: str | None = help_(
-        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May stand"
-        " first, as may a data set with a colon. Default: digits, if no data set is named."
+    recipe: str | None = option(
+        None,
+        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May come"
+        " first, as may a data set with a colon. Default: digits, unless a data set is named.",
     )
-    t: float | None = help_("Tilt of every method that has one, in units of 1/loss.")
-    rho: float | None = help_("Length of the ascent step, of every method that has one.")
-    s: int | None = help_("Number of samples, of every method that has one.")
-    out: Path | None = config.option(
-        None, "Directory of the results. Default: runs/COMMAND-DATE-TIME."
-    )
-    resume: Path | None = config.option(
-        None, "Directory to resume, as it was started; takes no other options."
+    t: float | None = option(None, "Tilt of every method that has one, in units of 1/loss.")
+    rho: float | None = option(None, "Length of the ascent step, of every method that has one.")
+    s: int | None = option(None, "Number of samples, of every method that has one.")
+    out: Path | None = option(None, OUT)
+    resume: Path | None = option(
+        None, "Directory of a run to resume with its own options; takes no others."
     )
     words: tyro.conf.Suppress[tuple[str, ...]] = ()
-    mesh: str | None = help_(
-        'Devices, for example "data=4,sample=2": batch over the first axis, samples of a method'
-        " over the second. Default: one device."
+    mesh: str | None = option(
+        None,
+        'Devices, for example "data=4,sample=2": the batch is split over the first axis, the'
+        " samples of a method over the second. Default: one device.",
     )
     task: config.TaskFlags = dataclasses.field(default_factory=config.TaskFlags)
     optimizer: config.OptimizerFlags = dataclasses.field(default_factory=config.OptimizerFlags)
@@ -95,20 +92,32 @@ class Common(Command):
                 found += [f"--{name.replace('_', '-')}", *words]
         return tuple(found)
 
-    def directory(self, command: str) -> Path:
-        """The directory of the results; whether its files belong there is checked later."""
-        return self.out or _default(command)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination(Command):
+    """Options of the commands that examine trained networks."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    """Directories of runs; RUN/best for the best epoch on the validation part."""
+    examples: int = option(
+        1000, "Training examples of the loss, the first ones; rounded down to 250s.", low=1
+    )
+    seed: int = option(0, "Seed of noise, probes and directions, the same for all networks.", low=0)
+    out: Path | None = option(None, OUT)
+
+    def open(self, command: str, *, trajectory: bool = False) -> tuple[Path, dict[str, Any]]:
+        """The new directory of the results, and name -> trained network."""
+        from tsam_jax.train import restore
+
+        directory = self.out or default_directory(command)
+        config.check_new(directory)
+        networks = restore.load_several(self.checkpoints, self.examples, trajectory=trajectory)
+        config.check_writable(directory)
+        return directory, networks
 
 
-def new_directory(out: Path | None, command: str) -> Path:
-    """The directory of a run; ConfigError unless it is new or empty."""
-    out = out or _default(command)
-    config.check_new(out)
-    return out
-
-
-def _default(command: str) -> Path:
-    """A name that no other process has: runs that start in the same second must not meet."""
+def default_directory(command: str) -> Path:
+    """A directory for results, with a name of its own even among runs of the same second."""
     now = dt.datetime.now().astimezone()
     return Path("runs") / f"{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 

@@ -1,46 +1,34 @@
 """`tsam-jax landscape`: slices of the training loss around trained networks."""
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.console import Console
 
-from tsam_jax.commands import Command, help_, new_directory, say
+from tsam_jax.commands import Examination, say
 from tsam_jax.train import config
+from tsam_jax.train.config import option
 
 
-@dataclasses.dataclass(frozen=True)
-class Landscape(Command):
-    """Plot the training loss around trained networks.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Landscape(Examination):
+    """Plot the training loss around one network, between two, through three, or along training."""
 
-    Around one network, between two, through three, or along their training.
-    """
-
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
-    """One, two or three directories of runs of one architecture; RUN/best for the best epoch."""
-    trajectory: bool = help_(
+    trajectory: bool = config.switch(
         "Plot the plane nearest to the checkpoints that the runs kept, with the trajectory from the"
-        " initial parameters (train with --keep-checkpoints 50 --checkpoint-every 1).",
-        default=False,
+        " initial parameters (train with --keep-checkpoints 50 --checkpoint-every 1)."
     )
-    directions: Literal["filter", "random", "eigenvectors"] = help_(
+    directions: Literal["filter", "random", "eigenvectors"] = option(
+        "filter",
         "Directions around one network: random with the norms of its filters, plainly random, or"
         " the top two eigenvectors of the Hessian.",
-        default="filter",
     )
-    points: int = config.option(21, "Points along each direction.", low=2)
-    reach: float = config.option(
+    points: int = option(21, "Points along each direction.", low=2)
+    reach: float = option(
         1.0,
         "Extent to each side: in norms of filters or parameters; plain for eigenvectors.",
         above=0,
     )
-    examples: int = config.option(
-        1000, "Training examples of the loss, the first ones; rounded down to 250s.", low=1
-    )
-    seed: int = config.option(0, "Seed of the directions.", low=0)
-    out: Path | None = help_("Directory of the results. Default: runs/landscape-DATE-TIME.")
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -52,21 +40,18 @@ class Landscape(Command):
     def run(self, console: Console) -> int:
         """Plots the slice, and writes landscape.png and landscape.json."""
         import jax
-        import jax.numpy as jnp
         import numpy as np
 
         from tsam_jax.analysis import slices, style
-        from tsam_jax.train import record, restore
+        from tsam_jax.train import record
 
-        directory = new_directory(self.out, "landscape")
-        networks = restore.load_several(self.checkpoints, self.examples, trajectory=self.trajectory)
-        shapes = {str(jax.tree.map(jnp.shape, one.params)) for one in networks.values()}
+        directory, networks = self.open("landscape", trajectory=self.trajectory)
+        shapes = {str(jax.tree.map(np.shape, one.params)) for one in networks.values()}
         if len(shapes) > 1:
             msg = (
                 "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane."
             )
             raise config.ConfigError(msg)
-        config.check_writable(directory)
         losses = {name: one.loss for name, one in networks.items()}
         params = {name: one.params for name, one in networks.items()}
         if self.trajectory:
@@ -88,9 +73,7 @@ class Landscape(Command):
         path.write_bytes(style.image(figure, "png"))
         plain = jax.tree.map(lambda x: np.asarray(x).tolist(), data)
         loss = "of the first network's training examples, with the labels trained on"
-        record.write_json(
-            directory / "landscape.json",
-            {"networks": list(networks), "loss": loss, **plain, "versions": record.versions()},
-        )
+        found = {"networks": list(networks), "loss": loss, **plain, "versions": record.versions()}
+        record.write_json(directory / "landscape.json", found)
         say(console, f"Plot: {path}")
         return 0

@@ -3,12 +3,16 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Console
 
-from tsam_jax.commands import INTERRUPTED, Common, help_, say
+from tsam_jax.commands import INTERRUPTED, Common, default_directory, say
 from tsam_jax.train import config
+from tsam_jax.train.config import option
+
+_EVALUATIONS = "Evaluations per run, the same number for each; at most the epochs of the shortest."
+_FLATNESS = "Training examples for the flatness measures, each at the cost of 151 losses."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,29 +24,25 @@ class Study(Common):
     report` merges the shards.
     """
 
-    methods: tuple[str, ...] = help_(
+    methods: tuple[str, ...] = option(
+        (),
         'Methods: bare names, or settings in quotes. A list is a grid: "sam(rho=[0.1,0.2])"; "all"'
         " is every method. Default: the recipe's, else erm, sam and tsam.",
-        default=(),
     )
-    grid: tuple[str, ...] = help_(
+    grid: tuple[str, ...] = option(
+        (),
         "Values for every method that takes them: t=1,20 rho=0.05,0.1 lr=0.03,0.1; radius or rms is"
         " the size of the noise.",
-        default=(),
     )
-    seeds: int = config.option(
+    seeds: int = option(
         3, "Number of seeds: 0, 1, ..., the same for every setting.", low=1, high=10_000
     )
-    evaluations: int = config.option(
-        100, "Evaluations per run; as many for each, at most the epochs of the shortest.", low=1
+    evaluations: int = option(100, _EVALUATIONS, low=1)
+    flatness_examples: int = option(0, _FLATNESS, low=0)
+    vectorize: bool | None = option(
+        None, "Train runs that differ in numbers and seeds as one program. Default: for the mlp."
     )
-    flatness_examples: int = config.option(
-        0, "Training examples of the flatness measures; each costs 151 losses.", low=0
-    )
-    vectorize: bool | None = help_(
-        "Train runs that differ in numbers and seeds as one program. Default: for the mlp."
-    )
-    shard: str | None = help_("Run a part of the study: I/N, for example 2/4.")
+    shard: str | None = option(None, "Run a part of the study: I/N, for example 2/4.")
 
     view = "study"
     refused: ClassVar[Mapping[str, str]] = {
@@ -51,33 +51,19 @@ class Study(Common):
 
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""
-        from tsam_jax.train import loop
         from tsam_jax.train.report import read_study, write_report
         from tsam_jax.train.resolve import announce, render, resolve
-        from tsam_jax.train.study import Options, parse_shard, run_study
+        from tsam_jax.train.study import run_study
 
         command = self.with_recipe()
         if command.view == "sweep" and not command.methods and command.recipe is not None:
             recipe = config.find_recipe(command.recipe)
             command = dataclasses.replace(command, methods=recipe.search or recipe.methods)
         resolved = resolve(command)
-        directory = command.directory(command.view)
+        directory = command.out or default_directory(command.view)
         say(console, announce(resolved.task))
         console.print(render(resolved))
-        parts = loop.PARTS if command.view != "sweep" else ("train", "validation")
-        options = Options(
-            kind=command.view,
-            seeds=command.seeds,
-            parts=parts,
-            evaluations=command.evaluations,
-            flatness_examples=command.flatness_examples,
-            vectorize=command.vectorize,
-            shard=parse_shard(command.shard),
-            flags=command.flags(),
-            recipe=command.recipe,
-            words=_without_shard(command.words),
-        )
-        complete = run_study(resolved, options, directory, console)
+        complete = run_study(resolved, command, directory, console)
         page = write_report(directory)
         study, rows = read_study(directory)
         show(console, study, rows)
@@ -95,17 +81,8 @@ class Study(Common):
         return 1 if diverged else 0
 
 
-def _without_shard(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of a study, of which one shard may have been asked for."""
-    found = [word for word in words if not word.startswith("--shard=")]
-    if "--shard" in found:
-        place = found.index("--shard")
-        del found[place : place + 2]
-    return tuple(found)
-
-
-def show(console: Console, study: dict, rows: list) -> None:  # type: ignore[type-arg]
-    """Prints what a study found, and for a sweep the commands to go on with."""
+def show(console: Console, study: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Prints the results of a study, and for a sweep the commands to continue with."""
     from tsam_jax.train import report, table
 
     console.print(table.render(study, rows))
@@ -122,9 +99,7 @@ class Compare(Study):
     TSAM, each with the setting that `tsam-jax sweep` chose on the validation images; 3 seeds.
     """
 
-    flatness_examples: int = config.option(
-        2000, "Training examples of the flatness measures; each costs 151 losses.", low=0
-    )
+    flatness_examples: int = option(2000, _FLATNESS, low=0)
 
     view = "compare"
 
@@ -137,8 +112,6 @@ class Sweep(Study):
     `tsam-jax compare`, the same number of settings for each method at the same gradient budget.
     """
 
-    evaluations: int = config.option(
-        20, "Evaluations per run; as many for each, at most the epochs of the shortest.", low=1
-    )
+    evaluations: int = option(20, _EVALUATIONS, low=1)
 
     view = "sweep"

@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from tsam_jax.commands import Command, help_, say
+from tsam_jax.commands import Command, say
 from tsam_jax.train import config
 
 
@@ -17,7 +17,7 @@ class Toy(Command):
 
     figure: tyro.conf.Positional[Literal["fig1", "fig3", "fig4"]]
     """fig1: gradient descent on the tilted objective; fig3, fig4: objectives of SAM and of TSAM."""
-    out: Path | None = help_("New file, .png, .pdf or .svg. Default: FIGURE.png.")
+    out: Path | None = config.option(None, "New file, .png, .pdf or .svg. Default: FIGURE.png.")
 
     def run(self, console: Console) -> int:
         """Plots the figure, and prints what differs from the printed one."""

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
-from tsam_jax.commands import INTERRUPTED, Command, Common, help_, say
+from tsam_jax.commands import INTERRUPTED, Command, Common, default_directory, say
 from tsam_jax.train import config
+from tsam_jax.train.config import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,22 +22,23 @@ class Train(Common):
     defaults of the model family; the table that is printed first has each with its origin.
     """
 
-    method: str | None = help_(
+    method: str | None = option(
+        None,
         'Method: a bare name for its default setting, or a setting in quotes: "sam(rho=0.5)".'
-        " Default: the recipe's, else tsam."
+        " Default: the recipe's, else tsam.",
     )
-    seed: int = config.option(
+    seed: int = option(
         0, "Seed of label noise, initial weights, batches and perturbations.", low=0, high=2**32 - 1
     )
-    checkpoint_every: int = config.option(
+    checkpoint_every: int = option(
         10, "Epochs between checkpoints; one more at the end, and the best epoch's.", low=1
     )
-    keep_checkpoints: int = config.option(2, "Checkpoints to keep, the newest ones.", low=1)
-    distributed: str | None = help_(
-        "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
+    keep_checkpoints: int = option(2, "Checkpoints to keep, the newest ones.", low=1)
+    distributed: str | None = option(
+        None, "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
     )
-    tensorboard: bool = help_("Log to TensorBoard, in the run's directory.", default=False)
-    wandb: bool = help_("Log to Weights & Biases.", default=False)
+    tensorboard: bool = config.switch("Log to TensorBoard, in the run's directory.")
+    wandb: bool = config.switch("Log to Weights & Biases.")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class Train(Common):
         if jax.process_count() > 1 and command.out is None:
             msg = "`--distributed` needs `--out`: one directory for all processes."
             raise config.ConfigError(msg)
-        directory, first = command.directory("train"), jax.process_index() == 0
+        directory, first = command.out or default_directory("train"), jax.process_index() == 0
         console = console if first else Console(quiet=True)
         resolved = resolve(command)
         if len(resolved.plans) > 1:
@@ -128,12 +130,12 @@ class Evaluate(Command):
 
     first: ClassVar[str] = "--checkpoint"
 
-    checkpoint: Path = help_(
+    checkpoint: Path = option(
+        dataclasses.MISSING,
         "Directory of a run, for its newest checkpoint; RUN/best for its best epoch on the"
-        " validation part; RUN/checkpoints/STEP for one of them. May stand first.",
-        default=dataclasses.MISSING,
+        " validation part; RUN/checkpoints/STEP for one of them. May come first.",
     )
-    part: Literal["train", "validation", "test"] = help_("Part of the data set.", default="test")
+    part: Literal["train", "validation", "test"] = option("test", "Part of the data set.")
 
     def run(self, console: Console) -> int:
         """Prints the metrics; returns 0."""

@@ -238,18 +238,17 @@ def _check(
         if len(sizes) > 1 or () in sizes:
             msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
             raise ValueError(msg)
-    if not 1 <= batch_size <= train_size:
-        msg = f"`fit(batch_size=...)` must be between 1 and {train_size}, got {batch_size!r}."
-        raise ValueError(msg)
-    if accumulate < 1 or batch_size % accumulate:
-        msg = f"`fit(accumulate=...)` must divide `batch_size`, {batch_size}, got {accumulate!r}."
-        raise ValueError(msg)
-    if epochs < 1:
-        msg = f"`fit(epochs=...)` must be a positive integer, got {epochs!r}."
-        raise ValueError(msg)
-    if ema is not None and not 0 <= ema < 1:
-        msg = f"`fit(ema=...)` must be at least 0 and below 1, got {ema!r}."
-        raise ValueError(msg)
+    divides = accumulate >= 1 and batch_size % accumulate == 0
+    rules = (
+        ("batch_size", batch_size, 1 <= batch_size <= train_size, f"be between 1 and {train_size}"),
+        ("accumulate", accumulate, divides, f"divide `batch_size`, {batch_size}"),
+        ("epochs", epochs, epochs >= 1, "be a positive integer"),
+        ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
+    )
+    for name, value, right, rule in rules:
+        if not right:
+            msg = f"`fit({name}=...)` must {rule}, got {value!r}."
+            raise ValueError(msg)
 
 
 def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:

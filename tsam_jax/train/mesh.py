@@ -199,11 +199,8 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
 
     Args:
       text: `--mesh`; None for a single device, or for all devices of several processes.
-      setting: the method, whose samples go over "sample".
-      optimizer: the base optimizer, whose batch goes over "data".
-
-    Returns:
-      The `Devices`.
+      setting: the method, whose samples are split over "sample".
+      optimizer: the base optimizer, whose batch is split over "data".
 
     Raises:
       ConfigError: if there are too few devices, or they do not divide the batch or the samples.
@@ -212,39 +209,28 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
         return Devices()
     there = jax.devices()
     given = f"`--mesh {text}`" if text else f"`--distributed`, with {len(there)} devices in all"
-    text = text or f"data={len(there)}"
-    sizes = parse_mesh(text)
+    sizes = parse_mesh(text or f"data={len(there)}")
     needed = math.prod(sizes.values())
+    samples, wrong = setting.arguments.get("s", 1), ""
     if needed > len(there):
-        msg = (
-            f"{given} needs {needed} devices; this machine has {len(there)}:"
-            f" {_names(there)}."
+        names = ", ".join(map(str, there[:8])) + (", ..." if len(there) > 8 else "")
+        wrong = (
+            f" needs {needed} devices; this machine has {len(there)}: {names}."
             " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)"
         )
-        raise ConfigError(msg)
-    batch_size = optimizer.batch_size
-    if batch_size % sizes["data"]:
-        msg = (
-            f"{given}: the {sizes['data']} devices of axis data must divide `--batch-size`,"
-            f" {batch_size}."
+    elif optimizer.batch_size % sizes["data"]:
+        wrong = (
+            f": the {sizes['data']} devices of axis data must divide `--batch-size`,"
+            f" {optimizer.batch_size}."
         )
-        raise ConfigError(msg)
-    samples = setting.arguments.get("s", 1)
-    if samples % sizes["sample"]:
-        msg = (
-            f"{given}: the {sizes['sample']} devices of axis sample must divide the samples"
-            f" of a step, s = {samples} in `{setting.text}`."
+    elif samples % sizes["sample"]:
+        wrong = (
+            f": the {sizes['sample']} devices of axis sample must divide the samples of a step,"
+            f" s = {samples} in `{setting.text}`."
         )
-        raise ConfigError(msg)
-    mesh = jax.make_mesh(
-        tuple(sizes.values()),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=there[:needed],
+    if wrong:
+        raise ConfigError(given + wrong)
+    types = (AxisType.Auto,) * len(AXES)
+    return Devices(
+        jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=there[:needed])
     )
-    return Devices(mesh)
-
-
-def _names(devices: list[Any]) -> str:
-    shown = ", ".join(str(device) for device in devices[:8])
-    return shown + (", ..." if len(devices) > 8 else "")

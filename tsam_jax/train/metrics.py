@@ -16,15 +16,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
-    """Softmax cross-entropy; with `smoothing`, of labels mixed with the uniform law.
-
-    Args:
-      outputs: logits, shape (n, K).
-      labels: shape (n,), integers in 0..K - 1.
-      smoothing: e, in 0..1: the target is 1 - e + e/K for the label and e/K for each other class.
-
-    Returns:
-      Shape (n,).
+    """Softmax cross-entropy of logits (n, K), with targets 1 - e + e/K and e/K for e = `smoothing`.
 
     Example:
       >>> round(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).item(), 2)
@@ -43,19 +35,11 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0
 
 
 def official(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
-    """The Kullback-Leibler divergence from smoothed labels, as the paper's code has it.
+    """Kullback-Leibler divergence from smoothed labels, as in the paper's code.
 
     KL(p || softmax(outputs)),  p = 1 - e for the label and e / (K - 1) for each other class:
-    unlike the smoothed cross-entropy it can reach 0, which matters to nothing but its value:
-    a constant in the loss changes no tilt weight.
-
-    Args:
-      outputs: logits, shape (n, K), K >= 2.
-      labels: shape (n,), integers in 0..K - 1.
-      smoothing: e, in 0..1.
-
-    Returns:
-      Shape (n,).
+    unlike the smoothed cross-entropy it can reach 0. The difference is a constant, which changes no
+    tilt weight.
 
     Example:
       >>> outputs = jnp.log(jnp.array([[0.9, 0.05, 0.05]]))
@@ -73,19 +57,7 @@ def official(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -
 
 
 def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """The squared error of the only output: regression.
-
-    Args:
-      outputs: shape (n, 1).
-      labels: shape (n,), real numbers.
-
-    Returns:
-      Shape (n,).
-
-    Example:
-      >>> squared_error(jnp.array([[1.0], [3.0]]), jnp.array([1.0, 1.0])).tolist()
-      [0.0, 4.0]
-    """
+    """Squared error of the only output, shape (n, 1): regression."""
     return (outputs[:, 0] - labels) ** 2
 
 
@@ -135,14 +107,7 @@ def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Matthews' correlation of the predicted and the true classes.
-
-    Args:
-      outputs: logits, shape (n, K).
-      labels: shape (n,), integers in 0..K - 1.
-
-    Returns:
-      A number in -1..1; 0 if all predictions, or all labels, are the same.
+    """Matthews' correlation of the predicted and the true classes, 0 if either is constant.
 
     Example:
       >>> round(matthews(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
@@ -157,39 +122,25 @@ def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """The harmonic mean of precision and recall of class 1; of more than two classes, their mean.
-
-    Args:
-      outputs: logits, shape (n, K).
-      labels: shape (n,), integers in 0..K - 1.
-
-    Returns:
-      A number in 0..1; 0 if a class is never right.
+    """F1 score of class 1; of more than two classes, the mean of their scores.
 
     Example:
       >>> round(f1(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.8
     """
     classes = outputs.shape[-1]
-    options: dict[str, Any] = {"average": "binary" if classes == 2 else "macro"}
+    options: dict[str, Any] = {"average": "binary"}
     if classes > 2:
-        options["labels"] = range(classes)
-    predicted = outputs.argmax(axis=-1)
+        options = {"average": "macro", "labels": range(classes)}
     from sklearn import metrics  # slow to import, and few runs need it
 
-    return float(metrics.f1_score(labels, predicted, zero_division=0, **options))
+    return float(metrics.f1_score(labels, outputs.argmax(axis=-1), zero_division=0, **options))
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson's correlation of the only output and the label.
+    """Pearson's correlation of the only output, shape (n, 1), and the label.
 
-    Args:
-      outputs: shape (n, 1).
-      labels: shape (n,), real numbers.
-
-    Returns:
-      A number in -1..1; 0 if the predictions, or the labels, are constant; NaN if a prediction is
-      not finite.
+    0 if either is constant; NaN if a prediction is not finite.
 
     Example:
       >>> round(pearson(np.array([[1.0], [2.0], [3.0]]), np.array([10.0, 20.0, 30.0])), 6)
@@ -199,19 +150,7 @@ def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman's correlation of the ranks of the only output and of the label.
-
-    Args:
-      outputs: shape (n, 1).
-      labels: shape (n,), real numbers; equal ones share the mean of their ranks.
-
-    Returns:
-      As of `pearson`.
-
-    Example:
-      >>> spearman(np.array([[1.0], [2.0], [9.0]]), np.array([1.0, 2.0, 3.0]))
-      1.0
-    """
+    """Spearman's correlation: that of the ranks, in which equal values share their mean rank."""
     return _correlation("spearmanr", outputs, labels)
 
 

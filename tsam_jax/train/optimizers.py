@@ -32,12 +32,14 @@ NUMBERS = ("lr", "weight_decay", "momentum")
 
 def _of_optax() -> dict[str, Callable[..., Any]]:
     """The aliases of optax that need nothing but a gradient and the parameters."""
-    found = {}
-    for name, function in vars(optax).items():
-        public = inspect.isfunction(function) and not name.startswith(("_", "scale_by_"))
-        if public and "learning_rate" in inspect.signature(function).parameters:
-            found[name] = function
-    return {name: function for name, function in found.items() if name not in _LEFT_OUT}
+    return {
+        name: function
+        for name, function in vars(optax).items()
+        if inspect.isfunction(function)
+        and not name.startswith(("_", "scale_by_"))
+        and name not in _LEFT_OUT
+        and "learning_rate" in inspect.signature(function).parameters
+    }
 
 
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = _of_optax()
@@ -61,13 +63,7 @@ SCHEDULES: Mapping[str, Callable[[Any, int], Any]] = {
 
 
 def parse_base(text: str) -> tuple[str, dict[str, Any]]:
-    """Reads `--base`.
-
-    Args:
-      text: name of an optimizer of optax, or a call with arguments by name.
-
-    Returns:
-      The name and the arguments.
+    """Reads `--base`: the name of an optimizer of optax, or a call with arguments by name.
 
     Raises:
       SettingError: if it is no optimizer of optax, with the nearest name; or if an argument is

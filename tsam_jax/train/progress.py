@@ -1,29 +1,22 @@
-"""What the user sees while training runs: live bars in a terminal, plain lines elsewhere."""
+"""Progress of training: live bars in a terminal, plain lines elsewhere."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rich.progress
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Column
 
 from tsam_jax.train.metrics import metric
 
 _SECONDS_BETWEEN_LINES = 5.0
 _NARROW = 110  # columns below which bars and words are short
-_MOST_BARS = 10  # more would not fit on the screen: those that wait or are done have none, then
-
-
-@dataclasses.dataclass
-class _Work:
-    """Gradient evaluations of one label, over all its seeds."""
-
-    total: float
-    done: float = 0.0
+_MOST_BARS = (
+    10  # with more, which would not fit on the screen, those that wait or are done are hidden
+)
 
 
 class Progress:
@@ -31,57 +24,53 @@ class Progress:
 
     Args:
       work: label of each setting -> gradient evaluations it takes, all seeds together.
-      console: where to write; live bars if it is a terminal, else a line now and then.
+      console: where to write; live bars if it is a terminal, else a line every few seconds.
     """
 
     def __init__(self, work: Mapping[str, float], console: Console) -> None:
         self.console = console
-        self._work = {label: _Work(total) for label, total in work.items()}
-        self._start = time.monotonic()
-        self._last_line = -_SECONDS_BETWEEN_LINES
+        self._start, self._last_line = time.monotonic(), -_SECONDS_BETWEEN_LINES
         self._seconds = self._computed = 0.0  # of the rounds, without compilation
-        self._narrow, self._many = console.width < _NARROW, len(work) > _MOST_BARS
-        self._bars = None
-        if console.is_terminal:
-            self._bars = _make_bars(console, width=8 if self._narrow else 16)
-        self._tasks: dict[str, rich.progress.TaskID] = {}
-        if self._bars:
-            for label, total in work.items():
-                name = _shorten(label, 16 if self._narrow else 24)
-                shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
-                self._tasks[label] = self._bars.add_task(name, total=total, **shown)
-            self._all = self._bars.add_task("all", total=sum(work.values()), status="")
+        self._live, self._narrow = console.is_terminal, console.width < _NARROW
+        self._many = len(work) > _MOST_BARS
+        self._bars = Bars(
+            _text("{task.description}", "bold"),
+            BarColumn(bar_width=8 if self._narrow else 16),
+            _text("{task.fields[status]}", "none"),
+            console=console,
+            disable=not self._live,
+        )
+        width = 16 if self._narrow else 24
+        shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
+        self._tasks = {
+            label: self._bars.add_task(_shorten(label, width), total=total, **shown)
+            for label, total in work.items()
+        }
+        self._all = self._bars.add_task("all", total=sum(work.values()), status="")
 
     def __enter__(self) -> Self:
         """Starts the display."""
-        if self._bars:
-            self._bars.start()
+        self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stops the display; what it showed last stays."""
-        if self._bars:
-            self._bars.stop()
+    def __exit__(self, *error: object) -> None:
+        """Stops the display; its last state stays visible."""
+        self._bars.stop()
 
     def note(self, label: str, status: str) -> None:
-        """Shows a phase of a setting: compiling, measuring sharpness."""
-        if self._bars:
+        """Shows a phase of a setting: compiling, measuring flatness."""
+        if self._live:
             self._bars.update(self._tasks[label], status=status, visible=True)
         else:
             self._line(label, status)
 
     def resume(self, label: str, gradients: float) -> None:
         """Counts gradient evaluations of an earlier session as done."""
-        work = self._work[label]
-        work.done = min(work.done + gradients, work.total)
-        if self._bars:
-            self._bars.update(self._tasks[label], completed=work.done)
-            self._bars.update(self._all, completed=self._done)
+        task = self._bars.tasks[self._tasks[label]]
+        done = min(task.completed + gradients, task.total or 0.0)
+        self._bars.update(task.id, completed=done)
+        everything = sum(self._bars.tasks[one].completed for one in self._tasks.values())
+        self._bars.update(self._all, completed=everything)
 
     def advance(self, job: Any, this: Any, done: int) -> None:
         """Shows a round of training.
@@ -91,50 +80,43 @@ class Progress:
           this: the `loop.Round`.
           done: epochs before the round.
         """
-        own: dict[str, list[int]] = {}
-        for row, run in enumerate(job.runs):
-            own.setdefault(run.label, []).append(row)
         spent = (this.epoch - done) * job.price
         self._seconds += this.seconds
         self._computed += spent * len(job.runs)
-        for label, rows in own.items():
-            work = self._work[label]
-            work.done = min(work.done + spent * len(rows), work.total)
-            self._show(label, job, this, rows)
+        speed = f"{this.examples_per_second * len(job.runs):,.0f} examples/s"
+        for label in dict.fromkeys(run.label for run in job.runs):
+            rows = [row for row, run in enumerate(job.runs) if run.label == label]
+            self.resume(label, spent * len(rows))
+            status = self._status(job, this, rows)
+            now = time.monotonic()
+            if self._live:
+                task = self._bars.tasks[self._tasks[label]]
+                visible = not self._many or not task.finished
+                self._bars.update(task.id, status=status, visible=visible)
+                self._bars.update(self._all, status=f"{self._left()} left  {speed}")
+            elif this.epoch == job.ends[-1] or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                self._line(label, f"{status}  {speed}  left {self._left()}")
 
-    def _show(self, label: str, job: Any, this: Any, rows: list[int]) -> None:
-        seeds, epochs = [job.runs[row].seed for row in rows], job.ends[-1]
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
+    def _status(self, job: Any, this: Any, rows: list[int]) -> str:
+        """Seeds, epoch, loss and metric of the rows of one setting."""
+        seeds = [job.runs[row].seed for row in rows]
         means = {name: float(np.mean(x[rows])) for name, x in this.metrics.items()}
         part = "validation" if f"validation_{job.metric}" in means else "train"
         value = metric(job.metric).shown(means[f"{part}_{job.metric}"], digits=1)
-        shown = [which, f"epoch {this.epoch}/{epochs}", f"loss {means['train_loss']:.3f}"]
-        shown.append(f"{'val' if part == 'validation' else 'train'} {value}")
+        shown = [
+            f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}",
+            f"epoch {this.epoch}/{job.ends[-1]}",
+            f"loss {means['train_loss']:.3f}",
+            f"{part.replace('validation', 'val')} {value}",
+        ]
         if "step_effective_sample_size" in means:
-            words = "eff." if self._bars and self._narrow else "eff. samples"
+            words = "eff." if self._live and self._narrow else "eff. samples"
             shown.append(f"{words} {means['step_effective_sample_size']:.2f}")
-        status = "  ".join(shown)
-        speed = f"{this.examples_per_second * len(job.runs):,.0f} examples/s"
-        work = self._work[label]
-        if self._bars:
-            open_still = not self._many or work.done < work.total
-            self._bars.update(
-                self._tasks[label], completed=work.done, status=status, visible=open_still
-            )
-            left = f"{self._left()} left  {speed}"
-            self._bars.update(self._all, completed=self._done, status=left)
-            return
-        now = time.monotonic()
-        if this.epoch == epochs or now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            self._line(label, f"{status}  {speed}  left {self._left()}")
-
-    @property
-    def _done(self) -> float:
-        return sum(work.done for work in self._work.values())
+        return "  ".join(shown)
 
     def _left(self) -> str:
-        left = sum(work.total - work.done for work in self._work.values())
+        left = self._bars.tasks[self._all].remaining or 0.0
         seconds = self._seconds * left / self._computed if self._computed else 0
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
@@ -144,17 +126,8 @@ class Progress:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _make_bars(console: Console, width: int) -> rich.progress.Progress:
-    def text(field: str, style: str) -> rich.progress.TextColumn:
-        column = Column(no_wrap=True)
-        return rich.progress.TextColumn(field, style=style, markup=False, table_column=column)
-
-    return rich.progress.Progress(
-        text("{task.description}", "bold"),
-        rich.progress.BarColumn(bar_width=width),
-        text("{task.fields[status]}", "none"),
-        console=console,
-    )
+def _text(field: str, style: str) -> TextColumn:
+    return TextColumn(field, style=style, markup=False, table_column=Column(no_wrap=True))
 
 
 def _shorten(label: str, width: int) -> str:

@@ -231,7 +231,7 @@ class Log:
                 log.write(self._text(-1))
         told = {name: x for name, x in {**numbers, **timing}.items() if x is not None}
         for tracker in self.trackers:
-            tracker.write(told, this.epoch)
+            tracker(told, this.epoch)
         return line
 
     def sync(self) -> None:

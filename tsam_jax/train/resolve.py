@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,21 +68,22 @@ def resolve(command: Any) -> Resolved:
     """
     recipe = None if command.recipe is None else config.find_recipe(command.recipe)
     flags = {name: config.given(getattr(command, name)) for name in _KINDS}
-    levels: dict[str, list[config.Level]] = {
-        name: [(f"recipe {command.recipe}", getattr(recipe, name) if recipe else {})]
-        for name in _KINDS
-    }
-    task, task_origins = config.merge(config.Task, [*levels["task"], ("flag", flags["task"])])
+
+    def merged(name: str, weakest: Iterable[config.Level] = (), setting: Any = None) -> Any:
+        levels = [*weakest, (f"recipe {command.recipe}", getattr(recipe, name) if recipe else {})]
+        levels += [("setting", setting.overrides)] if setting else []
+        return config.merge(_KINDS[name], [*levels, ("flag", flags[name])])
+
+    task, task_origins = merged("task")
     if task.pretrained is not None:
         if "model" in flags["task"]:
             msg = "`--model` and `--pretrained` both name the network: give one."
             raise config.ConfigError(msg)
         task = dataclasses.replace(task, model=None)
-    fixed: dict[str, Any] = {name: getattr(command, name) for name in FLAGS}
-    fixed = {name: x for name, x in fixed.items() if x is not None}
-    fixed |= {
-        k: v for k, v in {**flags["optimizer"], **flags["budget"]}.items() if k in config.OVERRIDES
-    }
+    numbers: dict[str, Any] = {name: getattr(command, name) for name in FLAGS}
+    fixed = {name: x for name, x in numbers.items() if x is not None}
+    given = flags["optimizer"] | flags["budget"]
+    fixed |= {name: x for name, x in given.items() if name in config.OVERRIDES}
     if "epochs" in flags["budget"]:
         fixed["budget"] = None
     _check_names(task, flags)
@@ -105,18 +107,11 @@ def resolve(command: Any) -> Resolved:
     own = {**family.optimizer, "epochs": family.epochs}
     if flags["optimizer"].get("base", own["base"]) != own["base"]:
         own["weight_decay"] = 0.0  # meant for the family's optimizer, coupled or not
-    weakest = (family.name, own)
-    for name in ("optimizer", "budget"):
-        levels[name] = [weakest, *levels[name]]
-    plans, rows = [], _rows(task, task_origins)
+    weakest = [(family.name, own)]
+    plans, rows, size = [], _rows(task, task_origins), len(opened.train.labels)
     for setting in settings:
-        strong: list[config.Level] = [("setting", setting.overrides)]
-        optimizer, origins = config.merge(
-            config.Optimizer, [*levels["optimizer"], *strong, ("flag", flags["optimizer"])]
-        )
-        budget, length = config.merge(
-            config.Budget, [*levels["budget"], *strong, ("flag", flags["budget"])]
-        )
+        optimizer, origins = merged("optimizer", weakest, setting)
+        budget, length = merged("budget", weakest, setting)
         if budget.epochs is None and budget.budget is None:
             msg = "`--budget` and `--epochs` are both none: give one, the length of training."
             raise config.ConfigError(msg)
@@ -124,15 +119,15 @@ def resolve(command: Any) -> Resolved:
         # A default must not outlast a short training, nor ask for more examples than there are.
         fitting: dict[str, Any] = {
             "warmup": min(optimizer.warmup, epochs / 10),
-            "batch_size": min(optimizer.batch_size, len(opened.train.labels)),
+            "batch_size": min(optimizer.batch_size, size),
         }
         fitting = {name: x for name, x in fitting.items() if origins[name] == family.name}
-        if len(opened.train.labels) % optimizer.accumulate:
+        if size % optimizer.accumulate:
             fitting.pop("batch_size", None)
         optimizer = dataclasses.replace(optimizer, **fitting)
         plans.append(Plan(setting, optimizer, epochs))
-        _check_batch(len(opened.train.labels), optimizer, setting)
-        steps = len(opened.train.labels) // optimizer.batch_size
+        _check_batch(size, optimizer, setting)
+        steps = size // optimizer.batch_size
         make_base(optimizer, steps=epochs * steps, steps_per_epoch=steps)  # checks it
         if len(plans) == 1:
             rows += _rows(optimizer, origins) + _rows(budget, length)
@@ -165,21 +160,17 @@ def render(resolved: Resolved) -> Table:
 def announce(task: config.Task) -> str:
     """The first line of a run, with the label noise if there is some."""
     network = task.model or f"pretrained {task.pretrained}"
-    line = f"Training {network} on {task.dataset}"
-    if task.label_noise:
-        line += f", {100 * task.label_noise:.3g} % of the training labels replaced"
-    return line + "."
+    noise = f", {100 * task.label_noise:.3g} % of the training labels replaced"
+    return f"Training {network} on {task.dataset}{noise if task.label_noise else ''}."
 
 
 _KINDS = {"task": config.Task, "optimizer": config.Optimizer, "budget": config.Budget}
 
 
 def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
-    fields = [field.name for field in dataclasses.fields(options)]
-    shown = {name: getattr(options, name) for name in fields}
     return [
         (name.replace("_", "-"), "none" if x is None else str(x), origins[name])
-        for name, x in shown.items()
+        for name, x in vars(options).items()
     ]
 
 

@@ -12,13 +12,14 @@ most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules
 """
 
 import ast
+import collections
 import copy
 import dataclasses
 import functools
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +67,9 @@ _EXAMPLE = "sam(rho=0.05)"
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
 
+Visit = Callable[[str, ast.Constant], Any]
+"""(name in `Setting.numbers`, constant) -> the value to use."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -74,19 +78,19 @@ class Setting:
     Attributes:
       text: canonical spelling.
       name: name of the method in `METHODS`.
+      nodes: argument or override -> its parsed value.
       overrides: values of `OVERRIDES` for this method.
-      call: the parsed tree, without the overrides.
     """
 
     text: str
     name: str
+    nodes: Mapping[str, ast.expr] = dataclasses.field(repr=False, compare=False)
     overrides: Mapping[str, float]
-    call: ast.Call = dataclasses.field(repr=False, compare=False)
 
     @functools.cached_property
     def arguments(self) -> dict[str, Any]:
         """The method's arguments, evaluated."""
-        return self._evaluated({})
+        return self._evaluated()
 
     @functools.cached_property
     def cost(self) -> Cost:
@@ -111,8 +115,7 @@ class Setting:
           >>> setting.numbers
           {'t': 20.0, 'noise.rms': 0.02}
         """
-        free = _free(self.name, self.call)
-        return {name: float(node.value) for name, node in free}  # type: ignore[arg-type]
+        return {name: float(node.value) for name, node in self._free().items()}  # type: ignore[arg-type]
 
     @functools.cached_property
     def shape(self) -> str:
@@ -122,16 +125,16 @@ class Setting:
           >>> [setting.shape for setting in parse("sam(rho=[0, 0.1, 0.2])")]
           ['sam(rho=0)', 'sam(rho=...)', 'sam(rho=...)']
         """
-        call = copy.deepcopy(self.call)
-        for _, node in [*_free(self.name, call)]:
+        own = {key: node for key, node in self.nodes.items() if key not in OVERRIDES}
+        free = copy.deepcopy(dataclasses.replace(self, nodes=own))
+        for node in free._free().values():
             node.value = ...
-        return ast.unparse(call)
+        return _text(self.name, free.nodes)
 
     @property
     def written(self) -> dict[str, str]:
         """The arguments and overrides as they are written, name -> text."""
-        own = {str(word.arg): ast.unparse(word.value) for word in self.call.keywords}
-        return own | {name: f"{value:g}" for name, value in self.overrides.items()}
+        return {name: ast.unparse(node) for name, node in self.nodes.items()}
 
     def build(
         self, numbers: Mapping[str, Any] | None = None, *, sample_axis: str | None = None
@@ -146,8 +149,9 @@ class Setting:
           SettingError: if the method refuses its arguments.
         """
         given = {} if sample_axis is None else {"sample_axis": sample_axis}
+        replace = lambda name, node: (numbers or {}).get(name, node.value)  # noqa: E731
         try:
-            arguments = self._evaluated(numbers) if numbers else self.arguments
+            arguments = self._evaluated(replace) if numbers else self.arguments
             return METHODS[self.name](**arguments, **given)
         except (TypeError, ValueError) as error:
             raise wrong(self.text, error) from error
@@ -156,10 +160,18 @@ class Setting:
         """Whether the method has an argument of this name."""
         return name in _parameters(self.name)
 
-    def _evaluated(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        free = _free(self.name, self.call)
-        replaced = {id(node): numbers[name] for name, node in free if name in numbers}
-        return _keywords(self.call, self.text, replaced)
+    def _evaluated(self, visit: Visit | None = None) -> dict[str, Any]:
+        found = {}
+        for key in (key for key in self.nodes if key not in OVERRIDES):
+            path = key if _is_scalar(_parameters(self.name)[key]) else ""
+            found[key] = _value(self.nodes[key], self.text, path, visit, law=key == "noise")
+        return found
+
+    def _free(self) -> dict[str, ast.Constant]:
+        """The constants that may be traced, by name."""
+        found: dict[str, ast.Constant] = {}
+        self._evaluated(lambda name, node: found.setdefault(name, node).value)
+        return found
 
 
 def parse(
@@ -187,28 +199,19 @@ def parse(
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)", fixed={"lr": 0.1})]
       ['sam(rho=0.05, lr=0.1)', 'sam(rho=0.1, lr=0.1)']
     """
-    call = _as_call(text, METHODS, "method", _EXAMPLE, dict(defaults or {}))
-    name = _name(call)
-    keywords = {str(word.arg): word.value for word in call.keywords}
+    name, nodes = _read(text, METHODS, "method", _EXAMPLE, defaults or {})
     for flag, value in (fixed or {}).items():
         if value is None:
-            keywords.pop(flag, None)
-            continue
-        if isinstance(keywords.get(flag), ast.List):
-            msg = (
-                f"`--{_dashed(flag)}` contradicts the grid in `{shown(text)}`: give one of the two."
-            )
-            raise SettingError(msg)
-        if flag in keywords or (flag in FLAGS and flag in _parameters(name)):
-            keywords[flag] = _literal(value)
-    choices = [
-        [(key, value) for value in (node.elts if isinstance(node, ast.List) else [node])]
-        for key, node in keywords.items()
-    ]
-    if not all(choices):
+            nodes.pop(flag, None)
+        elif isinstance(nodes.get(flag), ast.List):
+            raise _contradiction(flag, f"the grid in `{shown(text)}`")
+        elif flag in nodes or (flag in FLAGS and flag in _parameters(name)):
+            nodes[flag] = _literal(value)
+    grids = [node.elts if isinstance(node, ast.List) else [node] for node in nodes.values()]
+    if not all(grids):
         raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
-    _check_count(math.prod(map(len, choices)), text)
-    return [_setting(name, dict(chosen)) for chosen in itertools.product(*choices)]
+    _check_count(math.prod(map(len, grids)), text)
+    return [_setting(name, dict(zip(nodes, own, strict=True))) for own in itertools.product(*grids)]
 
 
 def parse_all(
@@ -245,15 +248,12 @@ def parse_all(
             names = ", ".join(dict.fromkeys(setting.name for setting in settings))
             msg = f"`--{flag}` does not apply: `{flag}` is no argument of {names}."
             raise SettingError(msg)
-    clash = [text for text in grid if text.partition("=")[0].strip() in fixed]
-    if clash:
-        flag = clash[0].partition("=")[0].strip()
-        msg = f"`--{_dashed(flag)}` contradicts `--grid {shown(clash[0])}`: give one of the two."
-        raise SettingError(msg)
+    for text in grid:
+        if (flag := text.partition("=")[0].strip()) in fixed:
+            raise _contradiction(flag, f"`--grid {shown(text)}`")
     settings = apply_grid(settings, grid)
-    labels = [setting.text for setting in settings]
-    repeated = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
-    if repeated:
+    times = collections.Counter(setting.text for setting in settings)
+    if repeated := [text for text, count in times.items() if count > 1]:
         msg = f"`--methods` has {shown(', '.join(repeated))} more than once."
         raise SettingError(msg)
     return settings
@@ -311,15 +311,13 @@ def parse_call(
       >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer", "adamw(b2=0.99)")
       ('adamw', {'b2': 0.99})
     """
-    call = _as_call(text, functions, what, example, {})
-    return _name(call), _keywords(call, text, {})
+    name, nodes = _read(text, functions, what, example, {})
+    return name, {key: _value(node, text) for key, node in nodes.items()}
 
 
 def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
-    parameters = _parameters(name)
-    call = _made(name, {key: node for key, node in nodes.items() if key not in OVERRIDES})
-    text = ast.unparse(_made(name, nodes))
-    overrides = {key: _value(nodes[key], text, {}) for key in OVERRIDES if key in nodes}
+    text, parameters = _text(name, nodes), _parameters(name)
+    overrides = {key: _value(nodes[key], text) for key in OVERRIDES if key in nodes}
     for key, value in overrides.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong(text, f"`{key}` must be a number, got {value!r}.")
@@ -331,56 +329,57 @@ def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
         if key in _ELSEWHERE:
             raise wrong(text, f"`{key}` is not a setting; {_ELSEWHERE[key]}.")
         names = [*(k for k in parameters if k not in _ELSEWHERE), *OVERRIDES]
-        known(shown(key, 50), names, f"argument of `{name}`", SettingError)
+        _check_known(key, names, f"argument of `{name}`")
         value = getattr(node, "value", None)
         if key in _SWITCHES and not isinstance(value, bool):
             raise wrong(text, f"`{key}` must be True or False.")
         if isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
             raise wrong(text, f"`{key}` must be at most {_INTEGER}, got {value}.")
-    setting = Setting(text, name, overrides, call)
+    setting = Setting(text, name, nodes, overrides)
     _ = setting.cost  # what the method would refuse is refused here
     return setting
 
 
 def _replaced(setting: Setting, name: str, value: str) -> Setting | None:
     """The setting with a number replaced; None if its method does not take the name."""
-    nodes = {str(word.arg): word.value for word in setting.call.keywords}
-    nodes |= {key: _literal(x) for key, x in setting.overrides.items()}
-    law = nodes.get("noise")
-    if name in _SIZES and law is not None:
-        law = copy.deepcopy(law)
-        calls = [node for node in ast.walk(law) if isinstance(node, ast.Call)]
-        words = [word for node in calls for word in node.keywords if word.arg in _SIZES]
-        if words:
-            words[0].arg, words[0].value = name, _literal(value)
-            return _setting(setting.name, nodes | {"noise": law})
+    nodes = dict(setting.nodes)
+    if name in _SIZES and "noise" in nodes:
+        nodes["noise"] = copy.deepcopy(nodes["noise"])
+        calls = [node for node in ast.walk(nodes["noise"]) if isinstance(node, ast.Call)]
+        for word in (word for node in calls for word in node.keywords if word.arg in _SIZES):
+            word.arg, word.value = name, _literal(value)
+            return _setting(setting.name, nodes)
     if name not in OVERRIDES and not setting.takes(name):
         return None
     return _setting(setting.name, nodes | {name: _literal(value)})
 
 
-def _as_call(
-    text: str, names: Mapping[str, Any], what: str, example: str, defaults: dict[str, str]
-) -> ast.Call:
+def _read(
+    text: str, names: Mapping[str, Any], what: str, example: str, defaults: Mapping[str, str]
+) -> tuple[str, dict[str, ast.expr]]:
+    """The name and the parsed arguments of a call, a bare name being one without arguments."""
     article = {"method": "a setting"}.get(what, f"an {what}")
     hint = f"Write {'an' if what[0] in 'aeiou' else 'a'} {what} with its arguments"
     node = expression(text, f"{article}: {hint[0].lower()}{hint[1:]}, for example `{example}`")
     if isinstance(node, ast.Name):
-        every = [*names, *(name for name in defaults if name not in names)]
-        known(shown(node.id, 50), every, what, SettingError)
+        _check_known(node.id, dict.fromkeys([*names, *defaults]), what)
         if node.id in defaults:
-            return _as_call(defaults[node.id], names, what, example, {})
-        node = ast.Call(node, [], [])
+            return _read(defaults[node.id], names, what, example, {})
+        return node.id, {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         msg = f"`{shown(text)}` is not {article}. {hint}, for example `{example}`."
         raise SettingError(msg)
-    known(shown(node.func.id, 50), names, what, SettingError)
+    _check_known(node.func.id, names, what)
     check_grammar(node, text)
     if node.args:
         raise wrong(text, f"arguments must be given by name, for example `{example}`.")
     if what != "method" and any(isinstance(word.value, ast.List) for word in node.keywords):
         raise wrong(text, f"a list is a grid, which an {what} has not.")
-    return node
+    return node.func.id, {str(word.arg): word.value for word in node.keywords}
+
+
+def _check_known(name: str, names: Iterable[str], what: str) -> None:
+    known(shown(name, 50), names, what, SettingError)
 
 
 def _check_count(count: int, text: str) -> None:
@@ -388,37 +387,54 @@ def _check_count(count: int, text: str) -> None:
         raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
 
 
-def _keywords(call: ast.Call, text: str, replaced: Mapping[int, Any]) -> dict[str, Any]:
-    return {
-        str(word.arg): _value(word.value, text, replaced, law=word.arg == "noise")
-        for word in call.keywords
-    }
+def _contradiction(flag: str, other: str) -> SettingError:
+    return SettingError(f"`--{_dashed(flag)}` contradicts {other}: give one of the two.")
 
 
-def _value(node: ast.expr, text: str, replaced: Mapping[int, Any], *, law: bool = False) -> Any:
-    """Evaluates a number, a name, a tuple or a schedule, or a noise law; `replaced`, by id."""
-    if id(node) in replaced:
-        return replaced[id(node)]
+def _value(
+    node: ast.expr, text: str, path: str = "", visit: Visit | None = None, *, law: bool = False
+) -> Any:
+    """Evaluates a number, a name, a tuple or a schedule, or a noise law.
+
+    Args:
+      node: the parsed value.
+      text: of the setting, for errors.
+      path: the value's name in `Setting.numbers`; empty if it may not be traced.
+      visit: (name, constant) -> the value of a number that may be traced; default: its own.
+      law: whether a noise law must be here.
+    """
     if isinstance(node, ast.Tuple):
-        return tuple(_value(element, text, replaced) for element in node.elts)
+        inside = [(f"{path}.{k}" if path else "", one) for k, one in enumerate(node.elts)]
+        return tuple(_value(one, text, name, visit) for name, one in inside)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         name = node.func.id
-        known(shown(name, 50), _FUNCTIONS, "noise law or schedule", SettingError)
+        _check_known(name, _FUNCTIONS, "noise law or schedule")
         if (name in _LAWS) != law:
             raise wrong(text, f"`{name}` is {'no' if law else 'a'} noise law.")
-        inner = name in {"antithetic", "orthogonal"}
-        args = [_value(arg, text, replaced, law=inner) for arg in node.args]
-        words = {str(w.arg): _value(w.value, text, replaced, law=inner) for w in node.keywords}
+        parameters = inspect.signature(_FUNCTIONS[name]).parameters
+
+        def argument(key: str, one: ast.expr) -> Any:
+            # A schedule may use its numbers in Python.
+            traced = path and name in _TRACEABLE and _is_scalar(parameters.get(key))
+            inner = name in {"antithetic", "orthogonal"}
+            return _value(one, text, f"{path}.{key}" if traced else "", visit, law=inner)
+
+        keys = itertools.chain(parameters, itertools.repeat(""))
+        args = [argument(key, one) for key, one in zip(keys, node.args, strict=False)]
+        words = {str(word.arg): argument(str(word.arg), word.value) for word in node.keywords}
         try:
             made = _FUNCTIONS[name](*args, **words)
             return _checked_schedule(made) if name in _SCHEDULES else made
         except Exception as error:  # of optax, which checks little
             raise wrong(text, error) from error
     if isinstance(node, ast.Name):
-        known(shown(node.id, 50), _NAMES, "value", SettingError)
+        _check_known(node.id, _NAMES, "value")
         if node.id == "none" and not law:
             raise wrong(text, "`none` is a noise law.")
         return _NAMES[node.id]
+    value = getattr(node, "value", None)
+    if visit and path and type(value) in {int, float} and value and math.isfinite(value):
+        return visit(path, node)  # type: ignore[arg-type]
     try:
         return ast.literal_eval(node)
     except (TypeError, ValueError) as error:
@@ -436,34 +452,6 @@ def _checked_schedule(schedule: Any) -> Any:
     return schedule
 
 
-def _free(method: str, call: ast.Call) -> Iterator[tuple[str, ast.Constant]]:
-    """The constants of a method's call that may be traced, each with its name."""
-    for word in call.keywords:
-        if _is_scalar(_parameters(method).get(str(word.arg))):
-            yield from _constants(str(word.arg), word.value)
-
-
-def _constants(name: str, node: ast.expr) -> Iterator[tuple[str, ast.Constant]]:
-    """The finite numbers other than 0 in an argument, each with its name."""
-    if isinstance(node, ast.Constant):
-        number = type(node.value) in {int, float} and node.value != 0
-        if number and math.isfinite(node.value):  # type: ignore[arg-type]
-            yield name, node
-    elif isinstance(node, ast.Tuple):
-        for place, element in enumerate(node.elts):
-            yield from _constants(f"{name}.{place}", element)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        function = _TRACEABLE.get(node.func.id)
-        if function is None:  # a schedule, which may use its numbers in Python
-            return
-        names = list(inspect.signature(function).parameters)
-        arguments = dict(zip(names, node.args, strict=False))
-        arguments |= {str(word.arg): word.value for word in node.keywords}
-        for key, argument in arguments.items():
-            if _is_scalar(inspect.signature(function).parameters.get(key)):
-                yield from _constants(f"{name}.{key}", argument)
-
-
 def _is_scalar(parameter: inspect.Parameter | None) -> bool:
     """Whether a parameter takes traced numbers, by its annotation."""
     return parameter is not None and ("Array" in str(parameter.annotation))
@@ -478,13 +466,10 @@ def _parameters(method: str) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
 
 
-def _made(name: str, nodes: Mapping[str, ast.expr]) -> ast.Call:
-    words = [ast.keyword(key, node) for key, node in nodes.items()]
-    return ast.fix_missing_locations(ast.Call(ast.Name(name, ast.Load()), [], words))
-
-
-def _name(call: ast.Call) -> str:
-    return call.func.id  # type: ignore[attr-defined, no-any-return]
+def _text(name: str, nodes: Mapping[str, ast.expr]) -> str:
+    """The canonical spelling of a call."""
+    words = ", ".join(f"{key}={ast.unparse(node)}" for key, node in nodes.items())
+    return f"{name}({words})"
 
 
 def _literal(value: Any) -> ast.expr:

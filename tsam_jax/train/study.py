@@ -1,6 +1,5 @@
 """A study: settings x seeds -> rows.jsonl, resumable at any point, in any number of shards."""
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,34 +34,6 @@ class Cell(NamedTuple):
         return f"cells/{self.place:03d}-{self.plan.setting.name}-seed{self.seed}"
 
 
-class Options(NamedTuple):
-    """How a study is run.
-
-    Attributes:
-      kind: the command, which is the view of the report: "compare", "sweep" or "study".
-      seeds: number of seeds, 0, 1, ...
-      parts: parts of the data set that are measured.
-      evaluations: how often each run is measured.
-      flatness_examples: training examples on whose loss flatness is measured; 0 for not.
-      vectorize: whether runs that share a program train as one program.
-      shard: (i, n): every n-th run from the i-th, counted from 1.
-      flags: the flags that were given, to be repeated in commands.
-      recipe: name of the recipe, if any.
-      words: the words of the command line, with which it is resumed.
-    """
-
-    kind: str
-    seeds: int
-    parts: tuple[str, ...] = loop.PARTS
-    evaluations: int = 100
-    flatness_examples: int = 0
-    vectorize: bool | None = None
-    shard: tuple[int, int] = (1, 1)
-    flags: tuple[str, ...] = ()
-    recipe: str | None = None
-    words: tuple[str, ...] = ()
-
-
 def parse_shard(text: str | None) -> tuple[int, int]:
     """Reads `--shard`.
 
@@ -77,12 +48,24 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def run_study(resolved: Resolved, options: Options, directory: Path, console: Console) -> bool:
+def without_shard(words: Sequence[str]) -> list[str]:
+    """The words of a command line without the `--shard` among them.
+
+    Example:
+      >>> without_shard(["study", "--shard", "1/2", "--seeds", "3"])
+      ['study', '--seeds', '3']
+    """
+    values = [k + 1 for k, word in enumerate(words) if word == "--shard"]
+    kept = [word for k, word in enumerate(words) if k not in values]
+    return [word for word in kept if word.partition("=")[0] != "--shard"]
+
+
+def run_study(resolved: Resolved, command: Any, directory: Path, console: Console) -> bool:
     """Trains what is not finished yet; a row is written when a run ends.
 
     Args:
       resolved: the settings.
-      options: seeds and measurements.
+      command: a `commands.study.Study`: its view, seeds, measurements and shard.
       directory: where study.json, rows.jsonl (one of its own for each shard) and cells/ go. If it
         has the same study, that is resumed.
       console: where progress is shown.
@@ -96,17 +79,17 @@ def run_study(resolved: Resolved, options: Options, directory: Path, console: Co
     if resolved.task.stream:
         msg = "`--stream` is for `tsam-jax train`: the runs of a study share data on the device."
         raise config.ConfigError(msg)
-    i, n = options.shard
-    seeds = range(options.seeds)
+    i, n = parse_shard(command.shard)
+    seeds = range(command.seeds)
     pairs = [(plan, seed) for plan in resolved.plans for seed in seeds]
     cells = [Cell(k, *pair) for k, pair in enumerate(pairs)][i - 1 :: n]
-    study = _described(resolved, options)
+    study = _described(resolved, command)
     record.check_same(directory / "study.json", study)
     loaded = load_task(resolved.task, seeds, resolved.devices, resolved.opened)
     study["data"] = loaded.digest
     record.check_same(directory / "study.json", study)
-    study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics}
-    study |= {"flags": options.flags, "words": options.words, "versions": record.versions()}
+    study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics, "flags": command.flags()}
+    study |= {"words": without_shard(command.words), "versions": record.versions()}
     study["resolved"] = resolved.rows
     config.check_writable(directory)
     if not (directory / "study.json").exists():
@@ -115,11 +98,10 @@ def run_study(resolved: Resolved, options: Options, directory: Path, console: Co
     rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
     finished = {(row["setting"], row["seed"]) for row in rows}
     missing = [cell for cell in cells if (cell.plan.setting.text, cell.seed) not in finished]
-    count = min(options.evaluations, *(plan.epochs for plan in resolved.plans))
-    vectorize = options.vectorize
+    vectorize = command.vectorize
     if vectorize is None:  # a fixed rule: what is decided by timing is not reproducible
         vectorize = resolved.task.model == "mlp"
-    trainer = _Trainer(resolved, options, loaded, directory, count)
+    trainer = _Trainer(resolved, command, loaded, directory)
     with (
         record.owned(directory, path.stem),
         Progress(_work(missing, loaded.train_size), console) as progress,
@@ -136,11 +118,10 @@ def run_study(resolved: Resolved, options: Options, directory: Path, console: Co
 class _Trainer:
     """Trains groups of cells; keeps compiled programs."""
 
-    def __init__(
-        self, resolved: Resolved, options: Options, loaded: Loaded, directory: Path, count: int
-    ) -> None:
-        self._resolved, self._options, self._loaded = resolved, options, loaded
-        self._directory, self._count = directory, count
+    def __init__(self, resolved: Resolved, command: Any, loaded: Loaded, directory: Path) -> None:
+        self._resolved, self._command, self._loaded = resolved, command, loaded
+        self._directory, self._parts = directory, _parts(command)
+        self._count = min(command.evaluations, *(plan.epochs for plan in resolved.plans))
         self._programs: dict[Any, loop.Program] = {}
         self._flatness = restore.make_flatness(loaded.network)
 
@@ -164,7 +145,7 @@ class _Trainer:
             runs,
             select_seeds(self._loaded.data, [cell.seed for cell in group]),
             looks(plan.epochs, self._count),
-            self._options.parts,
+            self._parts,
             self._resolved.devices,
             self._programs.get(key),
         )
@@ -177,7 +158,7 @@ class _Trainer:
                 yield cell, None
                 return
             row = self._row(cell, job, outcome)
-            if self._options.flatness_examples and outcome.diverged is None:
+            if self._command.flatness_examples and outcome.diverged is None:
                 progress.note(cell.plan.setting.text, f"seed {cell.seed}  measuring flatness")
                 row |= self._measured(cell, outcome)
             yield cell, row
@@ -212,7 +193,7 @@ class _Trainer:
         train = self._loaded.data.train
         own = Batch(train.inputs, train.labels[cell.seed])
         try:
-            batches = restore.some_batches(own, self._options.flatness_examples)
+            batches = restore.some_batches(own, self._command.flatness_examples)
             found = self._flatness(outcome.weights, batches)
         except (RuntimeError, ValueError, MemoryError) as error:  # XLA's are RuntimeErrors
             return {"flatness_error": (str(error) or type(error).__name__).splitlines()[0][:300]}
@@ -225,24 +206,29 @@ def _plain(x: Any) -> Any:
     return [*map(record.json_number, values)] if values.ndim else record.json_number(values)
 
 
-def _described(resolved: Resolved, options: Options) -> dict[str, Any]:
+def _parts(command: Any) -> tuple[str, ...]:
+    """The parts that are measured: a search must not look at the test part."""
+    return loop.PARTS if command.view != "sweep" else ("train", "validation")
+
+
+def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
     """study.json, but for what is known when the data are loaded."""
     task = resolved.task
     return {
-        "kind": options.kind,
+        "kind": command.view,
         "title_name": task.dataset,
-        "recipe": options.recipe,
-        "seeds": list(range(options.seeds)),
+        "recipe": command.recipe,
+        "seeds": list(range(command.seeds)),
         "settings": [plan.setting.text for plan in resolved.plans],
         "epochs": [plan.epochs for plan in resolved.plans],
-        "optimizers": [dataclasses.asdict(plan.optimizer) for plan in resolved.plans],
-        "parts": list(options.parts),
-        "evaluations": options.evaluations,
+        "optimizers": [vars(plan.optimizer) for plan in resolved.plans],
+        "parts": _parts(command),
+        "evaluations": command.evaluations,
         "label_noise": task.label_noise,
         "noise_law": task.noise_law,
-        "task": dataclasses.asdict(task),
+        "task": vars(task),
         "value_cost": config.VALUE_COST,
-        "flatness_examples": options.flatness_examples,
+        "flatness_examples": command.flatness_examples,
     }
 
 

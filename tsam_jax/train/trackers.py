@@ -3,36 +3,23 @@
 import contextlib
 import importlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from tsam_jax.train import config
 
 _EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""Option, which is also the extra's name -> the module that it needs."""
+"""Option, which is also the name of its extra -> the module that it needs."""
 
 _PROJECT = "tsam-jax"
 
-
-class Tracker(Protocol):
-    """What is told the numbers of each epoch."""
-
-    def write(self, numbers: Mapping[str, float], epoch: int) -> None:
-        """Takes the numbers by name; those that are not known are left out."""
-
-    def close(self) -> None:
-        """Writes what is not yet written."""
+Tracker = Callable[[Mapping[str, float], int], None]
+"""(numbers by name, without those that are unknown; epoch) -> None."""
 
 
 class Tracking(NamedTuple):
-    """Who is told.
-
-    Attributes:
-      tensorboard: whether TensorBoard is.
-      wandb: whether Weights & Biases is.
-      config: the configuration of the run, for those who keep it.
-    """
+    """The trackers of a run, and its configuration for those that keep it."""
 
     tensorboard: bool = False
     wandb: bool = False
@@ -40,14 +27,7 @@ class Tracking(NamedTuple):
 
 
 def check_available(tracking: Tracking) -> None:
-    """Refuses a tracker that is not installed, before any work.
-
-    Args:
-      tracking: who is told.
-
-    Raises:
-      ConfigError: if it is missing; the message has the command that installs it.
-    """
+    """Raises ConfigError, with the command that installs it, if a tracker is missing."""
     for option, module in _EXTRAS.items():
         if getattr(tracking, option):
             try:
@@ -64,64 +44,55 @@ def check_available(tracking: Tracking) -> None:
 def open_trackers(
     tracking: Tracking, directory: Path | None, epoch: int
 ) -> Iterator[tuple[Tracker, ...]]:
-    """Opens the trackers of a run.
+    """Opens the trackers of a run, and closes them at the end, also after an error.
 
     Args:
-      tracking: who is told.
+      tracking: which ones.
       directory: the run's directory; None for a run that writes nothing, which has no trackers.
-      epoch: epochs done: what was told of later ones, before a run was stopped, is replaced.
-
-    Yields:
-      The trackers; they are closed at the end, also after an error.
+      epoch: epochs done: numbers of later ones, from before a run was stopped, are replaced.
     """
     with contextlib.ExitStack() as stack:
         opened: list[Tracker] = []
         if directory is not None and tracking.tensorboard:
-            opened.append(_TensorBoard(directory / "tensorboard", epoch))
+            opened.append(_tensorboard(directory / "tensorboard", epoch, stack))
         if directory is not None and tracking.wandb:
-            opened.append(_WeightsAndBiases(directory, tracking.config))
-        for tracker in opened:
-            stack.callback(tracker.close)
+            opened.append(_weights_and_biases(directory, tracking.config, stack))
         yield tuple(opened)
 
 
-class _TensorBoard:
-    def __init__(self, directory: Path, epoch: int) -> None:
-        from tensorboardX import SummaryWriter
+def _tensorboard(directory: Path, epoch: int, stack: contextlib.ExitStack) -> Tracker:
+    from tensorboardX import SummaryWriter
 
-        # From `purge_step` on TensorBoard forgets what earlier files of the directory say.
-        self._writer = SummaryWriter(str(directory), purge_step=epoch + 1 if epoch else None)
+    # From `purge_step` on TensorBoard ignores what earlier files of the directory have.
+    writer = SummaryWriter(str(directory), purge_step=epoch + 1 if epoch else None)
+    stack.callback(writer.close)
 
-    def write(self, numbers: Mapping[str, float], epoch: int) -> None:
+    def write(numbers: Mapping[str, float], epoch: int) -> None:
         for name, value in numbers.items():
-            self._writer.add_scalar(_grouped(name), value, epoch)
-        self._writer.flush()  # a run may be killed at any time
+            writer.add_scalar(_grouped(name), value, epoch)
+        writer.flush()  # a run may be killed at any time
 
-    def close(self) -> None:
-        self._writer.close()
+    return write
 
 
-class _WeightsAndBiases:
-    def __init__(self, directory: Path, configuration: Mapping[str, Any]) -> None:
-        import wandb
+def _weights_and_biases(
+    directory: Path, configuration: Mapping[str, Any], stack: contextlib.ExitStack
+) -> Tracker:
+    import wandb
 
-        known = directory / "wandb_id.txt"
-        if not known.exists():
-            known.write_text(uuid.uuid4().hex[:12])
-        self._run = wandb.init(
-            project=_PROJECT,
-            name=directory.name,
-            dir=str(directory),
-            id=known.read_text(),
-            resume="allow",
-            config=dict(configuration),
-        )
-
-    def write(self, numbers: Mapping[str, float], epoch: int) -> None:
-        self._run.log({_grouped(name): value for name, value in numbers.items()}, step=epoch)
-
-    def close(self) -> None:
-        self._run.finish()
+    known = directory / "wandb_id.txt"
+    if not known.exists():
+        known.write_text(uuid.uuid4().hex[:12])
+    run = wandb.init(
+        project=_PROJECT,
+        name=directory.name,
+        dir=str(directory),
+        id=known.read_text(),
+        resume="allow",
+        config=dict(configuration),
+    )
+    stack.callback(run.finish)
+    return lambda numbers, epoch: run.log({_grouped(k): x for k, x in numbers.items()}, step=epoch)
 
 
 def _grouped(name: str) -> str:
