@@ -50,7 +50,7 @@ class Checkpoints:
         if self.newest is not None and self.newest >= step:
             return
         meta = {"format": _FORMAT, "identity": self._identity, "step": step}
-        meta["digest"] = _digest(tree)
+        meta["digest"] = hash_tree(tree)
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         before = logging.root.manager.disable
         logging.disable()  # orbax logs the traceback of what is raised below
@@ -108,7 +108,7 @@ class Checkpoints:
             tree: dict[str, Any] = self._manager.restore(step, args=args)["state"]
         except Exception as error:
             raise ConfigError(_damaged(path, error)) from error
-        if _digest(tree) != digest:
+        if hash_tree(tree) != digest:
             raise ConfigError(_damaged(path, "its content is not what was saved"))
         return tree
 
@@ -149,9 +149,9 @@ def _damaged(path: Path, error: object) -> str:
     )
 
 
-def _digest(tree: Any) -> str:
-    """A hash of every bit of a tree, with names, dtypes and shapes."""
-    digest = hashlib.sha256()
+def hash_tree(tree: Any, before: str = "") -> str:
+    """A hash of a text and of every bit of a tree, with names, dtypes and shapes."""
+    digest = hashlib.sha256(before.encode())
     for path, leaf in jax.tree.leaves_with_path(tree):
         key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = np.ascontiguousarray(jax.random.key_data(leaf) if key else leaf)

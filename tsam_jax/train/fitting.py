@@ -16,12 +16,13 @@ from rich.console import Console
 from tsam_jax.data import OpenSplits, Records, Splits
 from tsam_jax.estimator import GradientEstimator, known_cost
 from tsam_jax.train import loop, run
+from tsam_jax.train.checkpoint import hash_tree
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.restore import last_epoch
 from tsam_jax.train.settings import SettingError, parse
-from tsam_jax.train.task import MEASURED, Data, hash_arrays
+from tsam_jax.train.task import MEASURED, Data
 
 Examples = tuple[Any, Any]
 """Inputs, any pytree with a leading axis, and labels (n,)."""
@@ -154,7 +155,7 @@ def fit(
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         seen = None if records is None else records.labels
-        identity["data"] = hash_arrays((splits, seen))
+        identity["data"] = hash_tree((splits, seen))
         options = (accumulate, ema, recalibrate, sorted(metrics))
         identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, options)
     job = run.Job(

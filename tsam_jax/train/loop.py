@@ -64,11 +64,9 @@ class Plan(NamedTuple):
     Attributes:
       estimator: (numbers, sample_axis=axis) -> the gradient estimator.
       base: numbers -> the base optimizer.
-      cost: cost of a step.
-      batch_size: examples a step.
       accumulate: micro-batches of a step.
       ema: decay of the average of the parameters; None for no average.
-      recalibrate: whether BatchNorm statistics are recomputed for what is measured.
+      recalibrate: whether BatchNorm statistics are recomputed for evaluation.
     """
 
     estimator: Callable[..., GradientEstimator]
@@ -92,9 +90,6 @@ class Program(NamedTuple):
         recalibrated if asked.
       measure: (weights, state, data) -> numbers of the measured parts, "test_loss" say, and the
         metrics of the method in the last step, such as "step_loss"; shape (g,) each.
-      cost: cost of one step, if the estimator states it.
-      steps_per_epoch: optimizer steps an epoch.
-      batch_size: examples a step.
     """
 
     init: Callable[..., TrainState]
@@ -146,14 +141,11 @@ def make_program(
     Args:
       network: the network and its loss.
       plan: how it is trained.
-      train_size: number of training examples; what is left of an epoch after the last full
-        batch is left out.
-      parts: what is measured, some of `PARTS`.
+      train_size: number of training examples; the rest of an epoch after the last full batch is
+        left out.
+      parts: the parts that are measured, some of `PARTS`.
       devices: the mesh that it runs on.
-      metrics: what is measured; those of the network are, and of others those on the host.
-
-    Returns:
-      A `Program`.
+      metrics: names of metrics, of which those on the host are added to the network's.
     """
     devices = devices or Devices()
     batch_size, steps = plan.batch_size, train_size // plan.batch_size
@@ -307,12 +299,9 @@ def _keys(seed: int) -> jax.Array:
 
 
 def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """An exponential average, which forgets faster in its first steps; what has none is new.
+    """The exponential average after step n, with the decay min(decay, (1 + n) / (10 + n)).
 
-    The decay is min(decay, (1 + n) / (10 + n)) in step n, as in TensorFlow's.
-
-    Returns:
-      The average after step n.
+    The decay is that of TensorFlow. Values that cannot be averaged are the new ones.
     """
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
@@ -325,13 +314,12 @@ def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
 
 
 class Round(NamedTuple):
-    """Where training stands.
+    """The state of training after some epochs.
 
     Attributes:
       state: the state, until the next round is asked for.
       weights: (params, rest) that were measured, with a leading axis over runs.
-      epoch: epochs done.
-      seconds: time that the epochs of this round took, compilation and measuring left out.
+      seconds: time for the epochs of this round, without compilation and evaluation.
       examples_per_second: training examples of one run, in that time.
       metrics: numbers of the measured parts and of the estimator, shape (g,) each.
     """
@@ -356,12 +344,12 @@ def train(
 
     Args:
       program: the compiled functions.
-      state: where to start; it is given up.
+      state: where to start; its buffers are donated.
       data: the data of this group of runs; with a `stream`, those that are measured.
-      ends: epochs at which to measure, ascending; the last one ends the training. Those that the
-        state has behind it are passed over.
-      stream: epoch -> its batches of training data, for what does not fit on the device; all runs
-        of the group get the same. As many as `program.steps_per_epoch`.
+      ends: epochs at which to measure, ascending; the last one ends the training. Those that lie
+        behind the state are skipped.
+      stream: epoch -> its `program.steps_per_epoch` batches, for data that do not fit on the
+        device; all runs of the group get the same.
 
     Yields:
       A `Round` after each.

@@ -33,14 +33,10 @@ class Diverged(Exception):  # noqa: N818 - what happened, for the user to read
 
 
 class Run(NamedTuple):
-    """One (setting, seed).
+    """One (setting, seed): its name in displays, seed, and numbers for the program.
 
-    Attributes:
-      label: its name where progress is shown.
-      seed: the seed.
-      numbers: arguments of the program, by name.
-      identity: what a checkpoint of it must have been made from.
-      directory: where metrics.jsonl and the checkpoints are; None to write nothing.
+    `identity` is what its checkpoints must have been made from, and `directory` the place of
+    metrics.jsonl and the checkpoints, None to write nothing.
     """
 
     label: str
@@ -54,9 +50,6 @@ class Job(NamedTuple):
     """A group of runs that one program trains.
 
     Attributes:
-      runs: the runs.
-      network: the network.
-      program: the compiled functions.
       data: the data of the runs' seeds.
       ends: epochs at which the runs are measured; the last one ends the training.
       metric: name of the metric that the best epoch is chosen by.
@@ -79,13 +72,12 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What training one run gave.
+    """The result of one run.
 
     Attributes:
-      complete: whether it came to its end.
+      complete: whether the training reached its end.
       weights: (params, rest) that were last measured, or of the initial state.
       state: the last state, with a leading axis of 1.
-      log: its lines.
       best: the line of the best epoch on the validation part; None if there is none.
       diverged: where its loss was not finite; None if nowhere.
     """
@@ -139,7 +131,7 @@ def train(
       progress: where progress is shown.
       checkpoint_every: epochs between checkpoints; None for one at the end.
       keep_checkpoints: how many of the newest are kept.
-      tracking: who gets what is logged.
+      tracking: the trackers of the log.
 
     Returns:
       An outcome for each run; not complete if the user interrupted it.
@@ -148,12 +140,18 @@ def train(
       ConfigError: if a checkpoint is damaged, or of another run; then nothing was changed.
     """
     program, runs, epochs = job.program, job.runs, job.ends[-1]
+    steps = program.steps_per_epoch
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
         folders = [stack.enter_context(_open(run, keep_checkpoints)) for run in runs]
-        start = program.init([run.seed for run in runs], [run.numbers for run in runs])
-        state = _restored(folders, start) or start
-        done = int(state.step[0]) // program.steps_per_epoch
+
+        def begin() -> tuple[loop.TrainState, int]:
+            """The newest saved state, or the first one, and its epoch."""
+            start = program.init([run.seed for run in runs], [run.numbers for run in runs])
+            state = _restored(folders, start) or start
+            return state, int(state.step[0]) // steps
+
+        state, done = begin()
         files = [run.directory and run.directory / "metrics.jsonl" for run in runs]
         logs = [Log(file, write=jax.process_index() == 0) for file in files]
         if any(log.lines for log in logs) and not done:
@@ -162,14 +160,12 @@ def train(
             log.keep_until(done, job.ends)
             told = run.directory if jax.process_index() == 0 else None
             log.trackers = stack.enter_context(open_trackers(tracking, told, done))
+            progress.resume(run.label, done * job.price)
         weights, last = program.weights(state, job.data), state
         best: list[Any] = [None] * len(runs)
-        for run in runs:
-            progress.resume(run.label, done * job.price)
         complete = done >= epochs
         try:
-            rounds = loop.train(program, state, job.data, ends=job.ends, stream=job.stream)
-            for this in rounds:
+            for this in loop.train(program, state, job.data, ends=job.ends, stream=job.stream):
                 last, weights = this.state, this.weights
                 broken = [_broken(this, row) for row in range(len(runs))]
                 for row, log in enumerate(logs):
@@ -184,17 +180,16 @@ def train(
                 if due or complete or stop.is_set():
                     for log in logs:
                         log.sync()
-                    _save(folders, best, this, broken, program.steps_per_epoch)
+                    _save(folders, best, this, broken, steps)
                 progress.advance(job, this, done)
                 done = this.epoch
                 if stop.is_set():
                     break
         except KeyboardInterrupt:  # at once: what was being computed is lost
             complete = False
-            again = program.init([run.seed for run in runs], [run.numbers for run in runs])
-            last = _restored(folders, again) or again
+            last, done = begin()
             for log in logs:
-                log.keep_until(int(last.step[0]) // program.steps_per_epoch, job.ends)
+                log.keep_until(done, job.ends)
             weights = program.weights(last, job.data)
         return [
             Outcome(

@@ -14,6 +14,7 @@ from tsam_jax import data
 from tsam_jax.data import Splits, augmentation
 from tsam_jax.models import MODELS
 from tsam_jax.train import config
+from tsam_jax.train.checkpoint import hash_tree
 from tsam_jax.train.mesh import Devices
 from tsam_jax.train.metrics import LOSSES, METRICS, metrics_of
 from tsam_jax.train.network import Batch, Network, make_network, split_model
@@ -169,7 +170,8 @@ def prepare_task(
     parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
     streamed = data.Records(labels[0], records.read) if task.stream and records else None
-    digest = hash_arrays((splits.validation, splits.test, clean), hashed)
+    others = {"test": splits.test, "validation": splits.validation, "labels": clean}
+    digest = hash_tree(others, str(hashed))
     return Loaded(placed, network, len(clean), (*names, "loss"), streamed, digest)
 
 
@@ -183,15 +185,6 @@ def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
             digest.update(x[place].data)
         total += int.from_bytes(digest.digest())
     return total % 2**256
-
-
-def hash_arrays(arrays: Any, rows: int = 0) -> str:
-    """A hash of the arrays of a tree, and of what `hash_rows` returned for others."""
-    digest = hashlib.sha256(rows.to_bytes(32))
-    for array in map(np.asarray, jax.tree.leaves(arrays)):
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def select_seeds(data: Data, rows: Sequence[int]) -> Data:
