@@ -30,7 +30,7 @@ class Command:
 
     Attributes:
       first: the option that a first word without an option sets.
-      refused: option that the command does not take -> the reason, for its user.
+      refused: option of other commands -> the end of the error for its user.
     """
 
     first: ClassVar[str | None] = None

@@ -1,4 +1,4 @@
-"""`tsam-jax methods` and `tsam-jax recipes`: what there is, in tables."""
+"""`tsam-jax methods` and `tsam-jax recipes`: tables of both."""
 
 import dataclasses
 import inspect

@@ -57,8 +57,8 @@ def make_tokenizer(
         is used in full: normalizer, pre-tokenizer and added tokens.
       max_length: tokens of a row, the special ones included; rows are padded to it.
       lowercase: whether to lower-case and strip accents first, as for "uncased" checkpoints.
-        Default: as `tokenizer.json` does, or as `do_lower_case` of `tokenizer_config.json` says;
-        True without these files.
+        Default: as in `tokenizer.json`, or `do_lower_case` of `tokenizer_config.json`; True
+        without these files.
 
     Returns:
       The tokenizer.

@@ -14,23 +14,23 @@ _CHARACTERS, _DEPTH, _NUMBER = 2000, 10, 1e12
 
 
 class SettingError(ConfigError):
-    """A setting that cannot be read, or that its method refuses."""
+    """A setting that cannot be read, or that its method rejects."""
 
 
 def wrong(text: str, why: object) -> SettingError:
-    """The error of a text, in one line."""
+    """Makes the error of a text, in one line."""
     return SettingError(f"in `{shown(text)}`: {shown(str(why), 240)}")
 
 
 def shown(text: str, most: int = 100) -> str:
-    """A text as messages have it: in one line, printable, and not long."""
+    """Shortens a text for a message: one printable line."""
     text = " ".join(text[: 2 * most].split())
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def expression(text: str, form: str = "a number") -> ast.expr:
-    """Parses a text, which must not be too long; SettingError if it is no expression."""
+    """Parses a text; raises SettingError if it is too long or not an expression."""
     if len(text) > _CHARACTERS:
         raise wrong(text, f"there are {len(text)} characters, of at most {_CHARACTERS}.")
     try:
@@ -44,7 +44,7 @@ def expression(text: str, form: str = "a number") -> ast.expr:
 
 
 def check_grammar(node: ast.expr, text: str, depth: int = 0) -> None:
-    """Raises SettingError for what is neither number, text, name, tuple nor call, or too large."""
+    """Raises SettingError unless all is a number, text, name, tuple or call, within the limits."""
     children: Sequence[ast.expr | None] = ()
     right = depth <= _DEPTH
     if isinstance(node, ast.Call):

@@ -24,7 +24,7 @@ class Checkpoints:
 
     Args:
       manager: the orbax manager of the folder.
-      identity: what tells the run from others; a checkpoint of another run is refused.
+      identity: identifies the run; a checkpoint with another identity is rejected.
     """
 
     def __init__(self, manager: ocp.CheckpointManager, identity: str) -> None:
@@ -32,20 +32,20 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint; None if there is none."""
+        """Step of the newest checkpoint, or None."""
         step: int | None = self._manager.latest_step()
         return step
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are kept, ascending."""
+        """Steps of the kept checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, tree: dict[str, Any]) -> None:
-        """Saves a tree; a save that is cut off leaves the former one in force.
+        """Saves a tree; an interrupted save leaves the previous checkpoint intact.
 
-        A step that is not newer is not saved: a run that was killed, and resumes from an older
-        checkpoint, comes back to the same states, bit for bit.
+        A step that is not newer is skipped: a killed run that resumes from an older checkpoint
+        reaches the same states, bit for bit.
         """
         if self.newest is not None and self.newest >= step:
             return
@@ -67,7 +67,7 @@ class Checkpoints:
             logging.disable(before)
 
     def check(self, step: int) -> str:
-        """Returns the hash of a checkpoint; ConfigError if it is damaged, or of another run."""
+        """Returns the hash of a checkpoint; raises ConfigError if it is damaged or not this run's."""
         path, args = self._path(step), ocp.args.Composite(meta=ocp.args.JsonRestore())
         try:
             meta = self._manager.restore(step, args=args)["meta"]
@@ -86,7 +86,7 @@ class Checkpoints:
         return str(digest)
 
     def restore(self, like: dict[str, Any], step: int | None = None) -> dict[str, Any] | None:
-        """Reads a tree back, and changes nothing.
+        """Restores a tree; the files do not change.
 
         Args:
           like: a tree with the same structure, shapes and dtypes.
@@ -120,11 +120,11 @@ class Checkpoints:
 def open_checkpoints(
     directory: Path, identity: str = "", *, folder: str = LAST, keep: int = 2
 ) -> Iterator[Checkpoints]:
-    """Opens the checkpoints of a run; when it closes, all saves are finished.
+    """Opens the checkpoints of a run; on exit all saves are finished.
 
     Args:
       directory: the run's directory.
-      identity: what tells the run from others.
+      identity: identifies the run.
       folder: `LAST` or `BEST`, in it.
       keep: how many of the newest are kept.
 

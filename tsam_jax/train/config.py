@@ -38,7 +38,7 @@ OVERRIDES = ("lr", "momentum", "weight_decay", "budget")
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be run; the message names the option.
+    """An invalid configuration; the message names the option.
 
     Not a ValueError, which the parser of the command line would reformat.
     """
@@ -50,7 +50,7 @@ def option(default: Any, help_: str, **bounds: Any) -> Any:
 
 
 def switch(help_: str) -> Any:
-    """A field that is off unless asked for."""
+    """A boolean field that defaults to False."""
     return option(default=False, help_=help_)
 
 
@@ -179,8 +179,8 @@ def _word(hint: Any) -> str:
 def flags(kind: type[Any]) -> Any:
     """The command-line version of an option class: fields default to None, "not given".
 
-    Where None is itself a value, the flag takes the word "none" for it. Switches default to
-    False, and no recipe or family sets one.
+    Where None is a value, the flag takes the word "none" for it. Switches default to False; no
+    recipe or family sets one.
     """
     hints, fields = get_type_hints(kind), []
     for field in dataclasses.fields(kind):
@@ -252,13 +252,13 @@ def merge(kind: type[_Kind], levels: Iterable[Level]) -> tuple[_Kind, dict[str, 
 
 
 def find_recipe(name: str) -> Recipe:
-    """Returns the recipe of a name, or raises ConfigError with the nearest one."""
+    """Returns a recipe by name; raises ConfigError, with the nearest name, if it is unknown."""
     known(name, RECIPES, "recipe")
     return RECIPES[name]
 
 
 def known(name: str, names: Iterable[str], what: str, error: type[Exception] = ConfigError) -> None:
-    """Raises unless a name is one of several; lists them, the nearest first."""
+    """Raises an error, with all names and the nearest one, unless a name is known."""
     names = list(names)
     if name in names:
         return
@@ -312,7 +312,7 @@ def check_new(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Makes a directory and writes a file in it, so that a failure comes before the work."""
+    """Makes a directory and writes a file in it, so that it fails before the work."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -93,7 +93,7 @@ MODELS: Mapping[str, str] = {"vector": "mlp", "image": "resnet18", "text": "bert
 
 
 def family_of(architecture: str, *, fine_tuned: bool) -> Family:
-    """The family of an architecture: "resnet18-imagenet" and "wrn16-8" are of one.
+    """Returns the family of an architecture: "resnet18-imagenet" and "wrn16-8" share one.
 
     Example:
       >>> family_of("wrn16-8", fine_tuned=False).name
@@ -106,9 +106,9 @@ def family_of(architecture: str, *, fine_tuned: bool) -> Family:
 
 
 def settings(family: Family) -> dict[str, str]:
-    """The setting of each method that a bare name stands for.
+    """Method -> the setting that its bare name means.
 
-    What a method has beside rho, tilt and noise is its own paper's choice; s = 3 as in Li et al.
+    Arguments other than rho, tilt and noise follow the paper of the method; s = 3 as in Li et al.
     2025. `tsam_hmc` has no portable radius and must be written out.
     """
     rho, t, law = family.rho, family.t, f"sphere(rms={family.rms})"

@@ -93,7 +93,7 @@ def fit(
       recalibrate: whether to recompute BatchNorm statistics on the training data for evaluation.
       seed: of the weights, the order of the batches and the noise of a setting.
       directory: where metrics.jsonl, the newest checkpoints and the best weights go. Training
-        resumes from there; the directory of another training is refused. Default: none.
+        resumes from it; the directory of another training is an error. Default: none.
       checkpoint_every: epochs between checkpoints.
       console: where progress is shown. Default: nowhere.
 
@@ -106,8 +106,8 @@ def fit(
       ImportError: if data are to be streamed and grain is not installed.
       SettingError: if `method` is a text that is not a setting.
       ConfigError: if a checkpoint in `directory` is damaged, or of another training: model, loss,
-        augmentation, method, base optimizer or any of their numbers differ.
-      Diverged: if the loss is not finite; the message says where, and what to try.
+        data, augmentation, method, base optimizer or any of their numbers differ.
+      Diverged: if the loss is not finite; the message has the step and remedies.
 
     Cost: epochs x batches x the cost of a step of the method.
 

@@ -32,7 +32,7 @@ _AUGMENT = 2**32 - 1  # no epoch: the keys of the augmentation are not those of 
 
 
 class TrainState(NamedTuple):
-    """All that training changes; with a leading axis over runs.
+    """Training state, with a leading axis over runs.
 
     Attributes:
       step: optimizer steps done, which is also the position in the data; shape (), int32.
@@ -59,7 +59,7 @@ class TrainState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a network is trained. Numbers are arguments, so that runs that differ in them share it.
+    """How to train a network. Numbers are arguments: runs that differ only in them share a plan.
 
     Attributes:
       estimator: (numbers, sample_axis=axis) -> the gradient estimator.
@@ -83,12 +83,12 @@ class Program(NamedTuple):
 
     Attributes:
       init: (seeds, numbers of each run) -> `TrainState` with a leading axis over them.
-      advance: (state, data, number of epochs) -> state; the old state is given up.
+      advance: (state, data, number of epochs) -> state; the old state is donated.
       feed: (state, batches with a leading axis over steps) -> state, for data that are not on the
-        device; the old state is given up.
+        device; the old state is donated.
       weights: (state, data) -> (params, rest) that are measured: averages if there are some,
         recalibrated if asked.
-      measure: (weights, state, data) -> numbers of the measured parts, "test_loss" say, and the
+      measure: (weights, state, data) -> numbers of the measured parts, such as "test_loss", and the
         metrics of the method in the last step, such as "step_loss"; shape (g,) each.
     """
 
@@ -155,7 +155,7 @@ def make_program(
         order_key, noise_key = keys
         estimator = value_and_grad(network.loss, plan.estimator(numbers), key=noise_key)
         zero = jnp.zeros((), jnp.int32)
-        # A copy: the state is given up as a whole, and no buffer can be given up twice.
+        # A copy: the state is donated as a whole, and no buffer can be donated twice.
         average = () if plan.ema is None else jax.tree.map(jnp.copy, (params, rest))
         own, base = estimator.init(params), plan.base(numbers).init(params)
         return TrainState(zero, order_key, params, rest, own, base, average, zero, numbers)
@@ -262,7 +262,7 @@ def make_program(
 
 
 def _rows(function: Callable[..., Any], axes: tuple[Any, ...], *, donate: bool = False) -> Any:
-    """Compiles a function over a leading axis of runs; one run alone is not mapped."""
+    """Compiles a function over a leading axis of runs; a single run is not mapped."""
 
     def over_rows(*arguments: Any) -> Any:
         if len(jax.tree.leaves(arguments[0])[0]) > 1:

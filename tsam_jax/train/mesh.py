@@ -46,7 +46,7 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 class Devices(NamedTuple):
-    """The devices of a run, and what is placed where.
+    """The devices of a run, and the placement of its arrays.
 
     Attributes:
       mesh: axes "data" and "sample"; None for a single device.
@@ -107,7 +107,7 @@ class Devices(NamedTuple):
         return np.concatenate(places), np.concatenate(first)
 
     def join(self, tree: Any) -> Any:
-        """Arrays whose leading axis is spread over the processes, each of which has its `share`."""
+        """Joins the `share` of every process into arrays that are split over the processes."""
         put = jax.make_array_from_process_local_data
         return jax.tree.map(lambda x: put(self._rows, np.asarray(x)), tree)
 
@@ -189,7 +189,7 @@ def join_processes(text: str | None) -> None:
 
 
 def wait_for_others() -> None:
-    """Returns when all processes have come here."""
+    """Waits until all processes call this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tsam_jax")
 

@@ -89,13 +89,13 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
 
     def shown(self, value: float | None, digits: int = 2) -> str:
-        """A value as people read it."""
+        """Formats a value."""
         if value is None or np.isnan(value):
             return "-"
         return f"{100 * value:.{digits}f} %" if self.percent else f"{value:.4g}"
 
     def better(self, value: float) -> float:
-        """A number that is larger for better values; -inf for what is not known."""
+        """Returns a number that is larger for better values; -inf for an unknown one."""
         if np.isnan(value):
             return -np.inf
         return value if self.higher_is_better else -value
@@ -190,13 +190,13 @@ Source: Wang et al., "GLUE", ICLR 2019, Table 1; CoLA's accuracy is in the table
 
 
 def metric(name: str) -> Metric:
-    """The metric of a logged name, "validation_accuracy" say; one of a user's own by default."""
+    """Returns the metric of a logged name such as "validation_accuracy"; else a user's own one."""
     name = name.partition("_")[2] if name.startswith(("train_", "validation_", "test_")) else name
     return METRICS.get(name, Metric(name, _unknown))
 
 
 def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
-    """What a task is measured by, beside its loss.
+    """Names of the metrics of a task, besides its loss.
 
     Args:
       task: the task; its `metrics` are taken if it names some.

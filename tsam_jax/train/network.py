@@ -1,4 +1,4 @@
-"""A network as pure functions: what the training loop sees of it."""
+"""A network as the pure functions that the training loop uses."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -97,7 +97,7 @@ def _check_arguments(text: str) -> None:
 
 
 def _rule(parameter: inspect.Parameter, value: Any) -> str:
-    """What an argument of an optimizer must be; empty if it is."""
+    """Returns the rule that an argument of an optimizer breaks, or an empty text."""
     name, default = parameter.name, parameter.default
     if value is None and (default is None or "None" in str(parameter.annotation)):
         return ""
@@ -133,7 +133,7 @@ def make_base(
       numbers: values of `NUMBERS` in place of the configuration's; they may be traced.
 
     Raises:
-      SettingError: if `base` is not an optimizer of optax, or refuses its arguments.
+      SettingError: if `base` is not an optimizer of optax, or rejects its arguments.
       ConfigError: if the warm-up is longer than the training, or `base` takes no schedule.
 
     Example:

@@ -40,7 +40,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is either the old one or the new one, never half of it."""
+    """Writes a file atomically: it is the old one or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("w", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; ConfigError, which names the file, if there is none."""
+    """Reads a JSON object; raises ConfigError, which names the file, if it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, too deep
@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file, without the last line if a kill cut it off.
+    """Reads a JSON-lines file, without an incomplete last line.
 
     Raises:
       ConfigError: if another line is damaged.
@@ -87,7 +87,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line that survives a kill, after one that a kill cut off."""
+    """Appends a line and syncs it to disk; an incomplete last line is dropped."""
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         write_whole(path, "".join(json.dumps(x) + "\n" for x in read_lines(path)))
     with path.open("a") as lines:
@@ -97,7 +97,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def check_same(path: Path, identity: Mapping[str, Any]) -> None:
-    """Refuses a directory that has another run, or files of something else.
+    """Raises ConfigError if a directory has another run, or other files.
 
     Args:
       path: config.json or study.json in it.
@@ -122,7 +122,7 @@ def check_same(path: Path, identity: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def owned(directory: Path, name: str = "run") -> Iterator[None]:
-    """Holds the lock of a directory, which ends with the process, however that ends.
+    """Holds the lock of a directory, which the system releases when the process ends.
 
     Raises:
       ConfigError: if another process holds it.
@@ -147,7 +147,7 @@ def _plain(x: Any) -> Any:
 
 
 def json_number(x: Any) -> float | None:
-    """A number as JSON has it: null for what is not finite."""
+    """Converts a number for JSON: None unless it is finite."""
     return float(x) if math.isfinite(x) else None
 
 
@@ -156,10 +156,10 @@ class Log:
 
     Attributes:
       lines: what was measured, the same however often a run is resumed.
-      trackers: who else gets what is written.
+      trackers: functions that also get each line.
 
     Args:
-      path: the file; None to keep the lines in memory alone.
+      path: the file; None to keep the lines in memory only.
       write: whether to write it; of several processes one does.
     """
 
@@ -181,7 +181,7 @@ class Log:
         return float(sum(timing["seconds"] for timing in self._timings if timing))
 
     def keep_until(self, epoch: int, ends: Sequence[int]) -> None:
-        """Drops what was logged after the checkpoint that training resumes from.
+        """Drops the lines after the checkpoint that training resumes from.
 
         Args:
           epoch: that of the checkpoint.
@@ -235,7 +235,7 @@ class Log:
         return line
 
     def sync(self) -> None:
-        """Puts what was written on the disk, before a checkpoint."""
+        """Syncs the file to disk, before a checkpoint."""
         if self._path is not None:
             with self._path.open("r+") as log:
                 os.fsync(log.fileno())

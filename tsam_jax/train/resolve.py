@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What a command runs.
+    """The resolved options of a command.
 
     Attributes:
       task: the resolved task.
@@ -175,7 +175,7 @@ def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
 
 
 def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
-    """Refuses unknown names and values out of range before the data are opened."""
+    """Raises ConfigError for unknown names and values out of range, before the data are opened."""
     from tsam_jax.models import MODELS
     from tsam_jax.train.metrics import LOSSES
 
@@ -195,7 +195,7 @@ def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
 
 
 def _with_vocabulary(task: config.Task) -> config.Task:
-    """A pretrained text model brings its vocabulary along."""
+    """Takes the vocabulary of a pretrained text model from its folder."""
     if task.vocabulary is not None or task.pretrained is None:
         return task
     files = ("vocab.txt", "tokenizer.json")
@@ -215,7 +215,7 @@ def _architecture(pretrained: str) -> str:
 
 
 def _check_batch(train_size: int, optimizer: config.Optimizer, setting: Setting) -> None:
-    """Refuses a batch that is larger than the training part, or that a setting cannot split."""
+    """Raises ConfigError if a batch exceeds the training part, or a setting cannot split it."""
     if optimizer.batch_size > train_size:
         msg = (
             f"`--batch-size` must be at most the {train_size} training examples, got"

@@ -30,7 +30,7 @@ _AT_ONCE = 250  # examples in memory, with what a Hessian product keeps of them
 
 
 class Trained(NamedTuple):
-    """A trained network, to be examined.
+    """A trained network.
 
     Attributes:
       run: the run.
@@ -61,7 +61,7 @@ def make_job(
     devices: Devices | None = None,
     program: loop.Program | None = None,
 ) -> Job:
-    """Makes the training of runs that share a program.
+    """Makes the job of runs that share a program.
 
     Args:
       loaded: the task.
@@ -86,7 +86,7 @@ def make_job(
 def make_run(
     plan: Plan, task: config.Task, seed: int, directory: Path | None, digest: str = ""
 ) -> Run:
-    """A run of a plan; its identity is all that shapes its numbers, the length of training too."""
+    """Makes a run of a plan; its identity has all that affects its numbers, such as the epochs."""
     identity = {"setting": plan.setting.text, "seed": seed, "task": vars(task)}
     identity |= {"optimizer": vars(plan.optimizer), "epochs": plan.epochs, "data": digest}
     numbers = loop.numbers_for(plan.setting, plan.optimizer)
@@ -240,7 +240,7 @@ _KINDS = {"setting": str, "seed": int, "epochs": int, "data": str, "task": dict,
 
 
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
-    """Reads config.json of a run; ConfigError, which names the option, if there is none."""
+    """Reads config.json of a run; raises ConfigError, which names the option, if it is invalid."""
     msg = f"`{option}`: {directory} is not the directory of a training run"
     if not (directory / "config.json").exists():
         raise config.ConfigError(msg + ".")

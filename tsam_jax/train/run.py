@@ -1,4 +1,4 @@
-"""Training from beginning to end, or from a checkpoint to the end: one run, or a group at once."""
+"""Training of one run or of a group at once, from the start or from a checkpoint."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ _UNTRACKED = Tracking()
 
 
 class Diverged(Exception):  # noqa: N818 - what happened, for the user to read
-    """A loss that is not finite; the message says where, and what to try."""
+    """A loss that is not finite; the message has the step and remedies."""
 
 
 class Run(NamedTuple):
@@ -108,7 +108,7 @@ def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
 
 
 def identity_text(run: Run) -> str:
-    """What a checkpoint of a run keeps, to be told from those of others."""
+    """The identity of a run, as its checkpoints keep it."""
     return json.dumps(run.identity, sort_keys=True, default=str)
 
 
@@ -212,7 +212,7 @@ def best_line(log: Log, name: str) -> dict[str, Any] | None:
 
 
 def refusal(run: Run, where: str, saved: str) -> str:
-    """What to tell a user whose loss is not finite."""
+    """The message for a loss that is not finite."""
     return (
         f"`{run.label}`: the loss is not finite at {where}. Last good checkpoint: {saved}. Try a"
         " lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up (`--warmup 1`), a smaller"
@@ -247,7 +247,7 @@ def _restored(folders: Sequence[_Folders | None], like: loop.TrainState) -> loop
     opened = [folder.last for folder in folders if folder is not None]
     common = set.intersection(*(set(one.steps) for one in opened)) if opened else set()
     if not common:
-        for one in opened:  # those of another run are refused, not overwritten
+        for one in opened:  # those of another run are an error, not overwritten
             if one.newest is not None:
                 one.check(one.newest)
         return None

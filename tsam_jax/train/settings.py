@@ -146,7 +146,7 @@ class Setting:
           sample_axis: mesh axis over which the samples are spread.
 
         Raises:
-          SettingError: if the method refuses its arguments.
+          SettingError: if the method rejects its arguments.
         """
         given = {} if sample_axis is None else {"sample_axis": sample_axis}
         replace = lambda name, node: (numbers or {}).get(name, node.value)  # noqa: E731
@@ -179,7 +179,7 @@ def parse(
     defaults: Mapping[str, str] | None = None,
     fixed: Mapping[str, float | None] | None = None,
 ) -> list[Setting]:
-    """Reads a setting, or the grid of settings that its lists stand for.
+    """Reads a setting, or a grid of settings if it has lists.
 
     Args:
       text: `name(argument=value, ...)`, or a bare name.
@@ -192,7 +192,7 @@ def parse(
       The settings, in the order of the grid, the last list running fastest.
 
     Raises:
-      SettingError: if the text is not of this form, names something unknown, its method refuses a
+      SettingError: if the text is not of this form, names something unknown, its method rejects a
         value, or a flag contradicts a grid.
 
     Example:
@@ -224,9 +224,9 @@ def parse_all(
     """Reads the settings of a study.
 
     Args:
-      texts: settings or grids of settings; "all" stands for `everything`.
+      texts: settings or grids of settings; "all" means `everything`.
       defaults: bare name -> setting.
-      everything: settings that "all" stands for.
+      everything: the settings of "all".
       fixed: values of flags, as of `parse`.
       grid: numbers for all methods that take them, as of `apply_grid`.
 
@@ -336,7 +336,7 @@ def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
         if isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
             raise wrong(text, f"`{key}` must be at most {_INTEGER}, got {value}.")
     setting = Setting(text, name, nodes, overrides)
-    _ = setting.cost  # what the method would refuse is refused here
+    _ = setting.cost  # raises the errors of the method
     return setting
 
 

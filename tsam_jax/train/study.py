@@ -189,7 +189,7 @@ class _Trainer:
         }
 
     def _measured(self, cell: Cell, outcome: Outcome) -> dict[str, Any]:
-        """Flatness, or why there is none: a failure here must not lose the training."""
+        """Flatness, or the error: a failure must not lose the training."""
         train = self._loaded.data.train
         own = Batch(train.inputs, train.labels[cell.seed])
         try:
@@ -207,12 +207,12 @@ def _plain(x: Any) -> Any:
 
 
 def _parts(command: Any) -> tuple[str, ...]:
-    """The parts that are measured: a search must not look at the test part."""
+    """The parts that are measured: a search must not evaluate the test part."""
     return loop.PARTS if command.view != "sweep" else ("train", "validation")
 
 
 def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
-    """study.json, but for what is known when the data are loaded."""
+    """Content of study.json that is known before the data are loaded."""
     task = resolved.task
     return {
         "kind": command.view,
@@ -242,7 +242,7 @@ def _work(cells: Sequence[Cell], train_size: int) -> dict[str, float]:
 
 
 def _shared(plan: Plan) -> tuple[Any, ...]:
-    """What plans share whose numbers alone differ: one program trains them."""
+    """Key of the program of a plan: plans that differ only in numbers share it."""
     static = {k: x for k, x in vars(plan.optimizer).items() if k not in NUMBERS}
     return plan.setting.shape, tuple(static.items()), plan.epochs, plan.setting.cost
 

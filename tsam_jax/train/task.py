@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
       data: the examples, `train.labels` of shape (seeds, n).
       network: the network.
       train_size: number of training examples.
-      metrics: names of what is measured; the first one selects: a metric, or "loss" alone.
+      metrics: names of the metrics, then "loss"; the first name selects epochs and settings.
       records: the training examples of the first seed, if they are streamed; else None.
       digest: a hash of the data as they are read, without label noise.
     """
@@ -105,8 +105,8 @@ def load_task(
     Args:
       task: the task.
       seeds: one for each run.
-      devices: where the examples go. If they are of several processes, each reads its share of
-        the training examples.
+      devices: where the examples are placed. Each of several processes reads its share of the
+        training examples.
       opened: the data set, if it is open.
 
     Raises:
@@ -144,7 +144,7 @@ def prepare_task(
     records: data.Records | None = None,
     devices: Devices | None = None,
 ) -> Loaded:
-    """Corrupts the training labels anew for each seed, and makes the network.
+    """Corrupts the training labels for each seed, and makes the network.
 
     Args:
       task: the task.
@@ -295,7 +295,7 @@ def _pretrained(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.M
 
 
 def _preparations(task: config.Task, splits: Splits) -> tuple[Any, Any]:
-    """What is done to the inputs in training and in evaluation; None for nothing."""
+    """The functions of the inputs in training and in evaluation, or None."""
     config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
     augment = AUGMENTATIONS[task.augmentation]
     if not splits.mean:
