@@ -67,7 +67,7 @@ class Checkpoints:
             logging.disable(before)
 
     def check(self, step: int) -> str:
-        """Returns the hash of a checkpoint; raises ConfigError if it is damaged or not this run's."""
+        """Returns a checkpoint's hash; raises ConfigError if it is damaged or of another run."""
         path, args = self._path(step), ocp.args.Composite(meta=ocp.args.JsonRestore())
         try:
             meta = self._manager.restore(step, args=args)["meta"]

@@ -17,6 +17,7 @@ from tsam_jax.data import OpenSplits, Records, Splits
 from tsam_jax.estimator import GradientEstimator, known_cost
 from tsam_jax.train import loop, run
 from tsam_jax.train.checkpoint import hash_tree
+from tsam_jax.train.config import Optimizer
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
@@ -139,25 +140,23 @@ def fit(
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
     network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
     label, estimator = _estimator(method)
-    cost = known_cost(estimator().cost)
     parts = tuple(name for name, part in zip(splits._fields, splits, strict=True) if part)
-    plan = loop.Plan(
-        lambda numbers, **axis: estimator(**axis),  # noqa: ARG005
-        lambda numbers: base,  # noqa: ARG005
-        cost,
-        batch_size,
-        accumulate,
-        ema,
-        recalibrate,
+    options = Optimizer(
+        batch_size=int(batch_size),
+        accumulate=int(accumulate),
+        ema=None if ema is None else float(ema),
+        recalibrate=bool(recalibrate),
     )
+    build: Callable[..., Any] = lambda numbers, **axis: estimator(**axis)  # noqa: ARG005, E731
+    plan = loop.Plan(build, lambda numbers: base, known_cost(estimator().cost), options)  # noqa: ARG005
     path = None if directory is None else Path(directory)
     identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         seen = None if records is None else records.labels
         identity["data"] = hash_tree((splits, seen))
-        options = (accumulate, ema, recalibrate, sorted(metrics))
-        identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, options)
+        static = (accumulate, ema, recalibrate, sorted(metrics))
+        identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, static)
     job = run.Job(
         runs=[run.Run(label, seed, {}, identity, path)],
         network=network,

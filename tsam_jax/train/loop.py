@@ -64,18 +64,14 @@ class Plan(NamedTuple):
     Attributes:
       estimator: (numbers, sample_axis=axis) -> the gradient estimator.
       base: numbers -> the base optimizer.
-      accumulate: micro-batches of a step.
-      ema: decay of the average of the parameters; None for no average.
-      recalibrate: whether BatchNorm statistics are recomputed for evaluation.
+      cost: cost of a step.
+      options: batch size, micro-batches, average of the parameters, and recalibration.
     """
 
     estimator: Callable[..., GradientEstimator]
     base: Callable[[Mapping[str, Any]], optax.GradientTransformation]
     cost: Cost | None
-    batch_size: int
-    accumulate: int = 1
-    ema: float | None = None
-    recalibrate: bool = False
+    options: Optimizer
 
 
 class Program(NamedTuple):
@@ -112,15 +108,7 @@ def plan_for(setting: Setting, optimizer: Optimizer, train_size: int, epochs: in
             optimizer, steps=epochs * per_epoch, steps_per_epoch=per_epoch, numbers=own
         )
 
-    return Plan(
-        setting.build,
-        base,
-        setting.cost,
-        optimizer.batch_size,
-        optimizer.accumulate,
-        optimizer.ema,
-        optimizer.recalibrate,
-    )
+    return Plan(setting.build, base, setting.cost, optimizer)
 
 
 def numbers_for(setting: Setting, optimizer: Optimizer) -> dict[str, float]:
@@ -148,7 +136,8 @@ def make_program(
       metrics: names of metrics, of which those on the host are added to the network's.
     """
     devices = devices or Devices()
-    batch_size, steps = plan.batch_size, train_size // plan.batch_size
+    batch_size, ema = plan.options.batch_size, plan.options.ema
+    steps, accumulate = train_size // batch_size, plan.options.accumulate
     on_host = {name: METRICS[name] for name in metrics if METRICS[name].on_host}
 
     def start(keys: jax.Array, params: Any, rest: Any, numbers: Any) -> TrainState:
@@ -156,7 +145,7 @@ def make_program(
         estimator = value_and_grad(network.loss, plan.estimator(numbers), key=noise_key)
         zero = jnp.zeros((), jnp.int32)
         # A copy: the state is donated as a whole, and no buffer can be donated twice.
-        average = () if plan.ema is None else jax.tree.map(jnp.copy, (params, rest))
+        average = () if ema is None else jax.tree.map(jnp.copy, (params, rest))
         own, base = estimator.init(params), plan.base(numbers).init(params)
         return TrainState(zero, order_key, params, rest, own, base, average, zero, numbers)
 
@@ -176,16 +165,16 @@ def make_program(
         batch = devices.split(batch._replace(inputs=network.augment(key, batch.inputs)))
         axis = {} if devices.sample_axis is None else {"sample_axis": devices.sample_axis}
         estimator = plan.estimator(state.numbers, **axis)
-        if plan.accumulate > 1:
-            estimator = microbatched(estimator, batch_size // plan.accumulate, batch=1)
+        if accumulate > 1:
+            estimator = microbatched(estimator, batch_size // accumulate, batch=1)
         estimate = value_and_grad(network.loss, estimator, has_aux=True)
         ((value, rest), grads), own = estimate(state.params, state.estimator, batch, state.rest)
         updates, base = plan.base(state.numbers).update(grads, state.base, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
         average = state.average
-        if plan.ema is not None:
-            average = _averaged(average, (params, rest), plan.ema, state.step)
+        if ema is not None:
+            average = _averaged(average, (params, rest), ema, state.step)
         return state._replace(
             step=done,
             params=params,
@@ -214,8 +203,8 @@ def make_program(
         return TrainState(*jax.lax.fori_loop(0, epochs, body, state))
 
     def weights(state: TrainState, data: Data) -> Any:
-        params, rest = (state.params, state.rest) if plan.ema is None else state.average
-        if plan.recalibrate:
+        params, rest = (state.params, state.rest) if ema is None else state.average
+        if plan.options.recalibrate:
             inputs, count = data.train.inputs, min(train_size, MEASURED) // batch_size
             some = jax.tree.map(lambda x: x[: count * batch_size], inputs)
             shape = (count, batch_size)
