@@ -48,7 +48,7 @@ def final_states(directory: Path):
     _, task, plan = restore.read_plan(directory, "checkpoint")
     loaded = load_task(task, [0])
     one = restore.make_run(plan, task, 0, directory, loaded.digest)
-    job = restore.make_job(loaded, plan, [one], loaded.data, [plan.epochs])
+    job = restore.make_job(loaded, plan, [one], 1)
     start = job.program.init([0], [loop.numbers_for(plan.setting, plan.optimizer)])
     params, rest = jax.tree.map(lambda x: x[0], job.program.weights(start, job.data))
     likes = {LAST: start._asdict(), BEST: {"params": params, "rest": rest}}

@@ -315,7 +315,7 @@ def test_a_checkpoint_is_due_when_its_epoch_is_passed(tmp_path):
     loaded = load_task(TASK, [0])
     [cell] = cells_of("erm(budget=10)")
     one = restore.make_run(cell.plan, TASK, 0, tmp_path)
-    job = restore.make_job(loaded, cell.plan, [one], loaded.data, [3, 6, 10])
+    job = restore.make_job(loaded, cell.plan, [one], 3)
     with Progress({one.label: 10 * job.price}, Console(quiet=True)) as progress:
         study.train(job, progress, checkpoint_every=5, keep_checkpoints=9)
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [18, 30]

@@ -221,7 +221,7 @@ def test_streamed_training_is_training_from_the_device(tmp_path):
         found = resolve(command)
         [plan], loaded = found.plans, load_task(found.task, [0], opened=found.opened)
         one = restore.make_run(plan, found.task, 0, None)
-        job = restore.make_job(loaded, plan, [one], loaded.data, [1, 2])
+        job = restore.make_job(loaded, plan, [one], 2)
         assert (job.stream is not None) == stream
         with Progress({one.label: 1.0}, Console(quiet=True)) as progress:
             [outcome] = run.train(job, progress)

@@ -53,10 +53,10 @@ class Train(Common):
         import jax
 
         from tsam_jax.analysis import style
-        from tsam_jax.train import loop, mesh, plots, record, restore
+        from tsam_jax.train import mesh, plots, record, restore
         from tsam_jax.train.progress import Progress
         from tsam_jax.train.resolve import announce, render, resolve
-        from tsam_jax.train.run import looks, refusal, train
+        from tsam_jax.train.run import refusal, train
         from tsam_jax.train.task import load_task
         from tsam_jax.train.trackers import Tracking, check_available
 
@@ -82,8 +82,7 @@ class Train(Common):
         mesh.wait_for_others()  # the first one writes when all have checked
         config.check_writable(directory)
         lock = record.owned(directory) if first else contextlib.nullcontext()
-        ends = looks(plan.epochs, plan.epochs)
-        job = restore.make_job(loaded, plan, [run], loaded.data, ends, loop.PARTS, resolved.devices)
+        job = restore.make_job(loaded, plan, [run], plan.epochs)
         with lock, Progress({run.label: job.price * plan.epochs}, console) as progress:
             if first:
                 described = {**run.identity, "words": command.words}

@@ -14,12 +14,11 @@ from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenva
 from tsam_jax.train import config, loop, record
 from tsam_jax.train._grammar import shown
 from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
-from tsam_jax.train.mesh import Devices
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.resolve import Plan
-from tsam_jax.train.run import Job, Run, identity_text, stream_of
+from tsam_jax.train.run import Job, Run, identity_text, looks, stream_of
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import Loaded, load_task
+from tsam_jax.train.task import Loaded, load_task, select_seeds
 
 NOISE_RMS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
 """Standard deviation of the Gaussian noise per coordinate: the range of the paper's Figure 2."""
@@ -55,32 +54,33 @@ def make_job(
     loaded: Loaded,
     plan: Plan,
     runs: list[Run],
-    data: Any,
-    ends: list[int],
+    evaluations: int,
     parts: tuple[str, ...] = loop.PARTS,
-    devices: Devices | None = None,
     program: loop.Program | None = None,
 ) -> Job:
     """Makes the job of runs that share a program.
 
     Args:
-      loaded: the task.
+      loaded: the task, with the seeds of the runs.
       plan: a setting of the program; runs may differ in numbers.
       runs: the runs.
-      data: the data of their seeds.
-      ends: epochs at which they are measured.
+      evaluations: how often they are measured.
       parts: parts of the data set that are measured.
-      devices: where they run.
       program: the compiled functions, if there are some.
     """
     names = [name for name in loaded.metrics if name != "loss"]
+    size, devices = loaded.train_size, loaded.devices
     if program is None:
-        how = loop.plan_for(plan.setting, plan.optimizer, loaded.train_size, plan.epochs)
-        program = loop.make_program(loaded.network, how, loaded.train_size, parts, devices, names)
+        how = loop.plan_for(plan.setting, plan.optimizer, size, plan.epochs)
+        program = loop.make_program(loaded.network, how, size, parts, devices, names)
     stream = None
     if loaded.records is not None:
         stream = stream_of(loaded.records, plan.optimizer.batch_size, runs[0].seed)
-    return Job(runs, loaded.network, program, data, ends, loaded.metrics[0], stream)
+    own, seeds = loaded.data, [run.seed for run in runs]
+    if seeds != list(loaded.seeds):
+        own = select_seeds(own, [loaded.seeds.index(seed) for seed in seeds])
+    ends = looks(plan.epochs, evaluations)
+    return Job(runs, loaded.network, program, own, ends, loaded.metrics[0], stream)
 
 
 def make_run(
@@ -265,7 +265,7 @@ def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
     if saved.get("data") != loaded.digest:
         msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."
         raise config.ConfigError(msg)
-    return make_job(loaded, plan, [run], loaded.data, [plan.epochs], parts)
+    return make_job(loaded, plan, [run], 1, parts)
 
 
 def _start(job: Job) -> loop.TrainState:

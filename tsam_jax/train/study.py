@@ -14,8 +14,8 @@ from tsam_jax.train.network import Batch
 from tsam_jax.train.optimizers import NUMBERS
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import Plan, Resolved
-from tsam_jax.train.run import Job, Outcome, looks, train
-from tsam_jax.train.task import Loaded, load_task, select_seeds
+from tsam_jax.train.run import Job, Outcome, train
+from tsam_jax.train.task import Loaded, load_task
 
 _BYTES_TOGETHER = 2**30
 """Bound on the parameters, and what is made of their size, of runs that train as one program."""
@@ -139,16 +139,8 @@ class _Trainer:
             runs.append(run)
         key = _shared(plan)
         progress.note(plan.setting.text, "training" if key in self._programs else "compiling")
-        job = restore.make_job(
-            self._loaded,
-            plan,
-            runs,
-            select_seeds(self._loaded.data, [cell.seed for cell in group]),
-            looks(plan.epochs, self._count),
-            self._parts,
-            self._resolved.devices,
-            self._programs.get(key),
-        )
+        program = self._programs.get(key)
+        job = restore.make_job(self._loaded, plan, runs, self._count, self._parts, program)
         self._programs[key] = job.program
         outcomes = train(
             job, progress, checkpoint_every=max(1, plan.epochs // 5), keep_checkpoints=1

@@ -43,6 +43,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       data: the examples, `train.labels` of shape (seeds, n).
+      seeds: the seeds.
+      devices: where the examples are.
       network: the network.
       train_size: number of training examples.
       metrics: names of the metrics, then "loss"; the first name selects epochs and settings.
@@ -51,6 +53,8 @@ class Loaded(NamedTuple):
     """
 
     data: Data
+    seeds: Sequence[int]
+    devices: Devices
     network: Network
     train_size: int
     metrics: tuple[str, ...]
@@ -172,7 +176,8 @@ def prepare_task(
     streamed = data.Records(labels[0], records.read) if task.stream and records else None
     others = {"test": splits.test, "validation": splits.validation, "labels": clean}
     digest = hash_tree(others, str(hashed))
-    return Loaded(placed, network, len(clean), (*names, "loss"), streamed, digest)
+    metrics = (*names, "loss")
+    return Loaded(placed, seeds, devices, network, len(clean), metrics, streamed, digest)
 
 
 def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
