@@ -209,16 +209,15 @@ def _splits(
     test: Examples | None,
 ) -> tuple[Data, Records | None]:
     """The parts on the device, None for a missing one; and what is to be streamed."""
-    # Of streamed examples, the training part has those that are measured.
     if isinstance(data, (Splits, OpenSplits)):
         if validation is not None or test is not None:
             kind = type(data).__name__
             msg = f"`fit(validation=..., test=...)` are for data that are not `{kind}`."
             raise ValueError(msg)
-        parts: list[Any] = [data.train, data.validation, data.test]
-    else:
-        parts = [data, validation, test]
-    records = parts[0] if isinstance(parts[0], Records) else None
+        data, validation, test = data[:3]  # type: ignore[assignment]
+    records = data if isinstance(data, Records) else None
+    parts: list[Any] = [data, validation, test]
+    # Of streamed examples, the training part has those that are measured.
     parts = [_read(part) if isinstance(part, Records) else part for part in parts]
     placed = (part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts)
     return Data(*placed), records
