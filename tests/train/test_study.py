@@ -83,7 +83,7 @@ def test_shards_are_the_study(tmp_path, capsys, whole):
     assert rows_of(out) == rows_of(whole)
     code, shown, _ = run(capsys, "report", str(out))
     assert code == 0
-    assert "(2 of 2 seeds)" in shown
+    assert "over seeds (2)" in shown
     reports = [json.loads((path / "report.json").read_text()) for path in (out, whole)]
     for row in (*reports[0]["summary"], *reports[1]["summary"]):
         row["estimates"].pop("seconds")
