@@ -7,10 +7,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tsam_jax.commands import Command
 
 _NEEDED = "`tsam-jax` needs the extra `train`: pip install 'tsam_jax[train]' ({})."
 
@@ -106,19 +102,19 @@ def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     raise ConfigError(msg)
 
 
-def _checked(words: list[str], command: "type[Command]") -> list[str]:
-    """The words of a command, a first one without option as the value of `command.first`."""
+def _checked(words: list[str], command: type) -> list[str]:
+    """The words of a command, with the option `command.first` before a first word without one."""
     from tsam_jax.train.config import ConfigError
 
     options = [word.partition("=")[0] for word in words]
-    for option, reason in command.refused.items():
+    first = getattr(command, "first", None)  # any dataclass with `run` is a command
+    for option, reason in getattr(command, "refused", {}).items():
         if option in options:
             msg = f"`{option}` {reason}"
             raise ConfigError(msg)
-    if not words or words[0].startswith("-") or command.first is None:
+    if not words or words[0].startswith("-") or first is None:
         return words
-    dataset = command.first == "--recipe" and ":" in words[0]
-    option = "--dataset" if dataset else command.first
+    option = "--dataset" if first == "--recipe" and ":" in words[0] else str(first)
     if option in options:
         msg = f"`{option}` is given more than once: as the first word and as an option."
         raise ConfigError(msg)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tsam_jax import cli
+from tsam_jax.commands import default_directory
 from tsam_jax.train import loop, record
 from tsam_jax.train.config import ConfigError
 
@@ -69,9 +70,7 @@ def test_two_processes_do_not_mix(tmp_path, capsys):
 
 
 def test_default_names_do_not_meet():
-    from tsam_jax.commands.train import Train
-
-    names = {Train().directory("train") for _ in range(20)}
+    names = {default_directory("train") for _ in range(20)}
     assert len(names) == 20
 
 
