@@ -146,7 +146,7 @@ def measure(part: str, labels: dict[str, Any], left: float, settings: Settings) 
     if part == "train":
         words = REHEARSAL if settings.small else studies(settings.data)[labels["study"]]
         return train(words.split(), labels, left, settings.results / "studies")
-    timeout = min(2 * settings.seconds + 120, left + 60)
+    timeout = min(3 * settings.seconds + 180, left + 60)
     told = {**labels, "part": part, "seconds": settings.seconds, "timeout": timeout}
     virtual = f"--xla_force_host_platform_device_count={labels.get('devices')}"
     env = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": virtual} if part == "devices" else {}
