@@ -62,12 +62,12 @@ class Settings:
         few = {"memory": 3, "devices": 1}.get(self.part) if self.models == MODELS else None
         lists: dict[str, Any] = {"model": self.models[:few], "batch": self.batches}
         lists |= {} if self.part in {"sam", "devices"} else {"dtype": self.dtypes}
-        lists |= {} if self.part in {"sam", "memory"} else {"s": self.samples}
+        lists |= {} if self.part in {"sam", "memory", "devices"} else {"s": self.samples}
         more: list[dict[str, Any]] = [{}]
         if self.part == "step":
             more = [{"methods": list(self.methods)}]
         elif self.part == "devices":
-            more = [{"devices": n} for n in ((2,) if self.small else (1, 2, 4, 8))]
+            more = [{"s": 8, "devices": n} for n in ((2,) if self.small else (1, 2, 4, 8))]
         elif self.part == "memory":
             kinds = ("gradient", "sam", "tsam-streamed", "tsam-streamed", "tsam-unrolled")
             more = [{"s": s, "method": x} for s, x in zip((1, 1, 1, 16, 3), kinds, strict=True)]

@@ -119,8 +119,9 @@ class Worker(subprocess.Popen):
             return json.loads(line, parse_float=lambda x: float(f"{float(x):.4e}"))
         code = self.wait()
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        msg = f"failed: ended with {code}: {(lines or ['no message'])[-1][:300]}"
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
+        why = next((x for x in reversed(lines) if "Error" in x), lines[-1])
+        msg = f"failed: ended with {code}: {why[:300]}"
         raise RuntimeError(msg)
 
     def ask(self, what: Row, timeout: float) -> Row:

@@ -124,10 +124,13 @@ def test_collectives_of_a_program_are_counted():
     assert len(steps.COLLECTIVE.findall(hlo)) == 3
 
 
-def test_a_device_alone_has_the_whole_step():
-    [found] = steps.devices(TOLD)
-    assert [x["axis"] for x in found["programs"]] == ["sample", "data"]
-    assert all(x["flops"] > 0 for x in found["programs"])
+def test_devices_share_the_work():
+    virtual = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    found = record.ask("steps", {**TOLD, "part": "devices"}, 600, **virtual)
+    sample, data = found["programs"]
+    assert (sample["axis"], data["axis"]) == ("sample", "data")
+    assert sample["flops"] < 0.8 * data["flops"]  # both draw the noise of each of their samples
+    assert min(sample["collectives"], data["collectives"]) > 0
 
 
 @pytest.mark.parametrize("name", ["mlp", "bert-tiny", "small-resnet", "plain-mlp"])
