@@ -6,6 +6,7 @@ A tutorial is written as a Python file with `# %%` cells; its .ipynb is made of 
 edited.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
+SVG = "--InlineBackend.figure_formats={'svg'}"  # sharp on every screen
+os.environ["SOURCE_DATE_EPOCH"] = "0"  # with tutorials/matplotlibrc: the same from run to run
 
 
 def main(sources: list[Path]) -> None:
@@ -35,7 +38,9 @@ def executed(source: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
     resources = {"metadata": {"path": str(source.parent)}}
-    NotebookClient(notebook, timeout=600, resources=resources).execute()
+    svg = "--InlineBackend.figure_formats={'svg'}"  # sharp on every screen
+    client = NotebookClient(notebook, timeout=600, resources=resources, extra_arguments=[svg])
+    client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata.language_info = {"name": "python"}

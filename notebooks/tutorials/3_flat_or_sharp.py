@@ -1,9 +1,8 @@
 # %% [markdown]
 # # Flat or sharp?
 #
-# Everybody talks about flat minima, and many things are meant by it. Here four solutions of one
-# task are measured in every usual way, to see where the measures agree, where they do not, and
-# what they have to do with accuracy.
+# "Flat" has many definitions. This page measures four solutions of one task in every usual way:
+# where the measures agree, where they do not, and what they have to do with accuracy.
 #
 # The task is that of [the first tutorial](1_five_minutes.ipynb): digits, 40 % of whose training
 # labels are wrong. Each method may spend the same number of gradients, so plain training gets
@@ -28,10 +27,11 @@ from tsam_jax.analysis import (
     top_eigenvalues,
     worst_case_sharpness,
 )
+from tsam_jax.analysis.style import looks
 from tsam_jax.data import corrupt_labels, digits
 
 EPOCHS = int(os.environ.get("EPOCHS", "600"))  # of plain training: the budget
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 splits = digits.load()
@@ -90,7 +90,7 @@ solutions = {
     "SAM": train(methods.sam(rho=0.8), 0.01, 5e-4),
     "TSAM": train(tsam, 0.03, 5e-4),
 }
-COLORS = dict(zip(solutions, ["#D55E00", "#E69F00", "#009E73", "#0072B2"], strict=True))
+LOOKS = dict(zip(solutions, looks(["ERM", "ERM, tuned", "SAM", "TSAM"]).values(), strict=True))
 
 # %% [markdown]
 # The loss to be measured is that of all training images, with their wrong labels: it is what was
@@ -145,10 +145,9 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 for axis, (title, (law, grid)) in zip(axes, laws.items(), strict=True):
     for name, params in solutions.items():
         means, deviations = rises(params, law, grid)
-        axis.loglog(grid, means, color=COLORS[name], label=name)
-        axis.fill_between(
-            grid, means - deviations, means + deviations, color=COLORS[name], alpha=0.15
-        )
+        axis.loglog(grid, means, label=name, **LOOKS[name])
+        low, high = means - deviations, means + deviations
+        axis.fill_between(grid, low, high, color=LOOKS[name]["color"], alpha=0.15, linewidth=0)
     axis.set(xlabel=title, ylim=(1e-3, 20))
 axes[0].set_ylabel("rise of the training loss")
 _ = axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -169,7 +168,7 @@ spectra = {
 }
 figure, axis = plt.subplots(figsize=(6, 3))
 for name, values in spectra.items():
-    axis.semilogy(range(1, 6), values, "o-", color=COLORS[name], label=name)
+    axis.semilogy(range(1, 6), values, marker="o", label=name, **LOOKS[name])
 axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 axis.set(xlabel="number of the eigenvalue", ylabel="Hessian eigenvalue")
 _ = axis.set_xticks(range(1, 6))
@@ -225,9 +224,13 @@ print(f"{'test accuracy':<18}", *(f"{value:>19.1%}" for value in accuracies))
 #   weight is three times as much for it. Measured by filter norm, it is the flattest of all.
 #
 # So "flat" is no single number, and flatness alone does not predict accuracy: three solutions
-# that differ 20 times in curvature have the same accuracy within the error of 500 test images and
-# one seed. With five seeds the picture [is the same](../results.md). What all measures but one
-# agree on is which network has memorised.
+# whose curvature differs by a factor of 20 have the same accuracy within the error of 500 test
+# images and one seed. With five seeds the result [is the same](../results.md).
+#
+# How does that fit [the first tutorial](1_five_minutes.ipynb), where the flatter solution was far
+# more accurate? There, plain training had memorised the wrong labels, like "plain" here. All
+# measures but the largest eigenvalue tell that network from the others. Among the other three,
+# which have not memorised, no measure predicts the accuracy: it is the same.
 #
 # Practical advice: report the mean over noise at several sizes, with the norm of the weights
 # beside it; compare networks trained with one weight decay; measure in evaluation mode

@@ -26,10 +26,11 @@ import numpy as np
 import optax
 
 from tsam_jax import Evaluation, GradientEstimator, methods, sharpness_aware, value_and_grad
+from tsam_jax.analysis.style import looks
 from tsam_jax.tilting import tilt_weights, tilted_loss
 
 EPOCHS = int(os.environ.get("EPOCHS", "60"))
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]
@@ -153,13 +154,12 @@ accuracies, metrics = jax.jit(jax.vmap(lambda t: train(two_sided(t, rho=0.8))))(
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 shades = plt.cm.viridis(np.linspace(0.85, 0.1, len(tilts)))
 for t, accuracy, weights, shade in zip(tilts, accuracies, metrics["weights"], shades, strict=True):
-    axes[0].plot(range(1, EPOCHS + 1), accuracy, color=shade)
-    axes[1].plot(range(1, EPOCHS + 1), weights[:, 0], color=shade, label=f"t = {t:g}")
-axes[0].plot(range(1, EPOCHS + 1), plain_accuracy, ":", color="black")
-axes[0].annotate("plain", (EPOCHS, plain_accuracy[-1]), (-30, -16), textcoords="offset points")
+    axes[0].plot(range(1, EPOCHS + 1), accuracy, color=shade, label=f"t = {t:g}")
+    axes[1].plot(range(1, EPOCHS + 1), weights[:, 0], color=shade)
+axes[0].plot(range(1, EPOCHS + 1), plain_accuracy, label="plain", **looks(["ERM"])["ERM"])
 axes[0].set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
 axes[1].set(xlabel="epoch", ylabel="weight of the uphill side", ylim=(0.4, 1.05))
-axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+figure.legend(loc="outside right center", frameon=False)
 {f"t = {t:g}": f"{accuracy[-1]:.1%}" for t, accuracy in zip(tilts, accuracies, strict=True)}
 
 # %% [markdown]
