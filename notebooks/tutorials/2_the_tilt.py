@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from tsam_jax.analysis.style import looks
 from tsam_jax.analysis.toys import wavy_loss
 from tsam_jax.tilting import effective_sample_size, tilt_weights, tilted_loss
 
 STEPS = 50 * int(os.environ.get("EPOCHS", "100"))
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+BLUE = looks(["TSAM"])["TSAM"]["color"]
 
 # %% [markdown]
 # ## Weights
@@ -34,7 +36,7 @@ losses = jnp.array([0.2, 0.5, 0.6, 0.9, 1.0])
 figure, axes = plt.subplots(1, 4, figsize=(8, 2), sharey=True)
 for axis, t in zip(axes, (0.0, 1.0, 5.0, jnp.inf), strict=True):
     weights = tilt_weights(losses, t)
-    axis.bar(range(5), weights, color="#0072B2")
+    axis.bar(range(5), weights, color=BLUE)
     axis.set_xticks(range(5), [f"{loss:.1f}" for loss in losses], fontsize=8)
     count = effective_sample_size(weights)
     axis.set_title(f"t = {t:g}: {count:.1f} count", fontsize=10)
@@ -70,10 +72,9 @@ def objective(t):
 
 tilts = (0.0, 3.0, 10.0, 30.0, 100.0)
 curves = [objective(t) for t in tilts]
-shades = plt.cm.viridis(np.linspace(0.85, 0.1, len(tilts)))
+shades = plt.cm.Blues(np.linspace(0.35, 1.0, len(tilts)))  # the darker, the larger the tilt
 figure, axis = plt.subplots(figsize=(7, 3.6))
-axis.plot(places, landscape(places), color="black", linewidth=1, linestyle=":")
-axis.annotate("loss", (-1.0, 0.08), (-1.95, 0.05), fontsize=9, arrowprops={"arrowstyle": "-"})
+axis.plot(places, landscape(places), label="loss", **looks(["ERM"])["ERM"])
 for t, curve, shade in zip(tilts, curves, shades, strict=True):
     axis.plot(places, curve, color=shade, label=f"t = {t:g}")
     lowest = int(jnp.argmin(curve))
@@ -160,9 +161,9 @@ ends |= {f"t = {t:g}": descend(t) for t in (1.0, 5.0, 20.0)}
 
 grid = jnp.linspace(0.25, 3.2, 400)
 figure, axis = plt.subplots(figsize=(7, 3))
-axis.plot(grid, waves(grid), color="black", linewidth=1)
+axis.plot(grid, waves(grid), color="grey", linewidth=1)
 for (name, end), shade in zip(
-    ends.items(), ["#D55E00", *plt.cm.viridis(np.linspace(0.7, 0.1, 3))], strict=True
+    ends.items(), ["black", *plt.cm.Blues(np.linspace(0.5, 1.0, 3))], strict=True
 ):
     axis.plot(end, wavy_loss(end), "o", color=shade, markersize=8)
     axis.vlines(end, 0.95, wavy_loss(end), color=shade, linestyle=":")
@@ -200,12 +201,14 @@ alone, with_ascent = zip(
     *[standard_deviations(d, jax.random.key(d)) for d in dimensions], strict=True
 )
 figure, axis = plt.subplots(figsize=(6, 3))
-for values, name, color in (
-    (alone, "noise alone", "#D55E00"),
-    (with_ascent, "noise and ascent", "#0072B2"),
+for values, name, look in zip(
+    (alone, with_ascent),
+    ("noise alone", "noise and ascent"),
+    looks(["tilted sampling", "TSAM"]).values(),
+    strict=True,
 ):
-    axis.loglog(dimensions, values, "o-", color=color)
-    axis.annotate(name, (1e4, values[-1]), (8, -3), textcoords="offset points", color=color)
+    axis.loglog(dimensions, values, marker="o", label=name, **look)
+axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 axis.set(xlabel="dimensions", ylabel="spread of the losses")
 print(f"spread in 10,000 dimensions: {alone[-1]:.3f}, and {with_ascent[-1]:.3f} with an ascent")
 

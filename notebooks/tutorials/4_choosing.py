@@ -18,11 +18,12 @@ import numpy as np
 import optax
 
 from tsam_jax import methods, noise, sharpness_aware
+from tsam_jax.analysis.style import looks
 from tsam_jax.data import corrupt_labels, digits
 from tsam_jax.tilting import AutoTilt
 
 EPOCHS = int(os.environ.get("EPOCHS", "40"))
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 splits = digits.load()
@@ -93,10 +94,11 @@ def sweep_rho(lengths, seeds):
 
 accuracies = sweep_rho(lengths, seeds)  # (lengths, seeds, epochs)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-axes[0].semilogx(lengths, accuracies[:, :, -1], "o", color="#0072B2")
-axes[0].semilogx(lengths, accuracies[:, :, -1].mean(1), color="#0072B2")
+sam, tsam = looks(["SAM", "TSAM"]).values()
+axes[0].semilogx(lengths, accuracies[:, :, -1], "o", color=sam["color"])
+axes[0].semilogx(lengths, accuracies[:, :, -1].mean(1), **sam)
 axes[0].set(xlabel="rho", ylabel="validation accuracy", ylim=(0, 1))
-shades = plt.cm.viridis(np.linspace(0.9, 0.0, len(lengths)))
+shades = plt.cm.Oranges(np.linspace(0.3, 1.0, len(lengths)))  # the darker, the longer
 for rho, curve, shade in zip(lengths, accuracies[:, 0], shades, strict=True):
     axes[1].plot(range(1, EPOCHS + 1), curve, color=shade, label=f"{rho:g}")
 axes[1].set(xlabel="epoch")
@@ -168,9 +170,9 @@ _ = axes[0].set_ylabel("t")
 automatic = methods.tsam(AutoTilt(0.5), RHO, s=4, noise=noise.gaussian(rms=0.03))
 accuracy, metrics = jax.jit(lambda: train(automatic, 0))()
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
-axes[0].plot(range(1, EPOCHS + 1), accuracy, color="#0072B2")
+axes[0].plot(range(1, EPOCHS + 1), accuracy, **tsam)
 axes[0].set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
-axes[1].semilogy(range(1, EPOCHS + 1), metrics["tilt"], color="#0072B2")
+axes[1].semilogy(range(1, EPOCHS + 1), metrics["tilt"], **tsam)
 axes[1].set(xlabel="epoch", ylabel="tilt that was chosen")
 print(f"validation accuracy {accuracy[-1]:.1%}, median tilt {jnp.median(metrics['tilt']):.0f}")
 
