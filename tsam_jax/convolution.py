@@ -1,9 +1,10 @@
-"""A convolution whose gradients are fast inside loops on XLA:CPU.
+"""Convolution whose gradients are fast inside loops on XLA:CPU.
 
-XLA:CPU has a fast form of convolution, for images (batch, *spatial, features) and kernels
-(*spatial, in, out). JAX writes gradients in other forms. XLA rewrites these to the fast one at the
-top level of a program, but not inside scan, map, while and cond, where they run in a scalar loop,
-16 to 40 times slower (JAX issue 12868). Here every derivative, of any order, is in the fast form.
+XLA:CPU has a fast implementation for one layout: images (batch, *spatial, features) and kernels
+(*spatial, in, out). JAX's gradients use other layouts. At the top level of a program, XLA rewrites
+them to the fast one. Inside scan, map, while and cond it does not, and they run as a scalar loop
+that is 16 to 40 times slower (JAX issue 12868). The convolution in this module has all its
+derivatives, of any order, in the fast layout.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from tsam_jax import _mesh
 
 __all__ = ["conv_general_dilated"]
 
-_SUM = 2048  # terms of a sum that stay in the cache
+_SUM = 2048  # largest number of terms of a sum that fits in the cache
 
 
 def conv_general_dilated(
@@ -38,19 +39,19 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    r"""`jax.lax.conv_general_dilated`, with gradients that are fast inside loops on the CPU.
+    r"""Replaces `jax.lax.conv_general_dilated`, with gradients that are fast inside CPU loops.
 
     $y_{n p o} = \sum_{k c} x_{n, \, S p + D k - l, \, c} \, w_{k c o}$ for strides S, kernel
-    dilation D and low padding l. Values, shapes, dtypes and errors are those of
-    `jax.lax.conv_general_dilated`; derivatives of all orders too, in forward and reverse mode.
+    dilation D and low padding l. Values, shapes, dtypes, errors and derivatives of all orders, in
+    forward and reverse mode, are those of `jax.lax.conv_general_dilated`.
 
-    For flax: `nnx.Conv(..., conv_general_dilated=conv_general_dilated)`, and the same for
-    `flax.linen.Conv`. Strategy "auto" then streams samples also on the CPU.
+    In flax, pass it as `nnx.Conv(..., conv_general_dilated=conv_general_dilated)`, or in the same
+    way to `flax.linen.Conv`. Strategy "auto" then streams samples on the CPU as well.
 
-    Any layout, stride, padding and dilation is covered, in any number of spatial dimensions; XLA's
-    fast form takes float32 or narrower, in one to three dimensions. Where `jax.default_backend()`
-    is not the CPU when the function is traced, and for groups and `out_sharding`, this *is*
-    `jax.lax.conv_general_dilated`.
+    All layouts, strides, paddings and dilations are supported, in any number of spatial dimensions.
+    XLA's fast implementation covers float32 and narrower types, in one to three dimensions. If
+    `jax.default_backend()` is not "cpu" when the function is traced, or with groups or
+    `out_sharding`, this calls `jax.lax.conv_general_dilated`.
 
     Args:
       lhs: the images, of rank n + 2.
@@ -66,7 +67,7 @@ def conv_general_dilated(
       batch_group_count: integer >= 1.
       precision: None, a `jax.lax.Precision`, its name, or a pair of them.
       preferred_element_type: dtype of the result and of its accumulation; None for that of `lhs`.
-      out_sharding: None, or how to shard the result in explicit sharding mode.
+      out_sharding: sharding of the result in explicit sharding mode, or None.
 
     Returns:
       The convolution, of rank n + 2.
@@ -74,8 +75,8 @@ def conv_general_dilated(
     Raises:
       TypeError, ValueError: as `jax.lax.conv_general_dilated` does.
 
-    Cost: that of the plain one; under `jax.vmap` over both arguments one convolution after the
-      other, which the CPU does faster than the grouped one of the plain version.
+    Cost: that of `jax.lax.conv_general_dilated`. Under `jax.vmap` over both arguments, convolutions
+      run one after the other, which is faster on the CPU than JAX's grouped convolution.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -88,7 +89,7 @@ def conv_general_dilated(
       >>> jax.grad(lambda w: convolve(w).sum())(w).ravel().tolist()
       [3.0, 6.0]
 
-    Source: the rewriting that XLA:CPU does at the top level (its pass conv_canonicalization).
+    Source: XLA:CPU's pass conv_canonicalization, which does the same at the top level.
     """
     plain = partial(
         jax.lax.conv_general_dilated,
@@ -107,7 +108,7 @@ def conv_general_dilated(
     traced = isinstance(lhs, jax.core.Tracer) or isinstance(rhs, jax.core.Tracer)
     if jax.default_backend() != "cpu" or grouped or out_sharding is not None or not traced:
         return plain(lhs, rhs)
-    jax.eval_shape(plain, lhs, rhs)  # JAX's own checks of the arguments, and its errors
+    jax.eval_shape(plain, lhs, rhs)  # raises JAX's errors for wrong arguments
     numbers = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     (n, c, *image), (o, i, *kernel), (n_out, c_out, *out) = numbers
     lhs, rhs = _varying_alike(lhs, rhs)
@@ -133,17 +134,17 @@ def conv_general_dilated(
 
 
 def _varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Inside `shard_map`: typed as arrays that may differ over the same axes."""
+    """Types arrays inside `shard_map` as varying over the same mesh axes."""
     axes = sorted(frozenset().union(*(_mesh.varying_over(jax.typeof(x)) for x in arrays)))
     varying: tuple[jax.Array, ...] = _mesh.as_varying(arrays, tuple(axes))
     return varying
 
 
 def _lowered(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
-    """What the primitive computes, of (n, *spatial, c) and (*spatial, i, o)."""
-    # The gradient of kernels is a convolution whose window is a whole image, whose batch are the
-    # features, and which sums over window and images. Sums much longer than _SUM leave the cache:
-    # summing blocks of images one after the other takes 0.7 to 0.8 of the time.
+    """Computes the primitive for (n, *spatial, c) and (*spatial, i, o)."""
+    # The gradient of the kernels is a convolution whose window is a whole image and whose batch
+    # axis is the features; it sums over window and images. Sums much longer than _SUM do not fit in
+    # the cache: summing over blocks of images in turn takes 0.7 to 0.8 of the time.
     *window, inputs, outputs = rhs.shape
     area = math.prod(window)
     block = max((k for k in range(1, inputs) if inputs % k == 0 and k * area <= _SUM), default=0)
@@ -163,14 +164,14 @@ def _lowered(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
 
 
 def _plain(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
-    """One convolution in XLA's fast form."""
+    """Computes one convolution in XLA's fast layout."""
     last = lhs.ndim - 1
     image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
     numbers = jax.lax.ConvDimensionNumbers(image, kernel, image)
     convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers)
     if lhs.size == 0 or math.prod(rhs.shape[:-2]) <= math.prod(lhs.shape[1:-1]):
         return convolve(lhs, rhs, **params)
-    # XLA exchanges images and kernels that are larger, and leaves the fast form: do it before
+    # If kernels are larger than images, XLA swaps them and leaves the fast layout; swap them here.
     lengths = _lengths(lhs.shape, rhs.shape, lhs.shape, params)
     swapped = {
         "lhs_dilation": params["rhs_dilation"],
@@ -190,7 +191,7 @@ def _abstract(lhs: Any, rhs: Any, **params: Any) -> Any:
 
 
 def _transpose_lhs(g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any) -> jax.Array:
-    """The cotangent of the images: a convolution of that of the result with flipped kernels."""
+    """Returns the images' cotangent: the result's cotangent, convolved with flipped kernels."""
     lengths = _lengths(lhs.aval.shape, rhs.shape, g.shape, params)
     padding = [
         (size - 1 - low, image + low - result)
@@ -207,7 +208,7 @@ def _transpose_lhs(g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any) -> jax
 
 
 def _transpose_rhs(g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any) -> Any:
-    """The cotangent of the kernels: a convolution whose batch are the features of the images."""
+    """Returns the kernels' cotangent: a convolution with the images' features as batch axis."""
     if g.size == 0:
         return ad.Zero(rhs.aval)
     lengths = _lengths(lhs.shape, rhs.aval.shape, g.shape, params)
@@ -228,7 +229,7 @@ def _transpose_rhs(g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any) -> Any
 def _lengths(
     lhs: Sequence[int], rhs: Sequence[int], out: Sequence[int], params: dict[str, Any]
 ) -> list[tuple[int, int, int]]:
-    """The lengths of image, kernel and result in each dimension, with their dilations."""
+    """Returns the dilated lengths of image, kernel and result in each dimension."""
 
     def dilated(lengths: Sequence[int], by: Sequence[int]) -> list[int]:
         return [(n - 1) * d + 1 if n else 0 for n, d in zip(lengths, by, strict=True)]
@@ -239,7 +240,7 @@ def _lengths(
 
 
 def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[jax.Array, int]:
-    """More images are a larger batch; more kernels are more features of the result."""
+    """Batches images as a larger batch, kernels as more output features, and both by a map."""
     (lhs, rhs), (lhs_axis, rhs_axis) = args, axes
     convolve = partial(_fast_p.bind, **params)
     if rhs_axis is None:
@@ -254,15 +255,15 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[jax
     return jax.lax.map(lambda pair: convolve(*pair), pairs), 0
 
 
-_fast_p = Primitive("tsam_jax_convolution")  # not the name that strategy "auto" looks for
+_fast_p = Primitive("tsam_jax_convolution")  # strategy "auto" searches for JAX's name
 _fast_p.def_impl(_lowered)
 _fast_p.def_abstract_eval(_abstract)
 mlir.register_lowering(_fast_p, mlir.lower_fun(_lowered, multiple_results=False))
 ad.defbilinear(_fast_p, _transpose_lhs, _transpose_rhs)
 batching.primitive_batchers[_fast_p] = _batch
 with contextlib.suppress(ImportError, AttributeError):
-    # For `jax.experimental.jet`, by JAX's own rule for bilinear functions, whose convention for
-    # Taylor coefficients changes between versions. Without it, only `jet` refuses this function.
+    # `jax.experimental.jet` gets JAX's own rule for bilinear functions, as its convention for
+    # Taylor coefficients changes between versions. Without the rule, only `jet` raises an error.
     from jax.experimental import jet
 
     jet.jet_rules[_fast_p] = partial(jet._bilinear_taylor_rule, _fast_p)

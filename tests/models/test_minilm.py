@@ -55,7 +55,7 @@ def tokens():
 def test_the_pooler_is_loaded_and_only_the_head_is_new(caplog):
     caplog.set_level("INFO", "tsam_jax")
     model = load_pretrained(CHECKPOINT, num_outputs=3, rngs=nnx.Rngs(0))
-    assert caplog.messages == [f"{CHECKPOINT}: made anew, untrained: head"]
+    assert caplog.messages == [f"{CHECKPOINT}: newly initialised: head"]
     stored = load_file(CHECKPOINT / "model.safetensors")
     np.testing.assert_array_equal(model.pooler.kernel[...], stored["pooler.dense.weight"].T)
     count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -22,7 +22,7 @@ def test_a_new_head_on_the_stored_encoder(outputs, tmp_path, caplog):
     caplog.set_level("INFO", "tsam_jax")
     folder = write_vit(tmp_path, outputs=outputs)
     model = load_pretrained(folder, num_outputs=3, rngs=nnx.Rngs(0))
-    assert caplog.messages == [f"{folder}: made anew, untrained: head"]
+    assert caplog.messages == [f"{folder}: newly initialised: head"]
     stored = load_file(folder / "model.safetensors")
     prefix = "" if outputs is None else "vit."
     query = stored[f"{prefix}encoder.layer.1.attention.attention.query.weight"]

@@ -1,9 +1,9 @@
-"""Flax models: one architecture a file, each with `build(...)`; `MODELS` lists them by name.
+"""Flax models: one module per architecture, each with `build(...)`; `MODELS` lists them by name.
 
-Image models map images (batch, height, width, channels) to logits (batch, num_outputs); text
+Image models map images (batch, height, width, channels) to logits (batch, num_outputs). Text
 models map `(token_ids, attention_mask=None, token_type_ids=None)`, each (batch, length), to
 outputs (batch, num_outputs). `model.train()` and `model.eval()` switch BatchNorm and dropout.
-Weights from elsewhere: `tsam_jax.models.pretrained.load_pretrained`.
+`tsam_jax.models.pretrained.load_pretrained` loads pretrained weights.
 """
 
 import math
@@ -20,11 +20,11 @@ class Entry(NamedTuple):
     """A model of the catalogue.
 
     Attributes:
-      build: (num_outputs, *, rngs, **options) -> the model. All take `dtype`, `dropout` and
-        `remat`; image models take `image_shape=(height, width, channels)`, text models
-        `vocabulary` and `max_length`. The others are those of the architecture's `build`.
-      kind: "image" or "text": what the model is called with.
-      description: one line.
+      build: (num_outputs, *, rngs, **options) -> the model. All models take `dtype`, `dropout` and
+        `remat`; image models also take `image_shape=(height, width, channels)`, and text models
+        `vocabulary` and `max_length`. Other options are those of the architecture's `build`.
+      kind: input of the model, "image" or "text".
+      description: one-line description.
     """
 
     build: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""BatchNorm with the running statistics of PyTorch."""
+"""BatchNorm with PyTorch's running statistics."""
 
 import math
 from functools import partial
@@ -12,21 +12,21 @@ from tsam_jax import _mesh
 
 
 class BatchNorm(nnx.BatchNorm):
-    r"""BatchNorm over all axes but the last, whose buffers are those of `torch.nn.BatchNorm2d`.
+    r"""BatchNorm over all axes but the last, with the running statistics of `torch.nn.BatchNorm2d`.
 
     In training, with the mean $\mu$ and the variance $v$ of the n values of a channel,
 
     $y = \gamma (x - \mu) / \sqrt{v + 10^{-5}} + \beta, \qquad
-    m \leftarrow 0.9 m + 0.1 \mu, \qquad r \leftarrow 0.9 r + 0.1 \tfrac{n}{n - 1} v;$
+    m \leftarrow 0.9 m + 0.1 \mu, \qquad r \leftarrow 0.9 r + 0.1 \tfrac{n}{n - 1} v.$
 
-    in evaluation m and r take the places of $\mu$ and v. `nnx.BatchNorm` leaves the factor
-    n / (n - 1) out and computes v as a difference of squares, which loses digits. Statistics and
-    the normalisation are in float32 at least; the result is in `dtype`.
+    In evaluation, m and r replace $\mu$ and v. `nnx.BatchNorm` differs: it omits the factor
+    n / (n - 1), and computes v as a difference of squares, which loses digits. Statistics and
+    normalisation use at least float32; the result has dtype `dtype`.
 
     Args:
       num_features: size of the last axis.
       dtype: dtype of the result; None for that of the input.
-      rngs: not drawn from: scales are 1 and shifts 0 at first.
+      rngs: unused, as scales start at 1 and shifts at 0.
     """
 
     def __init__(self, num_features: int, *, dtype: Any = None, rngs: nnx.Rngs) -> None:
@@ -35,9 +35,9 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(  # type: ignore[override]  # no masks
         self,
         x: jax.Array,
-        use_running_average: bool | None = None,  # noqa: FBT001  # as nnx.BatchNorm has it
+        use_running_average: bool | None = None,  # noqa: FBT001  # the signature of nnx.BatchNorm
     ) -> jax.Array:
-        """Normalises (..., num_features); in training, moves the running statistics on."""
+        """Normalises (..., num_features); in training, also updates the running statistics."""
         if use_running_average is None:
             use_running_average = self.use_running_average
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -59,7 +59,7 @@ class BatchNorm(nnx.BatchNorm):
 def _normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The normalised (..., features), and the mean and the variance of each feature."""
+    """Returns the normalised (..., features), and the mean and variance of each feature."""
     n = math.prod(x.shape[:-1])
     blocks = math.gcd(n, 64)
     if _mesh.on_one_cpu() and blocks >= 8:
@@ -72,13 +72,13 @@ def _normalise(
     return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
 
 
-# On XLA:CPU the derivative that JAX finds takes 1.5 times as long: it sums four times over
-# the batch, not twice, and over all rows at once, which is not vectorised.
+# On XLA:CPU, automatic differentiation of this function takes 1.5 times as long: it sums over the
+# batch four times instead of twice, and over all rows at once, which XLA does not vectorise.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _normalise_blocks(
     epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`_normalise` of (blocks, rows, features)."""
+    """Computes `_normalise` for shape (blocks, rows, features)."""
     mean = _mean(x)
     variance = _mean(jnp.square(x - mean))
     return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
@@ -102,10 +102,10 @@ def _normalise_jvp(
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """The mean of (blocks, rows, features) over both, in two sums."""
+    """Averages (blocks, rows, features) over blocks and rows, in two sums."""
     return jnp.sum(jnp.sum(x, 1), 0) / (x.shape[0] * x.shape[1])
 
 
 def _spread(x: jax.Array, like: jax.Array) -> jax.Array:
-    """(features,) for each block: its transpose sums within blocks first."""
+    """Broadcasts (features,) to each block, so that the transpose sums within blocks first."""
     return jnp.broadcast_to(x, (like.shape[0], 1, *x.shape))

@@ -1,4 +1,4 @@
-"""Reads safetensors files, and the config.json beside them; no pickle."""
+"""Reading of safetensors checkpoints and their config.json; nothing is unpickled."""
 
 import contextlib
 import json
@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
-_LONGEST = 200  # characters of a library's message
+_LONGEST = 200  # longest excerpt of another library's message, in characters
 _OTHER_FILES = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the file: run `git lfs pull`",
-    b"PK\x03\x04": "holds pickled programs: convert it with the safetensors library",
-    b"\x80\x02": "holds pickled programs: convert it with the safetensors library",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file; run `git lfs pull`",
+    b"PK\x03\x04": "contains pickled code; convert it with the safetensors library",
+    b"\x80\x02": "contains pickled code; convert it with the safetensors library",
 }
 _RENAMED = {
     "LayerNorm.gamma": "LayerNorm.weight",
@@ -27,7 +27,7 @@ _RENAMED = {
 
 
 class Checkpoint(NamedTuple):
-    """The tensors of a checkpoint in float32, by name, and its config.json, if there is one."""
+    """A checkpoint: its tensors in float32, by name, and its config.json if it has one."""
 
     path: Path
     config: dict[str, Any] | None
@@ -35,20 +35,20 @@ class Checkpoint(NamedTuple):
 
 
 class PretrainedError(ValueError):
-    """A checkpoint that cannot be loaded: the message says which, and why."""
+    """A checkpoint cannot be loaded; the message names it and says why."""
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a folder, or one file.
+    """Reads a checkpoint from a folder or a single file.
 
     Args:
-      path: a folder with model.safetensors or model.safetensors.index.json; or a file.
+      path: a folder with model.safetensors or model.safetensors.index.json, or a file.
 
     Returns:
-      A `Checkpoint`; config.json is read from a folder only.
+      A `Checkpoint`; only a folder can provide a config.json.
 
     Raises:
-      PretrainedError: if a file is missing, or is not what its name says.
+      PretrainedError: if a file is missing, or its content does not match its name.
     """
     if _is_file(path):
         return Checkpoint(path, None, _tensors(path))
@@ -60,9 +60,9 @@ def read(path: Path) -> Checkpoint:
     else:
         msg = (
             f"`load_pretrained(path=...)` must be a safetensors file, or a folder with"
-            f" model.safetensors or model.safetensors.index.json, got {path}. Checkpoints of other"
-            " kinds (pytorch_model.bin) hold pickled programs: convert them with the"
-            " safetensors library."
+            f" model.safetensors or model.safetensors.index.json, got {path}. Other checkpoints,"
+            " such as pytorch_model.bin, contain pickled code; convert them with the safetensors"
+            " library."
         )
         raise PretrainedError(msg)
     config = path / "config.json"
@@ -70,13 +70,13 @@ def read(path: Path) -> Checkpoint:
 
 
 def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Reads no tensors.
+    """Reads what identifies a checkpoint, without its tensors.
 
     Args:
       path: as for `read`.
 
     Returns:
-      The config.json of the checkpoint and, if it has none, the names of its tensors.
+      The config.json of the checkpoint, or, if it has none, the names of its tensors.
 
     Raises:
       PretrainedError: if there is no checkpoint.
@@ -90,25 +90,25 @@ def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
 
 
 def _shards(index: Path) -> dict[str, np.ndarray]:
-    """The tensors of several files, which the index names for each."""
+    """Reads a checkpoint in several files, which the index maps tensors to."""
     files = _json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-        msg = f"{index} must have a `weight_map` from the names of tensors to those of files."
+        msg = f"{index} must have a `weight_map` from tensor names to file names."
         raise PretrainedError(msg)
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(files.values())):
         if Path(file).name != file or not _is_file(index.parent / file):
-            msg = f"{index} names a file {file!r} that is not beside it."
+            msg = f"{index} lists {file!r}, which is not a file in its folder."
             raise PretrainedError(msg)
         part = _tensors(index.parent / file)
         if repeated := sorted(tensors.keys() & part.keys()):
-            msg = f"{index} names files that both have a tensor {repeated[0]}."
+            msg = f"{index} lists two files that contain the tensor {repeated[0]}."
             raise PretrainedError(msg)
         tensors |= part
     named = {_modern(name) for name in files}
     if tensors.keys() != named:
         odd = ", ".join(sorted(tensors.keys() ^ named)[:20])
-        msg = f"{index} and the files that it names disagree about the tensors {odd}."
+        msg = f"{index} does not match its files: these tensors are in only one of them: {odd}."
         raise PretrainedError(msg)
     return tensors
 
@@ -118,30 +118,30 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         names = list(file.keys())
         tensors = {_modern(name): _array(path, name, file) for name in names}
     if len(tensors) < len(names):
-        msg = f"{path} has tensors of the same name, in today's spelling and an older one."
+        msg = f"{path} contains a tensor twice, under its current name and an older one."
         raise PretrainedError(msg)
     return tensors
 
 
 def _array(path: Path, name: str, file: Any) -> np.ndarray:
-    """A tensor in float32; integers, which are buffers of positions and counts, as they are."""
+    """Reads a tensor in float32; integers (buffers of positions and counts) keep their dtype."""
     kind = file.get_slice(name).get_dtype()
     if kind not in (*_FLOATS, *_OTHERS):
         msg = (
-            f"{path}: tensor {name} is stored as {kind}, which is not supported: convert it to"
-            " float32 or bfloat16."
+            f"{path}: tensor {name} has the unsupported dtype {kind}; convert it to float32 or"
+            " bfloat16."
         )
         raise PretrainedError(msg)
     array = np.asarray(file.get_tensor(name))
     if kind in _OTHERS:
         return array
-    with np.errstate(over="ignore"):  # `pretrained` refuses what is not finite
+    with np.errstate(over="ignore"):  # `pretrained` raises an error for infinite values
         return array.astype(np.float32)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file; PretrainedError if it is none."""
+    """Opens a safetensors file; raises PretrainedError for other files."""
     try:
         with path.open("rb") as file:
             start = file.read(32)
@@ -149,12 +149,12 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="np") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        msg = f"{path} is no complete safetensors file: {str(error)[:_LONGEST]}"
+        msg = f"{path} is not a complete safetensors file: {str(error)[:_LONGEST]}"
         raise PretrainedError(msg) from error
 
 
 def _refuse_others(path: Path, start: bytes) -> None:
-    """Names what people take for a checkpoint's file, by its first bytes."""
+    """Raises PretrainedError for files often mistaken for safetensors, by their first bytes."""
     for magic, what in _OTHER_FILES.items():
         if start.startswith(magic):
             msg = f"{path} {what}."
@@ -162,7 +162,7 @@ def _refuse_others(path: Path, start: bytes) -> None:
 
 
 def _is_file(path: Path) -> bool:
-    """`Path.is_file`, False also for what the file system refuses, such as a name too long."""
+    """Returns `path.is_file()`, or False if the file system raises, such as for a long name."""
     try:
         return path.is_file()
     except OSError:
@@ -170,7 +170,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _modern(name: str) -> str:
-    """The name of today; published checkpoints of BERT and of torchvision's ViT have older ones."""
+    """Replaces older tensor names, as in published checkpoints of BERT and torchvision's ViT."""
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name
@@ -184,9 +184,9 @@ def _json(path: Path) -> dict[str, Any]:
     except PretrainedError:
         raise
     except (ValueError, OSError, RecursionError) as error:
-        msg = f"{path} is no JSON file: {str(error)[:_LONGEST]}"
+        msg = f"{path} is not a JSON file: {str(error)[:_LONGEST]}"
         raise PretrainedError(msg) from error
     if not isinstance(content, dict):
-        msg = f"{path} must hold a JSON object, got a {type(content).__name__}."
+        msg = f"{path} must contain a JSON object, got a {type(content).__name__}."
         raise PretrainedError(msg)
     return content

@@ -1,4 +1,4 @@
-"""What several architectures share: convolutions, dropout, rematerialised blocks, heads."""
+"""Parts shared by several architectures: convolutions, dropout, rematerialisation, heads."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from flax import nnx
 
 from tsam_jax.convolution import conv_general_dilated
 
-# PyTorch's default for the kernels of its layers: uniform within +-1 / sqrt(fan in).
+# PyTorch's default for kernels: uniform within +-1 / sqrt(fan in).
 torch_default = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -24,13 +24,13 @@ def convolution(
     dtype: Any,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square convolution without bias, padded by half its size on all sides."""
+    """Makes a square convolution without bias, padded by half its size on all sides."""
     return nnx.Conv(
         features_in,
         features_out,
         (size, size),
         strides=stride,
-        padding=size // 2,  # "SAME" pads even images on one side only where the stride is 2
+        padding=size // 2,  # with stride 2, "SAME" would pad even images on one side only
         use_bias=False,
         kernel_init=kernel_init,
         conv_general_dilated=conv_general_dilated,
@@ -40,7 +40,7 @@ def convolution(
 
 
 def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
-    """Dropout, which without a rate has no key in the model's state either."""
+    """Makes a dropout layer; with rate 0 it keeps no key in the model's state."""
     if not 0 <= rate < 1:
         msg = f"`dropout` must be at least 0 and less than 1, got {rate!r}."
         raise ValueError(msg)
@@ -49,12 +49,13 @@ def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, whose derivative is computed and kept in the forward pass.
+    """Exact GELU that computes and stores its derivative in the forward pass.
 
-    From the input alone XLA:CPU computes it anew in the backward pass, error function included.
+    Otherwise XLA:CPU stores only the input and evaluates the error function again in the backward
+    pass.
 
     Returns:
-      x P(normal <= x), of the shape and dtype of `x`.
+      x P(N(0, 1) <= x), with the shape and dtype of `x`.
     """
     return jax.nn.gelu(x, approximate=False)
 
@@ -68,7 +69,7 @@ def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[An
 
 
 def torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A head as `torch.nn.Linear` starts: kernel and bias uniform within +-1 / sqrt(inputs)."""
+    """Makes a head with the initial weights of `torch.nn.Linear`, uniform +-1 / sqrt(inputs)."""
     bound = features_in**-0.5
 
     def bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -80,13 +81,13 @@ def torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Lin
 
 
 def logits_of(head: nnx.Linear, features: jax.Array) -> jax.Array:
-    """The head's outputs, in float32 at least, whatever the rest of the model computes in."""
+    """Applies the head in at least float32, whatever dtype the rest of the model uses."""
     y: jax.Array = head(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
     return y
 
 
 def run(block: nnx.Module, *args: Any, remat: bool) -> jax.Array:
-    """Runs a block; with `remat` its backward pass computes it again instead of keeping it."""
+    """Runs a block; with `remat`, the backward pass recomputes its activations."""
     call = nnx.remat(_call) if remat else _call
     y: jax.Array = call(block, *args)
     return y
@@ -97,13 +98,12 @@ def _call(block: Any, *args: Any) -> Any:
 
 
 def check_images(images: jax.Array, channels: int, size: tuple[int, int] | None = None) -> None:
-    """Refuses what is not a batch of images, channels last."""
+    """Raises ValueError unless `images` is a batch of images with the channels last."""
     height, width = size or ("height", "width")
     fits = images.ndim == 4 and images.shape[3] == channels
     if not fits or (size is not None and images.shape[1:3] != size):
         msg = (
             f"`images` must have shape (batch, {height}, {width}, {channels}), got"
-            f" {tuple(images.shape)}. Channels come last; sizes are chosen by"
-            " `build(image_shape=...)`."
+            f" {tuple(images.shape)}. Channels come last; `build(image_shape=...)` sets the sizes."
         )
         raise ValueError(msg)

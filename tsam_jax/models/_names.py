@@ -1,4 +1,4 @@
-"""How PyTorch checkpoints name the tensors of a layer, and lay them out."""
+"""Names and memory layouts of a layer's tensors in PyTorch checkpoints."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,13 +7,13 @@ import numpy as np
 
 
 class Source(NamedTuple):
-    """Where a variable of a model comes from: a tensor's name, and tensor -> array."""
+    """Source of a model's variable: the name of a tensor, and a map from tensor to array."""
 
     name: str
     layout: Callable[[np.ndarray], np.ndarray]
 
 
-Names = dict[str, Source]  # by the variable's path, "layers/0/norm/scale" say
+Names = dict[str, Source]  # keys are paths of variables, such as "layers/0/norm/scale"
 
 
 class Format(NamedTuple):
@@ -21,11 +21,11 @@ class Format(NamedTuple):
 
     Attributes:
       build: (num_outputs, *, rngs, **options) -> the model.
-      options: what the checkpoint says of the options.
-      names: the source of each parameter and running statistic.
-      head: the path of the head, a dense layer; made anew for other numbers of outputs.
-      before_head: the path of a dense layer that checkpoints without head may lack; None for none.
-      ignored: a regular expression of the tensors that are not the model's.
+      options: options that the checkpoint determines.
+      names: source of each parameter and running statistic.
+      head: path of the head, a dense layer; initialised if the number of outputs differs.
+      before_head: path of a dense layer that checkpoints without a head may lack, or None.
+      ignored: regular expression for tensors that the model does not use.
     """
 
     build: Callable[..., Any]
@@ -37,27 +37,27 @@ class Format(NamedTuple):
 
 
 def same(x: np.ndarray) -> np.ndarray:
-    """The tensor as it is."""
+    """Returns the tensor unchanged."""
     return x
 
 
 def matrix(x: np.ndarray) -> np.ndarray:
-    """(out, in) -> (in, out)."""
+    """Maps (out, in) to (in, out)."""
     return x.transpose(1, 0)
 
 
 def kernel(x: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out)."""
+    """Maps (out, in, height, width) to (height, width, in, out)."""
     return x.transpose(2, 3, 1, 0)
 
 
 def patches(x: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height * width * in, out)."""
+    """Maps (out, in, height, width) to (height * width * in, out)."""
     return kernel(x).reshape(-1, x.shape[0])
 
 
 def dense(ours: str, theirs: str) -> Names:
-    """A dense layer."""
+    """Names of a dense layer."""
     return {
         f"{ours}/kernel": Source(f"{theirs}.weight", matrix),
         f"{ours}/bias": Source(f"{theirs}.bias", same),
@@ -65,7 +65,7 @@ def dense(ours: str, theirs: str) -> Names:
 
 
 def norm(ours: str, theirs: str) -> Names:
-    """LayerNorm."""
+    """Names of LayerNorm."""
     return {
         f"{ours}/scale": Source(f"{theirs}.weight", same),
         f"{ours}/bias": Source(f"{theirs}.bias", same),
@@ -73,7 +73,7 @@ def norm(ours: str, theirs: str) -> Names:
 
 
 def batch_norm(ours: str, theirs: str) -> Names:
-    """BatchNorm, with its running statistics."""
+    """Names of BatchNorm, including its running statistics."""
     return norm(ours, theirs) | {
         f"{ours}/mean": Source(f"{theirs}.running_mean", same),
         f"{ours}/var": Source(f"{theirs}.running_var", same),
@@ -81,17 +81,17 @@ def batch_norm(ours: str, theirs: str) -> Names:
 
 
 def convolution(ours: str, theirs: str) -> Names:
-    """A convolution without bias."""
+    """Names of a convolution without bias."""
     return {f"{ours}/kernel": Source(f"{theirs}.weight", kernel)}
 
 
 def embedding(ours: str, theirs: str) -> Names:
-    """A table of vectors."""
+    """Names of an embedding table."""
     return {f"{ours}/embedding": Source(f"{theirs}.weight", same)}
 
 
 def fused_attention(ours: str, weight: str, bias: str) -> Names:
-    """Query, key and value, one below the other in a tensor of 3 n rows."""
+    """Names of query, key and value, stacked in one tensor of 3 n rows."""
 
     def part(i: int, layout: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
         return lambda x: layout(x[i * (len(x) // 3) : (i + 1) * (len(x) // 3)])

@@ -1,4 +1,4 @@
-"""Checkpoints of residual networks: torchvision and timm, and those of the official TSAM code."""
+"""Checkpoints of residual networks: torchvision, timm and the official TSAM code."""
 
 import re
 from collections import Counter
@@ -11,17 +11,30 @@ from tsam_jax.models._names import Format, Names, batch_norm, convolution, dense
 
 
 def resnet_format(tensors: Mapping[str, np.ndarray]) -> Format:
-    """ResNet-18 and 34 by their tensors; CIFAR code says shortcut and linear, torchvision not."""
+    """Format of a ResNet-18 or 34, identified by its tensors.
+
+    The official code's CIFAR networks have tensors "shortcut" and "linear"; torchvision's have
+    "downsample" and "fc".
+
+    Args:
+      tensors: the checkpoint's tensors.
+
+    Returns:
+      The format.
+
+    Raises:
+      ValueError: if the blocks or the stem are not supported.
+    """
     if any(re.fullmatch(r"layer\d+\.\d+\.conv3\.weight", name) for name in tensors):
         msg = (
-            "It has bottleneck blocks, as ResNet-50 and deeper ones do; only basic blocks are"
-            " supported (ResNet-18, ResNet-34)."
+            "It has bottleneck blocks, as in ResNet-50 and deeper networks; only basic blocks"
+            " (ResNet-18, ResNet-34) are supported."
         )
         raise ValueError(msg)
     width, channels, size = (*tensors["conv1.weight"].shape, 0, 0, 0)[:3]
     stems = {3: "cifar", 7: "imagenet"}
     if size not in stems:
-        msg = f"Its stem has a convolution of size {size}; only 3 and 7 are supported."
+        msg = f"Its stem has a convolution of size {size}; only sizes 3 and 7 are supported."
         raise ValueError(msg)
     blocks = _counts(r"layer(\d+)\.(\d+)\.conv1\.weight", tensors)
     official = "linear.weight" in tensors
@@ -37,7 +50,7 @@ def resnet_format(tensors: Mapping[str, np.ndarray]) -> Format:
 
 
 def resnet_names(blocks: Collection[int], *, shortcut: str, head: str) -> Names:
-    """The names of a ResNet's tensors."""
+    """Names of a ResNet's tensors."""
     names = convolution("conv", "conv1") | batch_norm("norm", "bn1") | dense("head", head)
     for s, count in enumerate(blocks):
         for i in range(count):
@@ -52,7 +65,7 @@ def resnet_names(blocks: Collection[int], *, shortcut: str, head: str) -> Names:
 
 
 def wide_resnet_format(tensors: Mapping[str, np.ndarray]) -> Format:
-    """The official TSAM code's WideResNet by its tensors."""
+    """Format of the official TSAM code's WideResNet, with sizes from its tensors."""
     units = _counts(r"f\.(\d+)_block\.block\.(\d+)\.block\.\d_convolution\.weight", tensors)[0]
     first = tensors.get("f.1_block.block.0.block.0_convolution.weight", np.zeros(16))
     options = {
@@ -65,7 +78,7 @@ def wide_resnet_format(tensors: Mapping[str, np.ndarray]) -> Format:
 
 
 def wide_resnet_names(units: int) -> Names:
-    """The names of a WideResNet's tensors in the official TSAM code."""
+    """Names of a WideResNet's tensors in the official TSAM code."""
     names = convolution("conv", "f.0_convolution")
     names |= batch_norm("norm", "f.4_normalization") | dense("head", "f.8_classification")
     for g in range(3):
@@ -86,7 +99,7 @@ def wide_resnet_names(units: int) -> Names:
 
 
 def _counts(pattern: str, names: Collection[str]) -> tuple[int, ...]:
-    """How many blocks each stage has, by the pattern's two numbers: stage from 1, block from 0."""
+    """Counts the blocks of each stage; `pattern` has two groups, stage (from 1) and block."""
     pairs = {m.groups() for m in map(re.compile(pattern).fullmatch, names) if m}
     found = Counter(stage for stage, _ in pairs)
     return tuple(found.get(str(s), 1) for s in range(1, max(len(found), 1) + 1))

@@ -1,4 +1,4 @@
-"""Checkpoints of BERT and DistilBERT as Hugging Face transformers writes them."""
+"""Checkpoints of BERT and DistilBERT from Hugging Face transformers."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,7 +9,7 @@ from tsam_jax.models._names import Format, Names, dense, embedding, norm
 
 
 def bert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
-    """BERT by its config.json."""
+    """Format of a BERT checkpoint, with options from its config.json."""
     only(config, "hidden_act", "gelu")
     only(config, "position_embedding_type", "absolute", default="absolute")
     flag(config, "is_decoder", required=False)
@@ -34,7 +34,7 @@ def bert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
 
 
 def bert_names(depth: int, prefix: str = "bert.") -> Names:
-    """The names of BERT's tensors."""
+    """Names of BERT's tensors."""
     names = dense("head", "classifier") | dense("pooler", f"{prefix}pooler.dense")
     names |= norm("embeddings/norm", f"{prefix}embeddings.LayerNorm")
     for ours, theirs in (("words", "word"), ("positions", "position"), ("types", "token_type")):
@@ -52,7 +52,7 @@ def bert_names(depth: int, prefix: str = "bert.") -> Names:
 
 
 def distilbert_format(config: dict[str, Any], tensors: Collection[str]) -> Format:
-    """DistilBERT by its config.json."""
+    """Format of a DistilBERT checkpoint, with options from its config.json."""
     only(config, "activation", "gelu")
     depth = layers(config, "n_layers", tensors, r"(?:distilbert\.)?transformer\.layer\.(\d+)\.")
     options = {
@@ -74,7 +74,7 @@ def distilbert_format(config: dict[str, Any], tensors: Collection[str]) -> Forma
 
 
 def distilbert_names(depth: int, prefix: str = "distilbert.") -> Names:
-    """The names of DistilBERT's tensors."""
+    """Names of DistilBERT's tensors."""
     names = dense("head", "classifier") | dense("pre_classifier", "pre_classifier")
     names |= norm("embeddings/norm", f"{prefix}embeddings.LayerNorm")
     for ours, theirs in (("words", "word"), ("positions", "position")):

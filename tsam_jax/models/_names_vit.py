@@ -28,7 +28,7 @@ Layout = Callable[[np.ndarray], np.ndarray]
 def hugging_face_format(
     config: dict[str, Any], tensors: Collection[str], options: Mapping[str, Any]
 ) -> Format:
-    """ViT by its config.json; `options` may ask for images of another size."""
+    """Format of a Hugging Face ViT; `options` may override the image size of its config.json."""
     only(config, "hidden_act", "gelu")
     flag(config, "qkv_bias", required=True)
     size, patch = integer(config, "image_size"), integer(config, "patch_size")
@@ -53,7 +53,7 @@ def hugging_face_format(
 
 
 def hugging_face_names(depth: int, prefix: str = "vit.", positions: Layout = same) -> Names:
-    """The names of ViT's tensors in Hugging Face transformers."""
+    """Names of ViT's tensors in Hugging Face transformers."""
     names = dense("head", "classifier") | norm("norm", f"{prefix}layernorm")
     names |= _embeddings(
         f"{prefix}embeddings.patch_embeddings.projection",
@@ -73,7 +73,7 @@ def hugging_face_names(depth: int, prefix: str = "vit.", positions: Layout = sam
 
 
 def timm_format(tensors: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Format:
-    """A timm ViT by its tensors."""
+    """Format of a timm ViT, with sizes from its tensors."""
     found = _found(tensors, "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     depth = found["depth"] = _count(r"blocks\.(\d+)\..*", tensors)
     shape = found["image_shape"]
@@ -82,7 +82,7 @@ def timm_format(tensors: Mapping[str, np.ndarray], options: Mapping[str, Any]) -
 
 
 def timm_names(depth: int, positions: Layout = same) -> Names:
-    """The names of ViT's tensors in timm."""
+    """Names of ViT's tensors in timm."""
     names = dense("head", "head") | norm("norm", "norm")
     names |= _embeddings("patch_embed.proj", "cls_token", Source("pos_embed", positions))
     for i in range(depth):
@@ -98,7 +98,7 @@ def timm_names(depth: int, positions: Layout = same) -> Names:
 
 
 def torchvision_format(tensors: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Format:
-    """A torchvision ViT by its tensors."""
+    """Format of a torchvision ViT, with sizes from its tensors."""
     hidden = "encoder.layers.encoder_layer_0.mlp.0.weight"
     found = _found(tensors, "conv_proj.weight", "encoder.pos_embedding", hidden)
     depth = found["depth"] = _count(r"encoder\.layers\.encoder_layer_(\d+)\..*", tensors)
@@ -108,7 +108,7 @@ def torchvision_format(tensors: Mapping[str, np.ndarray], options: Mapping[str, 
 
 
 def torchvision_names(depth: int, positions: Layout = same) -> Names:
-    """The names of ViT's tensors in torchvision."""
+    """Names of ViT's tensors in torchvision."""
     names = dense("head", "heads.head") | norm("norm", "encoder.ln")
     source = Source("encoder.pos_embedding", positions)
     names |= _embeddings("conv_proj", "class_token", source)
@@ -136,7 +136,7 @@ def _embeddings(projection: str, class_token: str, positions: Source) -> Names:
 def _found(
     tensors: Mapping[str, np.ndarray], projection: str, positions: str, hidden: str
 ) -> dict[str, Any]:
-    """Sizes by the shapes of three tensors; heads of 64 features, as all ViTs up to L/16 have."""
+    """Finds sizes from three tensors, assuming heads of 64 features as in ViTs up to L/16."""
     for name, rank in ((projection, 4), (positions, 3), (hidden, 2)):
         if name not in tensors or tensors[name].ndim != rank:
             msg = f"It must have a tensor `{name}` with {rank} axes."
@@ -158,7 +158,7 @@ def _count(pattern: str, names: Collection[str]) -> int:
 
 
 def _positions(old: tuple[int, ...], new: tuple[int, ...], patch: int) -> Layout:
-    """Positions as they are, or of another grid by bicubic interpolation."""
+    """Returns a layout that keeps positions, or interpolates them (bicubic) to another grid."""
     if tuple(old[:2]) == tuple(new[:2]):
         return same
     return partial(

@@ -12,16 +12,16 @@ _normal = nnx.initializers.normal(0.02)
 
 
 class Settings(NamedTuple):
-    """What the layers of a model have in common.
+    """Settings shared by all layers of a model.
 
     Attributes:
       width: features of a token.
       heads: attention heads, a divisor of `width`.
-      hidden: units between the two dense layers behind the attention.
-      dropout: rate at the end of each branch, in [0, 1).
-      attention_dropout: rate of the attention weights, in [0, 1).
-      epsilon: what LayerNorm adds to the variance.
-      dtype: what is computed in; None for the type of parameters and inputs.
+      hidden: hidden units of the feed-forward part.
+      dropout: dropout rate at the end of each branch, in [0, 1).
+      attention_dropout: dropout rate of the attention weights, in [0, 1).
+      epsilon: constant that LayerNorm adds to the variance.
+      dtype: dtype of computation; None for that of parameters and inputs.
     """
 
     width: int
@@ -34,33 +34,33 @@ class Settings(NamedTuple):
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Refuses heads of unequal width."""
+    """Raises ValueError unless `heads` divides `width`."""
     if heads < 1 or width % heads:
-        msg = f"`heads` must divide `width`: got heads={heads}, width={width}."
+        msg = f"`heads` must divide `width`, got heads={heads} and width={width}."
         raise ValueError(msg)
 
 
 def dense(n: int, m: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer as these models start: kernel normal of deviation 0.02, bias zero."""
+    """Makes a dense layer: kernel normal with standard deviation 0.02, bias zero."""
     return nnx.Linear(n, m, kernel_init=_normal, dtype=dtype, rngs=rngs)
 
 
 def embedding(size: int, width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of vectors as these models start: normal of deviation 0.02."""
+    """Makes an embedding table: normal with standard deviation 0.02."""
     table = nnx.Embed(size, width, embedding_init=_normal, rngs=rngs)
-    table.dtype = dtype  # nnx.Embed would take None for the type that the table has now
+    table.dtype = dtype  # nnx.Embed would replace None by the current dtype of the table
     return table
 
 
 def layer_norm(s: Settings, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with statistics in float32 at least, and by the variance that loses no digits."""
+    """Makes a LayerNorm whose statistics are in at least float32, with the accurate variance."""
     return nnx.LayerNorm(
         s.width, epsilon=s.epsilon, dtype=s.dtype, use_fast_variance=False, rngs=rngs
     )
 
 
 class SelfAttention(nnx.Module):
-    r"""$\mathrm{softmax}(Q K^\top / \sqrt{d}) V$ for each head, and a dense layer."""
+    r"""$\mathrm{softmax}(Q K^\top / \sqrt{d}) V$ for each head, then a dense layer."""
 
     def __init__(self, s: Settings, *, rngs: nnx.Rngs) -> None:
         self.query, self.key, self.value, self.out = (
@@ -70,12 +70,12 @@ class SelfAttention(nnx.Module):
         self.heads = s.heads
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(batch, length, width) -> the same; `mask` (batch, length) is True at real tokens."""
+        """Maps (batch, length, width) to the same; `mask` (batch, length) is False at padding."""
         query, key, value = (
             y.reshape(*y.shape[:2], self.heads, -1)
             for y in (self.query(x), self.key(x), self.value(x))
         )
-        # XLA:CPU multiplies matrices of neighbouring numbers: here 2.7 times as fast.
+        # On XLA:CPU, products of matrices that are contiguous in memory are 2.7 times as fast here.
         heads_first = jax.default_backend() == "cpu"
         if heads_first:
             query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
@@ -84,7 +84,7 @@ class SelfAttention(nnx.Module):
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         scores = scores / query.shape[-1] ** 0.5
         if mask is not None:
-            # finite, so that a sentence of padding alone has no NaN
+            # not -inf, which would give NaN for a sentence of only padding
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = self.dropout(jax.nn.softmax(scores).astype(value.dtype))
         y = jnp.einsum(f"bhqk,b{axes.split(',')[1]}->bqhd", weights, value)
@@ -99,18 +99,18 @@ class FeedForward(nnx.Module):
         self.down = dense(s.hidden, s.width, s.dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width)."""
+        """Maps (..., width) to (..., width)."""
         if jax.default_backend() != "cpu":
             y: jax.Array = self.down(jax.nn.gelu(self.up(x), approximate=False))
             return y
-        # With tokens as rows of one matrix: else XLA:CPU fuses the activation into transposed reads
-        # and does not vectorise it, which takes 4 times as long.
+        # Flatten tokens to rows of one matrix. Otherwise XLA:CPU fuses the activation into
+        # transposed reads and does not vectorise it, which takes 4 times as long.
         rows = self.down(_layers.gelu(self.up(x.reshape(-1, x.shape[-1]))))
         return rows.reshape(*x.shape[:-1], -1)
 
 
 class PostNormLayer(nnx.Module):
-    """A layer of BERT and DistilBERT: LayerNorm after each sum."""
+    """A layer of BERT and DistilBERT, with LayerNorm after each residual sum."""
 
     def __init__(self, s: Settings, *, output_dropout: float, rngs: nnx.Rngs) -> None:
         self.attention = SelfAttention(s, rngs=rngs)
@@ -121,14 +121,14 @@ class PostNormLayer(nnx.Module):
         self.norm = layer_norm(s, rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """(batch, length, width) -> the same."""
+        """Maps (batch, length, width) to the same."""
         x = self.attention_norm(x + self.attention_dropout(self.attention(x, mask)))
         y: jax.Array = self.norm(x + self.dropout(self.feed_forward(x)))
         return y
 
 
 class PreNormLayer(nnx.Module):
-    """A layer of ViT: LayerNorm at the start of each branch."""
+    """A layer of ViT, with LayerNorm at the start of each branch."""
 
     def __init__(self, s: Settings, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = layer_norm(s, rngs)
@@ -139,7 +139,7 @@ class PreNormLayer(nnx.Module):
         self.dropout = _layers.dropout(s.dropout, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, length, width) -> the same."""
+        """Maps (batch, length, width) to the same."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
         return x + self.dropout(self.feed_forward(self.norm(x)))
 
@@ -147,7 +147,7 @@ class PreNormLayer(nnx.Module):
 def check_tokens(
     token_ids: jax.Array, attention_mask: jax.Array | None, token_type_ids: jax.Array | None, n: int
 ) -> None:
-    """Refuses what is not a batch of at most n tokens each, or a mask or types of another shape."""
+    """Raises ValueError for wrong shapes or dtypes, or sentences of more than n tokens."""
     if token_ids.ndim != 2 or not jnp.issubdtype(token_ids.dtype, jnp.integer):
         msg = (
             f"`token_ids` must be integers of shape (batch, length), got {token_ids.dtype} of shape"
@@ -156,8 +156,8 @@ def check_tokens(
         raise ValueError(msg)
     if token_ids.shape[1] > n:
         msg = (
-            f"`token_ids` may have at most {n} tokens, as many as the model has positions, got"
-            f" {token_ids.shape[1]}. Truncate them."
+            f"`token_ids` must have at most {n} tokens, the model's number of positions, got"
+            f" {token_ids.shape[1]}. Truncate the input."
         )
         raise ValueError(msg)
     for name, x in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):

@@ -11,7 +11,7 @@ from tsam_jax.models import _transformer as transformer
 
 
 class Embeddings(nnx.Module):
-    """The sum of the vectors of a token, its position and its type, normalised."""
+    """Sum of the embeddings of token, position and token type, then LayerNorm."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Embeddings(nnx.Module):
         attention_mask: jax.Array | None,
         token_type_ids: jax.Array | None,
     ) -> jax.Array:
-        """Tokens (batch, length) -> (batch, length, width)."""
+        """Maps tokens (batch, length) to (batch, length, width)."""
         transformer.check_tokens(token_ids, attention_mask, token_type_ids, self.max_length)
         types = jnp.zeros_like(token_ids) if token_type_ids is None else token_type_ids
         positions = self.positions(jnp.arange(token_ids.shape[1]))
@@ -77,12 +77,12 @@ class Bert(nnx.Module):
         """Maps tokens (batch, length) to outputs (batch, num_outputs).
 
         Args:
-          token_ids: integers (batch, length), within the vocabulary; others make the outputs NaN.
+          token_ids: integers (batch, length); ids outside the vocabulary make the outputs NaN.
           attention_mask: (batch, length), nonzero at tokens and 0 at padding; None for no padding.
-          token_type_ids: integers (batch, length): 1 in the second sentence; None for all 0.
+          token_type_ids: integers (batch, length), 1 in the second sentence; None for all 0.
 
         Returns:
-          Logits, or predictions if the model is trained as a regression.
+          Logits, or predictions of a model trained for regression.
         """
         mask = None if attention_mask is None else attention_mask != 0
         x = self.embeddings(token_ids, attention_mask, token_type_ids)
@@ -110,7 +110,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> Bert:
-    """Makes BERT with a new head; by default BERT-base.
+    """Makes BERT with a randomly initialised head; by default BERT-base.
 
     Args:
       num_outputs: number of logits; 1 for regression.
@@ -120,17 +120,16 @@ def build(
       width: features of a token.
       depth: number of layers.
       heads: attention heads, a divisor of `width`.
-      hidden: units of the layers' dense part; None for 4 x `width`.
-      dropout: rate after the embeddings and at the end of each branch, in [0, 1).
-      attention_dropout: rate of the attention weights, in [0, 1).
-      head_dropout: rate before the head, in [0, 1); None for `dropout`.
-      epsilon: what LayerNorm adds to the variance.
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters. Parameters
-        are float32; LayerNorm's statistics, softmax and outputs are float32 at least.
-      remat: whether the backward pass computes the layers again instead of keeping what is in
-        them.
-      rngs: the initial weights, normal of deviation 0.02, with zero biases; and, from its stream
-        "dropout", the keys of dropout.
+      hidden: hidden units of the feed-forward part; None for 4 x `width`.
+      dropout: dropout rate after the embeddings and at the end of each branch, in [0, 1).
+      attention_dropout: dropout rate of the attention weights, in [0, 1).
+      head_dropout: dropout rate before the head, in [0, 1); None for `dropout`.
+      epsilon: constant that LayerNorm adds to the variance.
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of the parameters.
+        Parameters are float32; LayerNorm's statistics, softmax and outputs are at least float32.
+      remat: whether the backward pass recomputes the layers instead of storing their activations.
+      rngs: keys for the initial weights (normal with standard deviation 0.02, zero biases); its
+        stream "dropout" gives the keys of dropout.
 
     Returns:
       A `Bert`: (token_ids, attention_mask=None, token_type_ids=None), each (batch, length), ->
@@ -140,7 +139,7 @@ def build(
       ValueError: if `heads` does not divide `width`, or a rate is outside [0, 1).
 
     Cost: BERT-base has 109.5 million parameters; a forward pass takes about 85 million
-    multiplications a token.
+    multiplications per token.
 
     Example:
       >>> import jax.numpy as jnp
@@ -148,9 +147,9 @@ def build(
       >>> nnx.eval_shape(lambda: build(2, rngs=nnx.Rngs(0))(tokens, mask)).shape
       (1, 2)
 
-    Source: Devlin et al., "BERT", NAACL 2019, as `BertForSequenceClassification` of Hugging Face
-    transformers. Deviation: the vector of the padding token starts like the others; there it
-    starts as zero. With an attention mask it has no effect.
+    Source: Devlin et al., "BERT", NAACL 2019, as in `BertForSequenceClassification` of Hugging Face
+    transformers. Deviation: the embedding of the padding token is initialised like the others, not
+    to zero. With an attention mask this has no effect.
     """
     transformer.check_heads(width, heads)
     hidden = 4 * width if hidden is None else hidden

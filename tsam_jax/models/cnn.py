@@ -24,7 +24,7 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, n) -> (batch, h // 2, w // 2, m)."""
+        """Maps (batch, h, w, n) to (batch, h // 2, w // 2, m)."""
         y: jax.Array = nnx.max_pool(nnx.relu(self.conv(x)), (2, 2), strides=(2, 2))
         return y
 
@@ -79,21 +79,24 @@ def build(
 
     Args:
       num_outputs: number of logits.
-      width: channels of the first convolution; the second has 2, the hidden layer 4 times as many.
+      width: channels of the first convolution. The second has twice as many, and the hidden layer
+        has 4 `width` units.
       image_shape: (height, width, channels), with height and width >= 4.
-      dropout: rate before the head, in [0, 1).
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters and images.
-        Parameters are float32, logits float32 at least.
-      remat: whether the backward pass computes the convolutions again instead of keeping them.
-      rngs: the initial weights: He normal kernels, zero biases.
+      dropout: dropout rate before the head, in [0, 1).
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
+        Parameters are float32, and logits at least float32.
+      remat: whether the backward pass recomputes the convolutions instead of storing their
+        activations.
+      rngs: keys for the initial weights (He normal kernels, zero biases).
 
     Returns:
       A `CNN`: images (batch, height, width, channels) -> logits (batch, num_outputs).
 
     Raises:
-      ValueError: for smaller images, or a rate outside [0, 1).
+      ValueError: if the images are smaller, or a rate is outside [0, 1).
 
-    Cost: 545 thousand parameters by default; 6.1 M multiplications a forward pass and image.
+    Cost: 545 thousand parameters by default; 6.1 million multiplications per image in a forward
+    pass.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,7 +104,7 @@ def build(
       >>> nnx.eval_shape(lambda: build(10, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
 
-    Source: the network of flax's MNIST example, narrower behind.
+    Source: the network of flax's MNIST example, with a narrower hidden layer.
     """
     if min(image_shape[:2]) < 4:
         msg = f"`build(image_shape=...)` must be at least (4, 4, channels), got {image_shape!r}."

@@ -11,7 +11,7 @@ from tsam_jax.models import _transformer as transformer
 
 
 class Embeddings(nnx.Module):
-    """The sum of the vectors of a token and its position, normalised."""
+    """Sum of the embeddings of token and position, then LayerNorm."""
 
     def __init__(
         self, s: transformer.Settings, vocabulary: int, max_length: int, *, rngs: nnx.Rngs
@@ -23,7 +23,7 @@ class Embeddings(nnx.Module):
         self.dropout = _layers.dropout(s.dropout, rngs)
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
-        """Tokens (batch, length) -> (batch, length, width)."""
+        """Maps tokens (batch, length) to (batch, length, width)."""
         positions = self.positions(jnp.arange(token_ids.shape[1]))
         return self.dropout(self.norm(self.words(token_ids) + positions))
 
@@ -61,13 +61,13 @@ class DistilBert(nnx.Module):
         """Maps tokens (batch, length) to outputs (batch, num_outputs).
 
         Args:
-          token_ids: integers (batch, length), within the vocabulary; others make the outputs NaN.
+          token_ids: integers (batch, length); ids outside the vocabulary make the outputs NaN.
           attention_mask: (batch, length), nonzero at tokens and 0 at padding; None for no padding.
-          token_type_ids: has no effect, as DistilBERT has no token types; it is here so that all
-            text models are called alike.
+          token_type_ids: ignored, as DistilBERT has no token types; accepted so that all text
+            models have the same signature.
 
         Returns:
-          Logits, or predictions if the model is trained as a regression.
+          Logits, or predictions of a model trained for regression.
         """
         transformer.check_tokens(token_ids, attention_mask, token_type_ids, self.max_length)
         mask = None if attention_mask is None else attention_mask != 0
@@ -95,7 +95,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> DistilBert:
-    """Makes DistilBERT with a new head.
+    """Makes DistilBERT with a randomly initialised head.
 
     Args:
       num_outputs: number of logits; 1 for regression.
@@ -104,17 +104,16 @@ def build(
       width: features of a token.
       depth: number of layers.
       heads: attention heads, a divisor of `width`.
-      hidden: units of the layers' dense part; None for 4 x `width`.
-      dropout: rate after the embeddings and the layers' dense part, in [0, 1).
-      attention_dropout: rate of the attention weights, in [0, 1).
-      head_dropout: rate before the head, in [0, 1).
-      epsilon: what LayerNorm adds to the variance.
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters. Parameters
-        are float32; LayerNorm's statistics, softmax and outputs are float32 at least.
-      remat: whether the backward pass computes the layers again instead of keeping what is in
-        them.
-      rngs: the initial weights, normal of deviation 0.02, with zero biases; and, from its stream
-        "dropout", the keys of dropout.
+      hidden: hidden units of the feed-forward part; None for 4 x `width`.
+      dropout: dropout rate after the embeddings and after the feed-forward part, in [0, 1).
+      attention_dropout: dropout rate of the attention weights, in [0, 1).
+      head_dropout: dropout rate before the head, in [0, 1).
+      epsilon: constant that LayerNorm adds to the variance.
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of the parameters.
+        Parameters are float32; LayerNorm's statistics, softmax and outputs are at least float32.
+      remat: whether the backward pass recomputes the layers instead of storing their activations.
+      rngs: keys for the initial weights (normal with standard deviation 0.02, zero biases); its
+        stream "dropout" gives the keys of dropout.
 
     Returns:
       A `DistilBert`: (token_ids, attention_mask=None, token_type_ids=None), each (batch, length),
@@ -124,7 +123,7 @@ def build(
       ValueError: if `heads` does not divide `width`, or a rate is outside [0, 1).
 
     Cost: 67.0 million parameters by default; a forward pass takes about 43 million multiplications
-    a token.
+    per token.
 
     Example:
       >>> import jax.numpy as jnp
@@ -132,9 +131,9 @@ def build(
       >>> nnx.eval_shape(lambda: build(2, rngs=nnx.Rngs(0))(tokens, mask)).shape
       (1, 2)
 
-    Source: Sanh et al., "DistilBERT", 2019, as `DistilBertForSequenceClassification` of Hugging
-    Face transformers. Deviation: the vector of the padding token starts like the others; there it
-    starts as zero. With an attention mask it has no effect.
+    Source: Sanh et al., "DistilBERT", 2019, as in `DistilBertForSequenceClassification` of Hugging
+    Face transformers. Deviation: the embedding of the padding token is initialised like the others,
+    not to zero. With an attention mask this has no effect.
     """
     transformer.check_heads(width, heads)
     hidden = 4 * width if hidden is None else hidden

@@ -22,7 +22,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         pairs = list(itertools.pairwise(sizes))
-        dtypes = [dtype] * (len(pairs) - 1) + [None]  # logits are float32 at least
+        dtypes = [dtype] * (len(pairs) - 1) + [None]  # logits are at least float32
         self.layers = nnx.List([
             nnx.Linear(m, n, kernel_init=nnx.initializers.he_normal(), dtype=d, rngs=rngs)
             for (m, n), d in zip(pairs, dtypes, strict=True)
@@ -50,26 +50,27 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> MLP:
-    """Makes an MLP with equally wide hidden layers.
+    """Makes an MLP whose hidden layers have equal width.
 
     Args:
-      num_inputs: size of an input, flattened.
+      num_inputs: size of a flattened input.
       num_outputs: number of logits.
-      width: units of a hidden layer, >= 1.
+      width: units of each hidden layer, >= 1.
       depth: number of hidden layers, >= 0.
-      dropout: rate after each hidden layer, in [0, 1).
-      dtype: what the hidden layers compute in, `jnp.bfloat16` say; None for the type of parameters
-        and inputs. Parameters are float32, logits float32 at least.
-      remat: whether the backward pass computes the hidden layers again instead of keeping them.
-      rngs: where the initial weights come from (He normal kernels, zero biases).
+      dropout: dropout rate after each hidden layer, in [0, 1).
+      dtype: dtype of the hidden layers, such as `jnp.bfloat16`; None for that of parameters and
+        inputs. Parameters are float32, and logits at least float32.
+      remat: whether the backward pass recomputes the hidden layers instead of storing their
+        activations.
+      rngs: keys for the initial weights (He normal kernels, zero biases).
 
     Returns:
       An `MLP`.
 
     Raises:
-      ValueError: for a rate outside [0, 1).
+      ValueError: if the rate is outside [0, 1).
 
-    Cost: a gradient costs about 6 x parameters x batch flops.
+    Cost: about 6 x parameters x batch size flops for a gradient.
 
     Example:
       >>> import jax.numpy as jnp

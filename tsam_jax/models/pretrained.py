@@ -1,6 +1,6 @@
-"""Loads pretrained weights from safetensors files of Hugging Face transformers, torchvision, timm.
+"""Loading of pretrained weights from safetensors: Hugging Face transformers, torchvision, timm.
 
-Imported on request, as it needs safetensors.
+`tsam_jax.models` does not import this module, as it needs the package safetensors.
 """
 
 import logging
@@ -34,40 +34,44 @@ def load_pretrained(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Module:
-    """Makes a model with the weights of a checkpoint, and a new head if it has to have one.
+    """Makes a model with the weights of a checkpoint, and with a new head if needed.
 
-    Which checkpoints: folders of Hugging Face transformers (config.json and model.safetensors, in
-    one file or in shards) of BERT, DistilBERT and ViT, with or without a head; folders of timm,
-    or single safetensors files of timm or torchvision, of ResNet-18, ResNet-34 and ViT; and
-    safetensors files of the official TSAM code's ResNet and WideResNet. Nothing is unpickled.
+    Supported checkpoints, all in safetensors format (nothing is unpickled):
 
-    The head (the last dense layer) is the checkpoint's if `num_outputs` is None or the number of
-    its outputs. For any other number, or where the checkpoint has none, it is made anew, from
-    `rngs`, as the architecture's `build` does; so is the dense layer before it (BERT's pooler,
-    DistilBERT's pre_classifier) if the checkpoint lacks that too. The logger of this module says
-    so, at level INFO. A head without that layer is the head of another task, such as the labelling
-    of tokens, and counts as none. All else must be there and finite, and nothing more, except the
-    heads of other tasks: `cls.*`, `qa_outputs.*`, `vocab_*`, and a ViT's pooler and decoder.
-    config.json is compared with the tensors before anything is allocated.
+    - Hugging Face transformers: folders with config.json and model.safetensors, in one file or in
+      shards, of BERT, DistilBERT and ViT, with or without a head.
+    - timm: folders or single files of ResNet-18, ResNet-34 and ViT.
+    - torchvision: single files of ResNet-18, ResNet-34 and ViT.
+    - The official TSAM code: files of its ResNet and WideResNet.
+
+    The head (the last dense layer) comes from the checkpoint if `num_outputs` is None or equals its
+    number of outputs. Otherwise, or if the checkpoint has no head, the head is initialised from
+    `rngs` as the architecture's `build` does. In that case, the dense layer before it (BERT's
+    pooler, DistilBERT's pre_classifier) is also initialised if the checkpoint lacks it. The
+    module's logger reports initialised layers at level INFO. A head without that dense layer
+    belongs to another task, such as token classification, and is treated as missing.
+
+    All other tensors of the model must exist and be finite. The checkpoint may have no further
+    tensors except heads of other tasks: `cls.*`, `qa_outputs.*`, `vocab_*`, and a ViT's pooler and
+    decoder. config.json is compared with the tensors before any memory is allocated.
 
     Args:
       path: a folder or a file.
-      num_outputs: number of outputs; None for those of the checkpoint's head.
-      rngs: a new head, and the keys of dropout.
-      **options: arguments of the architecture's `build`, such as `dtype`, `remat` and `dropout`, in
-        place of what the checkpoint says. `image_shape=(height, width, channels)` for a ViT has
-        the positions' vectors interpolated (bicubic, by Keys' kernel; PyTorch's differs a little
-        from it). `heads` for a ViT without config.json: heads of 64 features are taken for
-        granted.
+      num_outputs: number of outputs; None to keep the checkpoint's head.
+      rngs: keys for a new head and for dropout.
+      **options: arguments of the architecture's `build`, such as `dtype`, `remat` and `dropout`,
+        which override the checkpoint. For a ViT, `image_shape=(height, width, channels)`
+        interpolates the position embeddings (bicubic with Keys' kernel, which differs slightly
+        from PyTorch's). For a ViT without config.json, `heads` defaults to heads of 64 features.
 
     Returns:
-      A model of `tsam_jax.models`, in training mode, with float32 parameters. A Hugging Face model
-      gives the outputs that it gives there.
+      A model of `tsam_jax.models` in training mode, with float32 parameters. A model from Hugging
+      Face transformers has the same outputs as there.
 
     Raises:
-      PretrainedError: if a file is missing or corrupt, the architecture is another one or has
-        settings that are not supported, or tensors are missing, too many, of another shape, or
-        not finite in float32: they are listed; or if `build` rejects a value.
+      PretrainedError: if a file is missing or corrupt, the architecture or one of its settings is
+        not supported, or `build` rejects a value. Also if tensors are missing, unexpected, of the
+        wrong shape, or not finite in float32; the message lists them.
 
     Cost: memory for two copies of the model.
 
@@ -90,13 +94,13 @@ def load_pretrained(
     if num_outputs is None:
         num_outputs = outputs
     if num_outputs is None:
-        msg = f"{checkpoint.path} has no head: say `load_pretrained(num_outputs=...)`."
+        msg = f"{checkpoint.path} has no head; pass `load_pretrained(num_outputs=...)`."
         raise PretrainedError(msg)
     made_anew: tuple[str, ...] = ()
     if num_outputs != outputs:
         made_anew = (form.head,)
         made_anew += (str(before),) if lacks_before else ()
-        _log.info("%s: made anew, untrained: %s", checkpoint.path, ", ".join(made_anew))
+        _log.info("%s: newly initialised: %s", checkpoint.path, ", ".join(made_anew))
     build = partial(form.build, num_outputs, **{**form.options, **options})
     try:
         shapes = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
@@ -110,7 +114,7 @@ def load_pretrained(
 
 
 def architecture_of(path: str | os.PathLike[str]) -> str:
-    """Returns the architecture of a checkpoint, "bert" or "resnet18" say, without its tensors.
+    """Returns the architecture of a checkpoint, such as "bert", without reading its tensors.
 
     Raises:
       PretrainedError: if there is no checkpoint.
@@ -123,7 +127,7 @@ def architecture_of(path: str | os.PathLike[str]) -> str:
 
 
 def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:
-    """Finds out what the checkpoint is, by its config.json or else by its tensors."""
+    """Identifies the checkpoint's format from its config.json or else from its tensors."""
     config, tensors = checkpoint.config, checkpoint.tensors
     if config is not None and "model_type" in config:
         kind = config["model_type"]
@@ -133,13 +137,13 @@ def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:
             return _names_text.distilbert_format(config, tensors)
         if kind == "vit":
             return _names_vit.hugging_face_format(config, tensors, options)
-        msg = f"Its `model_type` is {kind!r}; supported are 'bert', 'distilbert' and 'vit'."
+        msg = f"`model_type` in config.json must be 'bert', 'distilbert' or 'vit', got {kind!r}."
         raise ValueError(msg)
     architecture = (config or {}).get("architecture", "vit_base_patch16_224")
     if not isinstance(architecture, str) or not re.fullmatch(_TIMM, architecture):
         msg = (
-            f"Its `architecture` is {architecture!r}; of timm's, resnet18, resnet34 and"
-            " vit_*_patch* and deit_*_patch* (tiny, small, base, large) are supported."
+            "`architecture` in config.json must be timm's resnet18, resnet34, vit_*_patch* or"
+            f" deit_*_patch* (tiny, small, base, large), got {architecture!r}."
         )
         raise ValueError(msg)
     if "f.0_convolution.weight" in tensors:
@@ -151,8 +155,8 @@ def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:
     if {"conv1.weight", "layer1.0.conv1.weight"} <= tensors.keys():
         return _names_resnet.resnet_format(tensors)
     msg = (
-        "Its tensors are those of no architecture that is supported without a Hugging Face"
-        f" config.json beside them: they are named {_listed(list(tensors), 5)}."
+        "Without a Hugging Face config.json, its tensors must be those of a supported timm,"
+        f" torchvision or TSAM network, got {_listed(list(tensors), 5)}."
     )
     raise ValueError(msg)
 
@@ -160,7 +164,7 @@ def _format(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Format:
 def _arrays(
     model: nnx.Module, form: Format, made_anew: tuple[str, ...], checkpoint: Checkpoint
 ) -> list[tuple[Any, jax.Array]]:
-    """The checkpoint's arrays by the model's paths, but for the parts that are made anew."""
+    """Maps the model's paths to the checkpoint's arrays, except for initialised parts."""
     tensors = checkpoint.tensors
     variables = dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
     missing, misshapen, infinite, arrays = set(), set(), set(), []
@@ -182,7 +186,7 @@ def _arrays(
             arrays.append((path, jnp.asarray(array, jnp.float32)))
     known = {source.name for source in form.names.values()}
     extra = {name for name in tensors if name not in known and not re.fullmatch(form.ignored, name)}
-    wrong = {"missing": missing, "too many": extra, "of another shape or type": misshapen}
+    wrong = {"missing": missing, "unexpected": extra, "of another shape or dtype": misshapen}
     wrong["not finite in float32"] = infinite
     if any(wrong.values()):
         lists = [f"{what}: {_listed(sorted(names))}" for what, names in wrong.items() if names]
@@ -195,7 +199,7 @@ def _arrays(
 
 
 def _laid_out(layout: Any, tensor: np.ndarray) -> np.ndarray | None:
-    """The tensor in our layout, or None if it has another number of axes."""
+    """Returns the tensor in the model's layout, or None if its number of axes is wrong."""
     try:
         array: np.ndarray = layout(tensor)
     except (ValueError, IndexError, TypeError):
@@ -204,6 +208,6 @@ def _laid_out(layout: Any, tensor: np.ndarray) -> np.ndarray | None:
 
 
 def _listed(names: list[str], most: int = 20) -> str:
-    """The names with commas, and how many more there are."""
+    """Joins the first `most` names with commas, and counts the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks: ResNet-18, ResNet-34, and thin ones for CPUs."""
+"""Residual networks with basic blocks: ResNet-18, ResNet-34, and thin ones for CPUs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -9,24 +9,24 @@ from flax import nnx
 from tsam_jax.models import _layers
 from tsam_jax.models._batch_norm import BatchNorm
 
-# torchvision's start of convolutions (Kaiming, fan out); the CIFAR code keeps PyTorch's default.
+# torchvision's initialisation of convolutions; the official CIFAR code keeps PyTorch's default.
 _kaiming_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Shortcut(nnx.Module):
-    """The projection of a block's input to its output's shape."""
+    """Projection of a block's input to the shape of its output."""
 
     def __init__(self, n: int, m: int, stride: int, **options: Any) -> None:
         self.conv = _layers.convolution(n, m, 1, stride=stride, **options)
         self.norm = BatchNorm(m, dtype=options["dtype"], rngs=options["rngs"])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, n) -> (batch, h / stride, w / stride, m)."""
+        """Maps (batch, h, w, n) to (batch, h / stride, w / stride, m)."""
         return self.norm(self.conv(x))
 
 
 class Block(nnx.Module):
-    """Two convolutions with BatchNorm, and the shortcut around them."""
+    """Two convolutions with BatchNorm, and a shortcut around them."""
 
     def __init__(self, n: int, m: int, stride: int, **options: Any) -> None:
         self.conv1 = _layers.convolution(n, m, 3, stride=stride, **options)
@@ -36,7 +36,7 @@ class Block(nnx.Module):
         self.shortcut = Shortcut(n, m, stride, **options) if stride != 1 or n != m else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, n) -> (batch, h / stride, w / stride, m)."""
+        """Maps (batch, h, w, n) to (batch, h / stride, w / stride, m)."""
         y = self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(x)))))
         return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
@@ -77,7 +77,7 @@ class ResNet(nnx.Module):
         self.channels, self.pool_stem, self.remat = channels, pool_stem, remat
 
     def stem(self, images: jax.Array) -> jax.Array:
-        """Images (batch, height, width, channels) -> what the first stage gets."""
+        """Maps images (batch, height, width, channels) to the input of the first stage."""
         _layers.check_images(images, self.channels)
         x = nnx.relu(self.norm(self.conv(images)))
         if self.pool_stem:
@@ -105,32 +105,32 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> ResNet:
-    """Makes a residual network of basic blocks; by default ResNet-18 for CIFAR.
+    """Makes a residual network with basic blocks; by default ResNet-18 for CIFAR.
 
     Args:
       num_outputs: number of logits.
       blocks: blocks of each stage; (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) ResNet-34.
-      width: channels of the first stage, doubled by each next one.
-      stem: "cifar": a 3 x 3 convolution; "imagenet": a 7 x 7 convolution of stride 2 and a 3 x 3
-        max-pool of stride 2.
-      image_shape: (height, width, channels); only the channels matter, other sizes work too.
-      dropout: rate before the head, in [0, 1); the sources have none.
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters and images.
-        Parameters are float32; statistics and logits are float32 at least.
-      remat: whether the backward pass computes the blocks again instead of keeping what is in
-        them.
-      rngs: the initial weights: convolutions uniform within 1 / sqrt(fan in) for the CIFAR stem
-        (PyTorch's default, as in the official code), normal with variance 2 / fan out for the
-        ImageNet stem (torchvision); the head uniform within 1 / sqrt(inputs).
+      width: channels of the first stage; each further stage doubles them.
+      stem: "cifar" is a 3 x 3 convolution; "imagenet" is a 7 x 7 convolution and a 3 x 3 max-pool,
+        both of stride 2.
+      image_shape: (height, width, channels); only the channels matter, images of any size work.
+      dropout: dropout rate before the head, in [0, 1); the sources have no dropout.
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
+        Parameters are float32; statistics and logits are at least float32.
+      remat: whether the backward pass recomputes the blocks instead of storing their activations.
+      rngs: keys for the initial weights. Convolutions are uniform within +-1 / sqrt(fan in) with
+        the CIFAR stem (PyTorch's default, as in the official code), and normal with variance
+        2 / fan out with the ImageNet stem (torchvision). The head is uniform within
+        +-1 / sqrt(inputs).
 
     Returns:
       A `ResNet`: images (batch, height, width, channels) -> logits (batch, num_outputs).
 
     Raises:
-      ValueError: for another `stem`, stages without blocks, or a rate outside [0, 1).
+      ValueError: if `stem` is unknown, a stage has no blocks, or a rate is outside [0, 1).
 
-    Cost: ResNet-18 on a 32 x 32 image: 11.2 million parameters, 0.56 G multiplications a forward
-    pass.
+    Cost: ResNet-18 has 11.2 million parameters; a forward pass takes 0.56 billion multiplications
+    per 32 x 32 image.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,7 +138,7 @@ def build(
       >>> nnx.eval_shape(lambda: build(10, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
 
-    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the CIFAR form
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The CIFAR variant
     is that of the official TSAM code (image/model/resnet.py, 11,173,962 parameters).
     """
     if stem not in {"cifar", "imagenet"}:

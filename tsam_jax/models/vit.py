@@ -1,4 +1,4 @@
-"""Vision transformers: ViT-B/16 and smaller ones."""
+"""Vision transformers: ViT-B/16 and smaller."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tsam_jax.models import _transformer as transformer
 
 
 class Embeddings(nnx.Module):
-    """Patches, mapped to tokens by a dense layer, behind a class token, plus positions."""
+    """Class token and patches (through a dense layer), plus position embeddings."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Embeddings(nnx.Module):
         height, breadth, channels = image_shape
         tokens = 1 + (height // patch) * (breadth // patch)
         normal = nnx.initializers.normal(0.02)
-        # a convolution whose stride is its size; as a product it is as fast for many kernels
+        # Equals a convolution whose stride is its size, and is as fast.
         self.patches = transformer.dense(patch * patch * channels, s.width, s.dtype, rngs)
         self.class_token = nnx.Param(normal(rngs.params(), (1, 1, s.width), jnp.float32))
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, s.width), jnp.float32))
@@ -32,7 +32,7 @@ class Embeddings(nnx.Module):
         self.image_shape, self.patch = image_shape, patch
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images (batch, height, width, channels) -> (batch, 1 + patches, width)."""
+        """Maps images (batch, height, width, channels) to (batch, 1 + patches, width)."""
         height, breadth, channels = self.image_shape
         _layers.check_images(images, channels, (height, breadth))
         batch, p = images.shape[0], self.patch
@@ -96,26 +96,25 @@ def build(
       width: features of a token.
       depth: number of layers.
       heads: attention heads, a divisor of `width`.
-      hidden: units of the layers' dense part; None for 4 x `width`.
-      dropout: rate after the embeddings and at the end of each branch, in [0, 1).
-      attention_dropout: rate of the attention weights, in [0, 1).
-      epsilon: what LayerNorm adds to the variance.
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters and images.
-        Parameters are float32; LayerNorm's statistics, softmax and logits are float32 at least.
-      remat: whether the backward pass computes the layers again instead of keeping what is in
-        them.
-      rngs: the initial weights, normal of deviation 0.02, with zero biases; and, from its stream
-        "dropout", the keys of dropout.
+      hidden: hidden units of the feed-forward part; None for 4 x `width`.
+      dropout: dropout rate after the embeddings and at the end of each branch, in [0, 1).
+      attention_dropout: dropout rate of the attention weights, in [0, 1).
+      epsilon: constant that LayerNorm adds to the variance.
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
+        Parameters are float32; LayerNorm's statistics, softmax and logits are at least float32.
+      remat: whether the backward pass recomputes the layers instead of storing their activations.
+      rngs: keys for the initial weights (normal with standard deviation 0.02, zero biases); its
+        stream "dropout" gives the keys of dropout.
 
     Returns:
       A `ViT`: images (batch, height, width, channels) -> logits (batch, num_outputs).
 
     Raises:
-      ValueError: if `heads` does not divide `width`, `patch` not the image, or a rate is outside
-        [0, 1).
+      ValueError: if `heads` does not divide `width`, `patch` does not divide height and width, or a
+        rate is outside [0, 1).
 
-    Cost: ViT-B/16 has 86.6 million parameters, and on a 224 x 224 image 17.6 G multiplications a
-    forward pass.
+    Cost: ViT-B/16 has 86.6 million parameters; a forward pass takes 17.6 billion multiplications
+    per 224 x 224 image.
 
     Example:
       >>> import jax.numpy as jnp
@@ -123,14 +122,14 @@ def build(
       >>> nnx.eval_shape(lambda: build(10, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
 
-    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, as
-    `ViTForImageClassification` of Hugging Face transformers, from which the initial weights are
-    (the paper's code draws them otherwise).
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, as in
+    `ViTForImageClassification` of Hugging Face transformers, including its initial weights, which
+    differ from those of the paper's code.
     """
     transformer.check_heads(width, heads)
     if patch < 1 or image_shape[0] % patch or image_shape[1] % patch or min(image_shape) < 1:
         msg = (
-            f"`patch` must divide height and width of `image_shape`: got patch={patch},"
+            f"`patch` must divide height and width of `image_shape`, got patch={patch} and"
             f" image_shape={image_shape!r}."
         )
         raise ValueError(msg)

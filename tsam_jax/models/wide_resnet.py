@@ -1,4 +1,4 @@
-"""Wide residual networks, in their standard form and in that of the official TSAM code."""
+"""Wide residual networks: the standard ones, and those of the official TSAM code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +27,9 @@ class Unit(nnx.Module):
         self.shortcut = _layers.convolution(n, m, 1, stride=stride, **options) if first else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, n) -> (batch, h / stride, w / stride, m)."""
+        """Maps (batch, h, w, n) to (batch, h / stride, w / stride, m)."""
         y = nnx.relu(self.norm1(x))
-        # the projection is one of the activations, the identity one of the input itself
+        # The projection acts on the activations, the identity on the input.
         shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.dropout(nnx.relu(self.norm2(self.conv1(y))))
         return shortcut + self.conv2(y)
@@ -87,29 +87,30 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> WideResNet:
-    """Makes WRN-depth-widening, with (depth - 4) / 6 units in each of its three groups.
+    """Makes a wide residual network, WRN-depth-widening.
+
+    Each of its three groups has (depth - 4) / 6 units.
 
     Args:
       num_outputs: number of logits.
       depth: 6 n + 4 with n >= 1: 10, 16, 22, 28, ...
       widening: k >= 1; the groups have 16 k, 32 k and 64 k channels.
-      image_shape: (height, width, channels); only the channels matter, other sizes work too.
-      dropout: rate between the convolutions of a unit, in [0, 1).
-      dtype: what is computed in, `jnp.bfloat16` say; None for the type of parameters and images.
-        Parameters are float32; statistics and logits are float32 at least.
-      remat: whether the backward pass computes the units again instead of keeping what is in
-        them.
-      rngs: the initial weights: convolutions normal with variance 2 / fan in, the head zero, as
-        in the official TSAM code.
+      image_shape: (height, width, channels); only the channels matter, images of any size work.
+      dropout: dropout rate between the convolutions of a unit, in [0, 1).
+      dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
+        Parameters are float32; statistics and logits are at least float32.
+      remat: whether the backward pass recomputes the units instead of storing their activations.
+      rngs: keys for the initial weights. As in the official TSAM code, convolutions are normal with
+        variance 2 / fan in, and the head is zero.
 
     Returns:
       A `WideResNet`: images (batch, height, width, channels) -> logits (batch, num_outputs).
 
     Raises:
-      ValueError: for a `depth` that is not 6 n + 4, or a rate outside [0, 1).
+      ValueError: if `depth` is not 6 n + 4, or a rate is outside [0, 1).
 
-    Cost: WRN-16-8 has 11.0 million parameters, and on a 32 x 32 image 1.55 G multiplications a
-    forward pass.
+    Cost: WRN-16-8 has 11.0 million parameters; a forward pass takes 1.55 billion multiplications
+    per 32 x 32 image.
 
     Example:
       >>> import jax.numpy as jnp
@@ -117,14 +118,14 @@ def build(
       >>> nnx.eval_shape(lambda: build(10, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
 
-    Source: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016. Deviations: for
-    widening 1 the first group projects its input too, and kernels start by fan in, both as in the
-    official TSAM code.
+    Source: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016. Deviations, both as in the
+    official TSAM code: kernels are initialised by fan in, and the first group projects its input
+    even with widening 1.
     """
     if depth < 10 or (depth - 4) % 6:
         msg = (
             f"`build(depth=...)` must be 6 n + 4 for n >= 1 (10, 16, 22, 28, ...), got {depth!r}."
-            " The network that the official TSAM code calls 16-8 is `build_official`."
+            " `build_official` makes the network that the official TSAM code calls 16-8."
         )
         raise ValueError(msg)
     return WideResNet(
@@ -140,13 +141,14 @@ def build(
 
 
 def build_official(num_outputs: int, *, depth: int = 16, **options: Any) -> WideResNet:
-    """Makes what the official TSAM code builds for a depth: one unit more in each group.
+    """Makes the network that the official TSAM code builds for a given depth.
 
-    Its "16-8", the paper's WideResNet, has 3 units a group: it is WRN-22-8.
+    It has one unit more in each group. The official "16-8", the paper's WideResNet, has 3 units in
+    each group, which makes it WRN-22-8.
 
     Args:
       num_outputs: number of logits.
-      depth: the depth that the official code is given, 6 n + 4 with n >= 1.
+      depth: depth in the sense of the official code, 6 n + 4 with n >= 1.
       **options: the other arguments of `build`.
 
     Returns:
@@ -155,15 +157,15 @@ def build_official(num_outputs: int, *, depth: int = 16, **options: Any) -> Wide
     Raises:
       ValueError: as `build` does.
 
-    Cost: "16-8" has 17.2 million parameters, and on a 32 x 32 image 2.5 G multiplications a
-    forward pass.
+    Cost: "16-8" has 17.2 million parameters; a forward pass takes 2.5 billion multiplications per
+    32 x 32 image.
 
     Example:
       >>> model = nnx.eval_shape(lambda: build_official(10, rngs=nnx.Rngs(0)))
       >>> [len(group) for group in model.groups]
       [3, 3, 3]
 
-    Source: class WideResNet of the official TSAM code, after davda54/sam: a `DownsampleUnit`, and
-    then `depth` basic units where the depth counts the former.
+    Source: class WideResNet of the official TSAM code, after davda54/sam. Each group is a
+    `DownsampleUnit` and `depth` basic units, although the depth should count the former.
     """
     return build(num_outputs, depth=depth + 6, **options)

@@ -1,6 +1,6 @@
-"""Experiments by name: each a difference from the defaults, found in the table `RECIPES`.
+"""Experiments by name, in the table `RECIPES`; each lists its differences from the defaults.
 
-A family of recipes is a module with a table `RECIPES` of its own, which is joined here.
+Each module holds a family of recipes in its own table `RECIPES`; this one merges them.
 """
 
 from collections.abc import Mapping

@@ -1,26 +1,29 @@
-"""What the recipes of the paper share: its optimizer, its grids, and settings of its methods.
+"""Parts shared by the paper's recipes: the optimizer, the grids, and the methods' settings.
 
 Source: Li et al., "Tilted Sharpness-Aware Minimization", ICML 2025, Section 5 and Appendix C.1, and
-the official code. Where the two differ, or say nothing, the recipes do this:
+the official code. Where these differ or are silent, the recipes make the following choices.
 
-- Noise and ascent share one letter, rho, in the paper: "rho to be 20, alpha to be 0.995". `tsam`
-  here has the code's values, a sphere of radius 20 and an ascent of 0.1, and weights of the whole
-  tilt, as the code that made the numbers. `from_paper` is the other reading: radius 19.9, ascent
-  0.1, and delta = t / 2.
-- The grids are the paper's. It names the chosen t and the chosen rho of SAM, for three tasks; of
-  learning rates only the names of the code's checkpoints speak: 0.1 for ERM, 0.003 for SAM and
-  TSAM, on CIFAR-100. They stand for all image tasks. `tsam-jax sweep` searches the grids.
-- ERM, SAM, ESAM2 and TSAM train for the same epochs. ESAM1, PGN and RSAM train for as long as TSAM
-  takes: their epochs are those of Table 5's minutes for ESAM1, where it has the task, else s times
-  as many.
-- ESAM2's step sizes are not given. Here they are as many as spend TSAM's time if a loss costs a
-  third of a gradient, 6 (s - 1), in geometric progression up to what follows SAM's rho in its grid.
-- The recommendations of the RSAM paper that the paper follows are in no public code; gamma = 0.1 of
-  each tensor's norm is what one of the public imitations has.
-- PGN's chosen alpha is not given: 0.7, of its grid.
-- Settings are to be chosen on validation: a tenth of the training examples is kept for it where a
-  data set has no part of its own. The official code trains on all, and reports its best test epoch.
-- How many runs the spreads in brackets come from is not said.
+- Radius and ascent: the paper uses one letter, rho, for both ("rho to be 20, alpha to be 0.995").
+  `tsam` has the values of the code that produced the published numbers: a sphere of radius 20, an
+  ascent of 0.1, and weights with the full tilt. `from_paper` is the other reading: radius 19.9,
+  ascent 0.1, and delta = t / 2.
+- Grids: those of the paper; `tsam-jax sweep` searches them. The paper gives the chosen t, and the
+  chosen rho of SAM, for three tasks. Learning rates appear only in the names of the code's
+  CIFAR-100 checkpoints: 0.1 for ERM, 0.003 for SAM and TSAM. The recipes use them for all image
+  tasks.
+- Epochs: ERM, SAM, ESAM2 and TSAM train for the same number of epochs. ESAM1, PGN and RSAM train
+  for as long as TSAM takes: by ESAM1's minutes in Table 5 if it has the task, else for s times as
+  many epochs.
+- ESAM2: the paper does not give its step sizes. The recipes use 6 (s - 1) of them, which takes
+  TSAM's time if a loss costs a third of a gradient. They are in geometric progression up to the
+  value after SAM's rho in the grid.
+- RSAM: the paper follows the RSAM paper's recommendations, which are in no public code. The recipes
+  use gamma = 0.1 of each tensor's norm, as in a public reimplementation.
+- PGN: the paper does not give the chosen alpha; the recipes use 0.7 from its grid.
+- Validation: settings should be chosen on a validation part. If the data set has none, it is a
+  tenth of the training examples. The official code trains on all of them and reports the epoch
+  with the best test accuracy.
+- The paper does not say how many runs its spreads (in brackets) come from.
 """
 
 from collections.abc import Mapping
@@ -32,10 +35,10 @@ LRS = "[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]"
 TILTS = (0, 1, 5, 20, 100)
 RHOS_OF_SAM = (0.05, 0.1, 0.5, 1, 5, 15)
 OPTIMIZER: Mapping[str, Any] = {**SGD, "batch_size": 64, "lr": 0.003}
-"""SGD with a constant rate."""
+"""SGD with a constant learning rate."""
 
 METHODS = ("erm", "sam", "esam1", "esam2", "pgn", "rsam", "tsam")
-"""The rows of Table 1, images."""
+"""Methods of Table 1 for images, in the order of its rows."""
 
 SEARCH = (
     f"erm(lr={LRS})",
@@ -47,15 +50,15 @@ SEARCH = (
 
 
 class Tuned(NamedTuple):
-    """What was chosen for a task.
+    """Tuned settings of a task.
 
     Attributes:
       t: tilt.
-      s: samples.
-      rho: ascent of SAM and its relatives.
+      s: number of samples.
+      rho: ascent of SAM and its variants.
       epochs: epochs of ERM, SAM and TSAM.
-      longer: how many times as many epochs ESAM1 has.
-      lr: learning rate of all methods but ERM.
+      longer: epochs of ESAM1, as a multiple of `epochs`.
+      lr: learning rate of all methods except ERM.
       erm_lr: learning rate of ERM.
     """
 
@@ -69,10 +72,10 @@ class Tuned(NamedTuple):
 
 
 def tsam(t: float | str, s: int, lr: float = 0.003) -> str:
-    """TSAM as the official code ran it.
+    """Writes the setting of TSAM in the official code.
 
     Args:
-      t: the tilt, or a schedule in words.
+      t: tilt, or the expression of a schedule.
       s: number of samples.
       lr: learning rate.
 
@@ -83,10 +86,10 @@ def tsam(t: float | str, s: int, lr: float = 0.003) -> str:
 
 
 def settings(tuned: Tuned) -> dict[str, str]:
-    """The setting of each method.
+    """Writes the setting of each method.
 
     Args:
-      tuned: what was chosen for the task.
+      tuned: tuned settings of the task.
 
     Returns:
       Method -> setting.
@@ -115,16 +118,16 @@ def cell(
     others: Mapping[str, str] | None = None,
     optimizer: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A recipe with the paper's optimizer and grids.
+    """Makes a recipe with the paper's optimizer and grids.
 
     Args:
-      summary: as in `Recipe`, and so are the rest.
+      summary: summary of the recipe.
       task: fields of the task.
-      tuned: what was chosen for it.
-      published: what the paper reports.
-      methods: what `compare` compares.
-      others: settings by names of their own, beside those of the methods.
-      optimizer: what differs from the paper's optimizer for images.
+      tuned: tuned settings of the task.
+      published: result that the paper reports.
+      methods: methods that `compare` compares.
+      others: further settings by name, in addition to those of the methods.
+      optimizer: fields that differ from the paper's optimizer for images.
 
     Returns:
       The recipe.
@@ -145,11 +148,11 @@ def cell(
 
 
 def in_words(source: str, unit: str, numbers: Mapping[str, str]) -> str:
-    """Published numbers in a line.
+    """Formats published numbers in one line.
 
     Args:
-      source: the table.
-      unit: what the numbers are.
+      source: name of the table.
+      unit: quantity and unit of the numbers.
       numbers: method -> number.
 
     Returns:
@@ -159,6 +162,6 @@ def in_words(source: str, unit: str, numbers: Mapping[str, str]) -> str:
 
 
 def _step_sizes(rho: float, count: int) -> tuple[float, ...]:
-    """Step sizes in geometric progression, from a tenth of the last one."""
+    """Returns step sizes in geometric progression, from a tenth of the last to the last."""
     last = next(larger for larger in RHOS_OF_SAM if larger > rho)
     return tuple(float(f"{last * 10 ** (k / (count - 1) - 1):.3g}") for k in range(count))

@@ -1,4 +1,4 @@
-"""What a recipe is: a named difference from the defaults."""
+"""The type of a recipe: a named set of differences from the defaults."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,25 +11,25 @@ SGD: Mapping[str, Any] = {
     "warmup": 0.0,
     "clip": None,
 }
-"""The official code's SGD. A recipe names its whole optimizer: no default of a model family, which
-may improve, changes a published experiment."""
+"""The official code's SGD. A recipe specifies its whole optimizer, so that a later change of a
+model family's defaults does not change a published experiment."""
 
 
 class Recipe(NamedTuple):
-    """An experiment by name.
+    """A named experiment.
 
     Attributes:
-      summary: one line: what is learnt, from what, by which network.
+      summary: one line with the task, the data and the network.
       task: fields of the task, by name.
       optimizer: fields of the base optimizer, by name.
       budget: fields of the budget, by name.
-      method: the setting that `train` trains: a name of `settings`, or a setting in full.
+      method: setting that `train` uses, a key of `settings` or a setting in full.
       methods: settings that `compare` compares.
-      settings: name -> the setting that it stands for: of a method, or of a setting that has a name
-        of its own, such as the ESAM1 of the paper.
-      everything: settings that "all" stands for.
-      search: the grids of `sweep`; empty where nothing was searched.
-      published: what the source reports for it, in words; empty for one of our own.
+      settings: name -> setting. A name is that of a method, or a new one for a setting such as the
+        paper's ESAM1.
+      everything: settings that "all" expands to.
+      search: grids of `sweep`; empty if nothing was searched.
+      published: result that the source reports, in words; empty for the project's own recipes.
     """
 
     summary: str

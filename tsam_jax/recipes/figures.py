@@ -1,14 +1,15 @@
-"""Figures 5, 7 and 8 of the paper: curves of the test accuracy over epochs.
+"""Figures 5, 7 and 8 of the paper: learning curves of the test accuracy.
 
-A curve is a method of a recipe: `tsam-jax compare figure7-dtd-vit` draws them all.
+Each recipe is a figure and each of its methods a curve: `tsam-jax compare figure7-dtd-vit` draws
+all curves.
 
-- Figure 5: `tilted_sampling`, s = 3 and 10, against TSAM with t = 20, over the 90 epochs that it
-  shows. Its TSAM has s = 5, which the caption does not say.
-- Figure 7: SAM against TSAM with t = 0, 1, 5, 20 and 100, s = 3. Epochs are those of Figure 6.
-- Figure 8: t constant, or linear in the steps, from 0 to t or from t to 0, over 300 epochs. t and s
-  are those of Table 1, which is not said. The schedule counts steps: of 45,000 training examples
-  (a tenth of CIFAR-100's 50,000 is kept for validation), in batches of 64. Whoever changes these or
-  the epochs has to change it.
+- Figure 5: `tilted_sampling` with s = 3 and 10 against TSAM with t = 20, over the figure's 90
+  epochs. The caption does not give TSAM's s; here it is 5.
+- Figure 7: SAM against TSAM with t = 0, 1, 5, 20 and 100, and s = 3. Epochs are those of Figure 6.
+- Figure 8: t constant, increasing linearly from 0 to t, or decreasing from t to 0, over 300 epochs.
+  The paper does not give t and s; here they are those of Table 1. The schedule's length is in
+  steps, for 45,000 training examples (a tenth of CIFAR-100's 50,000 is the validation part) and
+  batches of 64. If you change either or the epochs, change the schedule.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def _linear(first: float, last: float) -> str:
 def _recipe(
     name: str, what: str, published: str, others: Mapping[str, str], **changes: Any
 ) -> Recipe:
-    """A recipe like one of Table 1, for other methods."""
+    """Makes a recipe like one of Table 1, with other methods."""
     summary, task, tuned = table1.CELLS[name]
     chosen: Tuned = tuned._replace(**changes)
     methods = tuple(others)
@@ -40,13 +41,13 @@ def _recipe(
 
 
 def _figure5() -> Recipe:
-    said = "Figure 5: naive sampling stays below TSAM, with s = 10 too"
+    said = "Figure 5: naive sampling stays below TSAM, even with s = 10"
     others = {**NAIVE, "tsam": tsam(20, 5)}
     return _recipe("cifar100-resnet18", "naive sampling", said, others, epochs=90)
 
 
 def _figure7(name: str) -> Recipe:
-    said = "Figure 7: several t are above SAM; the best is to be searched"
+    said = "Figure 7: several t are above SAM; the best t needs a search"
     tuned = table1.CELLS[name][2]
     sam = {"sam": f"sam(rho={tuned.rho}, lr={tuned.lr})"}
     return _recipe(name, "tilts", said, sam | {f"tsam_t{t}": tsam(t, 3) for t in TILTS})

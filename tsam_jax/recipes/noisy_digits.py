@@ -1,23 +1,23 @@
-"""Handwritten digits with 40 % wrong training labels: the embedded default task.
+"""Handwritten digits with 40 % wrong training labels, the default task.
 
-`tsam-jax sweep` searched 12 settings of each method with 3 seeds, by the accuracy on the 297
-validation images; the best reached 91.0 % (ERM), 93.5 % (SAM) and 93.3 % (TSAM). Test accuracy
-that `tsam-jax compare --seeds 5` then found, with 95 % intervals: 92.4 +- 1.3 % (ERM),
-94.4 +- 1.1 % (SAM), 93.2 +- 2.5 % (TSAM); jax 0.10.2 on a CPU. Both records are in
+`tsam-jax sweep` searched 12 settings of each method with 3 seeds, by accuracy on the 297 validation
+images. The best settings reached 91.0 % (ERM), 93.5 % (SAM) and 93.3 % (TSAM). Their test
+accuracies in `tsam-jax compare --seeds 5`, with 95 % intervals, are 92.4 +- 1.3 % (ERM),
+94.4 +- 1.1 % (SAM) and 93.2 +- 2.5 % (TSAM), with jax 0.10.2 on a CPU. Both records are in
 benchmarks/results/noisy_digits.
 """
 
 from tsam_jax.recipes._recipe import SGD, Recipe
 
 BUDGET = 600.0
-"""Gradient evaluations of a method, in passes over the training images."""
+"""Gradient evaluations of each method, in passes over the training images."""
 
 SETTINGS = {
     "erm": "erm(lr=0.01, weight_decay=0.01)",
     "sam": "sam(rho=0.8, lr=0.01, weight_decay=0.0005)",
     "tsam": "tsam(t=20, rho=0.7, s=3, noise=sphere(rms=0.02), lr=0.03, weight_decay=0.0005)",
-    # Of these only four settings were tried, with one seed, of wsam, gsam and vasso some more, with
-    # three: sane, not tuned.
+    # Reasonable rather than tuned: four settings each with one seed, and a few more with three
+    # seeds for wsam, gsam and vasso.
     "asam": "asam(rho=4, lr=0.01, weight_decay=0.0005)",
     "esam2": "esam2(rhos=(0.2, 0.4, 0.6, 0.8), lr=0.01, weight_decay=0.0005)",
     "pgn": "pgn(rho=1.0, alpha=0.9, lr=0.01, weight_decay=0.0005)",
@@ -34,10 +34,10 @@ SETTINGS = {
     " weight_decay=0.0005)",
     "tsam_hmc": "tsam_hmc(t=20, s=3, radius=6.0, beta=2e-05, lr=0.01, weight_decay=0.01)",
 }
-"""The setting of each method that a bare name stands for."""
+"""Method -> setting that its bare name stands for."""
 
 ESAM1 = "sam(rho=0.8, lr=0.01, weight_decay=0.0005, budget=1800)"
-"""The paper's ESAM1: SAM for as many epochs as three times the budget buys."""
+"""The paper's ESAM1: SAM with three times the budget."""
 
 ALL = (*SETTINGS, ESAM1)
 """What `tsam-jax compare --methods all` compares."""
@@ -48,7 +48,7 @@ SEARCH = (
     "tsam(t=[1, 20], rho=[0.6, 0.7, 0.8], s=3, noise=sphere(rms=0.02), lr=0.03,"
     " weight_decay=[0.0005, 0.005])",
 )
-"""The grids of `tsam-jax sweep`: the same number of settings for each method."""
+"""Grids of `tsam-jax sweep`, with the same number of settings for each method."""
 
 FAMILY_SEARCH = (
     "asam(rho=[2, 4, 8, 16], lr=0.01, weight_decay=0.0005)",
@@ -66,14 +66,14 @@ FAMILY_SEARCH = (
     " weight_decay=0.01)",
     "tsam_hmc(t=20, s=3, radius=6.0, beta=[2e-5, 5e-5, 1e-4, 2e-4], lr=0.01, weight_decay=0.01)",
 )
-"""Four settings of each other method; `tsam-jax sweep --seeds 1 --methods` tried them."""
+"""Four settings of each other method, searched by `tsam-jax sweep --seeds 1 --methods`."""
 
 REFINED_SEARCH = (
     "wsam(rho=[0.6, 0.8, 1.0], gamma=[0.47, 0.5], lr=0.01, weight_decay=0.0005)",
     "gsam(rho=[0.4, 0.5, 0.6, 0.7, 0.8], alpha=[0.02, 0.05], lr=0.01, weight_decay=0.0005)",
     "vasso(rho=[0.6, 0.7, 0.8], theta=[0.6, 0.95], lr=0.01, weight_decay=0.0005)",
 )
-"""Where that choice did not hold for other seeds: searched again, `--seeds 3`."""
+"""Second search with `--seeds 3`, for methods whose first choice failed with other seeds."""
 
 RECIPES = {
     "digits": Recipe(

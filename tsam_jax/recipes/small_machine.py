@@ -1,7 +1,7 @@
-"""Experiments that run in minutes on two cores: noisy images, and sentences, from scratch.
+"""Experiments that take minutes on two cores: noisy images and sentences, trained from scratch.
 
-They are of the kind of the paper's, not of its size: numbers are to be compared with each other and
-not with published ones. Records: benchmarks/results/cifar10_small and glue_small.
+They resemble the paper's tasks at a smaller size. Compare their numbers with each other, not with
+published ones. The records are in benchmarks/results/cifar10_small and glue_small.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ IMAGES_SEARCH = (
     "tsam(t=[20, 100], rho=[0.1, 0.15, 0.2], s=3, noise=sphere(rms=0.02), lr=0.1,"
     " strategy='streamed')",
 )
-"""Six settings of each method, all for the same epochs."""
+"""Six settings of each method, all with the same number of epochs."""
 
 IMAGES_SETTINGS = {
     "erm": "erm(lr=0.1, weight_decay=0.005)",
@@ -39,7 +39,7 @@ IMAGES_ALL = (
     "erm(lr=0.1, weight_decay=0.005, budget=180)",
     "sam(rho=0.2, lr=0.1, budget=180)",
 )
-"""For the same epochs, and for the gradients of TSAM."""
+"""Each method with the same epochs, and ERM and SAM also with TSAM's gradient evaluations."""
 
 _TEXT: Mapping[str, Any] = {"label_noise": 0.0, "model": "bert-thin"}
 _TEXT_OPTIMIZER: Mapping[str, Any] = {
@@ -69,7 +69,7 @@ TEXT_ALL = (
     "sam(rho=0.05, lr=0.003, budget=24)",
     "tsam(t=5, rho=0.05, s=3, lr=0.003, strategy='streamed', budget=72)",
 )
-"""At the same gradients, and at the epochs that these buy for ERM."""
+"""Each method with the same gradient evaluations, and SAM and TSAM also with ERM's epochs."""
 
 
 def _text(summary: str, task: Mapping[str, Any]) -> Recipe:

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, GLUE: DistilBERT, fine-tuned.
+"""Table 1 of the paper, GLUE: fine-tuning of DistilBERT.
 
 | method | CoLA | WNLI | SST-2 | MNLI | QNLI | RTE | MRPC | QQP | STS-B | mean |
 |---|---|---|---|---|---|---|---|---|---|---|
@@ -8,21 +8,21 @@
 | ESAM2 | 52/80.53 | 56.34 | 91.63 | 81.2 | 86.29 | 59.25 | 85.80 | 87.47 | 86.8/86.5 | 77.62 |
 | TSAM | 52/80.81 | 56.34 | 91.86 | 81.1 | 87.81 | 60.65 | 85.05 | 88.77 | 87.1/86.6 | 78.01 |
 
-CoLA: Matthews' correlation and accuracy; STS-B: Pearson's and Spearman's correlation; else
-accuracy; all times 100. The mean is that of all eleven numbers.
+All numbers are times 100: Matthews' correlation and accuracy for CoLA, Pearson's and Spearman's
+correlation for STS-B, accuracy for the others. The mean is over all eleven numbers.
 
-`tsam-jax train sst2-distilbert --data-dir GLUE --pretrained DISTILBERT`, with the official files in
-GLUE/SST-2 and so on, and the folder of distilbert-base-uncased, whose vocabulary is used. Beside
-what `_paper` names, open are:
+Run `tsam-jax train sst2-distilbert --data-dir GLUE --pretrained DISTILBERT`. GLUE contains the
+official files in GLUE/SST-2 and so on; DISTILBERT is the folder of distilbert-base-uncased, which
+also provides the vocabulary. Choices beyond those in `_paper`:
 
-- The paper gives no setting for GLUE. From the official code: SGD, batches of 64, 64 tokens,
-  gradients clipped to 1 (there each sample's, before the tilt; here their weighted mean), 10
-  epochs. Ours, of the paper's grids: learning rate 0.01, rho = 0.05, s = 3, t = 1, which is the
-  code's default. `tsam-jax sweep` searches the grids.
-- The test part is GLUE's dev part, as in the official code, for MNLI the matched one.
-- The code divides STS-B's scores by 5; here they are 0 to 5. The loss is 25 times as large, so that
-  its tilt is t = 0.04, as much as 1 there.
-- No label smoothing: the paper says 0.1 of "the three datasets", which are images.
+- Settings: the paper gives none for GLUE. From the official code: SGD, batches of 64, 64 tokens, 10
+  epochs, and gradients clipped to norm 1 (the code clips each sample's gradient before the tilt,
+  these recipes their weighted mean). The project's choice from the paper's grids: learning rate
+  0.01, rho = 0.05, s = 3, and t = 1, the code's default. `tsam-jax sweep` searches the grids.
+- Test part: GLUE's dev part, as in the official code; the matched one for MNLI.
+- STS-B: scores are 0 to 5, while the code divides them by 5. The loss is 25 times as large, so
+  t = 0.04 here equals t = 1 there.
+- Label smoothing: none. The paper mentions 0.1 for "the three datasets", which are images.
 """
 
 from collections.abc import Mapping
@@ -53,13 +53,13 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {
     "QQP": ("86.32", "87.71", "87.69", "87.47", "88.77"),
     "STS-B": ("86.6/86.3", "87.0/86.5", "87.1/86.7", "86.8/86.5", "87.1/86.6"),
 }
-"""Task -> number of each of `METHODS`."""
+"""Task -> published number of each of `METHODS`."""
 
 UNITS: Mapping[str, str] = {"CoLA": "Matthews / accuracy", "STS-B": "Pearson / Spearman"}
 
 
 def recipe_name(task: str) -> str:
-    """The recipe of a task: "sst2-distilbert" of "SST-2"."""
+    """Returns the name of a task's recipe: "sst2-distilbert" for "SST-2"."""
     return f"{task.lower().replace('-', '')}-distilbert"
 
 

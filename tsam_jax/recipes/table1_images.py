@@ -20,22 +20,24 @@
 | RSAM | 73.57 (.1) | 77.72 (.1) |
 | TSAM | 73.55 (.1) | 77.79 (.1) |
 
-A cell is a recipe and a method: `tsam-jax train cifar100-resnet18 --method tsam`. Constant learning
-rates make the level of CIFAR-100 low: with `--schedule cosine` SAM reaches about 81 % in other
-work. Beside what `_paper` names, open are:
+Each cell is a recipe and a method: `tsam-jax train cifar100-resnet18 --method tsam`. The constant
+learning rate keeps CIFAR-100 accuracies low; with a cosine schedule (`--schedule cosine`), SAM
+reaches about 81 % in other work. Choices beyond those in `_paper`:
 
-- The augmentation is the official code's for CIFAR-100: crop, flip, cutout of half of the images.
-  DTD has none there. Images are normalised by the training set's statistics here, also those
-  of DTD, which the code does not normalise.
-- The wide network is the one that the code calls 16-8, which is WRN-22-8: `--model wrn16-8` is the
-  standard one. For DTD neither image size nor code is given: 32 pixels, and no augmentation.
-- Labels are changed "to other labels", as the paper says; its code draws from all classes, true one
-  included, `--noise-law official`.
-- The ViT of DTD is ImageNet's: `--pretrained FILE`, torchvision's vit_b_16.
-- Nothing is said of Tiny ImageNet's training. 71 to 78 % is far above what is usual from scratch on
-  64 pixels, so that a pretrained network or larger images are likely; here it is the network
-  with CIFAR's stem, from scratch, at CIFAR-100's settings. `--pretrained FILE` changes that.
-- Epochs are the ends of the axes of Figure 6; Tiny ImageNet's are CIFAR-100's.
+- Augmentation: CIFAR-100 uses the official code's crop, flip, and cutout on half of the images. DTD
+  has none, as in the code. All images are normalised by the training set's statistics; the code
+  does not normalise DTD.
+- Wide network: the one that the code calls 16-8, which is WRN-22-8; `--model wrn16-8` is the
+  standard network. On DTD the paper gives no image size and there is no code; the recipe uses 32
+  pixels and no augmentation.
+- Label noise: labels are changed "to other labels", as in the paper. The code draws from all
+  classes, including the true one: `--noise-law official`.
+- ViT on DTD: pretrained on ImageNet; pass torchvision's vit_b_16 as `--pretrained FILE`.
+- Tiny ImageNet: the paper does not describe its training. 71 to 78 % is far above the usual from
+  scratch at 64 pixels, so a pretrained network or larger images are likely. The recipe trains the
+  network with the CIFAR stem from scratch, with CIFAR-100's settings; `--pretrained FILE` overrides
+  this.
+- Epochs: read off the axes of Figure 6; Tiny ImageNet uses those of CIFAR-100.
 """
 
 from collections.abc import Mapping
@@ -116,7 +118,7 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {
     "tiny-imagenet-resnet18": ("71.10", "72.43", "73.24", "73.26", "73.18", "73.57", "73.55"),
     "tiny-imagenet-resnet34": ("74.90", "76.75", "77.41", "77.40", "77.80", "77.72", "77.79"),
 }
-"""Recipe -> test accuracy in % of each of `METHODS`."""
+"""Recipe -> published test accuracy in % of each of `METHODS`."""
 
 RECIPES = {
     name: cell(

@@ -1,4 +1,4 @@
-"""Tables 2 and 4 of the paper: test accuracy in %, by the number of samples and of HMC steps.
+"""Tables 2 and 4 of the paper: test accuracy in % by number of samples and of HMC steps.
 
 | Table 2 | CIFAR-100 ResNet-18 | DTD ViT | noisy CIFAR-100 ResNet-18 |
 |---|---|---|---|
@@ -13,13 +13,15 @@
 | N = 2, s = 3 | 77.45 | 68.83 |
 | N = 3, s = 3 | 77.52 | 68.80 |
 
-A column is a recipe, a row a method of it: `tsam-jax train table2-dtd-vit --method tsam_s3`.
+Each column is a recipe and each row one of its methods:
+`tsam-jax train table2-dtd-vit --method tsam_s3`.
 
-N is the number of steps of Eq. (8). The paper calls Algorithm 3 its case N = 1, which it is not:
-its step is normalised. N = 1 is Algorithm 3 here, and N > 1 is Eq. (8) as printed, `tsam_hmc` with
-Euler's steps, all proposals inside the ball accepted. There is no code for it, and beta is not
-given: 0.001, the smallest of the values that the official scripts hand to an option without effect;
-with the next one, 0.01, the momentum alone leaves the ball of radius 20 in 11 million dimensions.
+N is the number of steps of Eq. (8). The paper calls Algorithm 3 the case N = 1 of Eq. (8), but
+Algorithm 3 normalises its step. Here N = 1 is Algorithm 3, and N > 1 is Eq. (8) as printed:
+`tsam_hmc` with Euler steps that accepts all proposals inside the ball. The official code does not
+include it, and the paper does not give beta. The recipes use 0.001, the smallest value that the
+official scripts pass to an option without effect. With the next one, 0.01, the momentum alone
+leaves the ball of radius 20 in 11 million dimensions.
 """
 
 from collections.abc import Mapping
@@ -32,7 +34,7 @@ TABLE_2: Mapping[str, tuple[str, ...]] = {
     "dtd-vit": ("67.87", "68.82", "68.70"),
     "cifar100-noise20-resnet18": ("69.00", "69.55", "69.98"),
 }
-"""Recipe of Table 1 -> test accuracy in % of each of `METHODS_2`."""
+"""Recipe of Table 1 -> published test accuracy in % of each of `METHODS_2`."""
 
 METHODS_2 = ("sam", "tsam_s3", "tsam_s5")
 
@@ -40,7 +42,7 @@ TABLE_4: Mapping[str, tuple[str, ...]] = {
     "cifar100-resnet18": ("77.40", "77.78", "77.45", "77.52"),
     "dtd-vit": ("68.82", "68.70", "68.83", "68.80"),
 }
-"""Recipe of Table 1 -> test accuracy in % of each of `METHODS_4`."""
+"""Recipe of Table 1 -> published test accuracy in % of each of `METHODS_4`."""
 
 METHODS_4 = ("tsam_n1_s3", "tsam_n1_s5", "tsam_n2_s3", "tsam_n3_s3")
 
