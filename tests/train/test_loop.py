@@ -244,7 +244,7 @@ def test_the_average_of_the_parameters_is_measured(network, data):
     [first, second] = loop.train(program, start, one, ends=[1, 2], stream=stream_of(data))
     # The decay is (1 + n) / (10 + n) in step n, up to 0.5; the parameters in between are those of
     # training without an average.
-    single = loop.make_program(network, plan._replace(ema=None), TASK.train_size)
+    single = loop.make_program(network, plan._replace(options=OPTIMIZER), TASK.train_size)
     state = single.init([0], [numbers])
     for n in range(6):
         batch = list(stream_of(data)(n // 3))[n % 3]
