@@ -1,4 +1,4 @@
-"""The methods under the contract: a row for each, and nothing about any of them elsewhere."""
+"""Table of the methods that the contract tests cover, one row per method."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from tsam_jax import GradientEstimator, methods, noise
 
 
 class Row(NamedTuple):
-    """How to make a method, and what it takes.
+    """Constructor and properties of a method.
 
     Attributes:
       arguments: a valid call.
@@ -105,6 +105,6 @@ def parameters(dtype: Any = jnp.float32) -> dict[str, jax.Array]:
 
 
 def loss(params: Any, x: jax.Array) -> jax.Array:
-    """Not convex, and far from its minimum at the start; 20, so that tilts of 1 matter."""
+    """Non-convex loss, far from its minimum at the start; the factor 20 makes tilts of 1 matter."""
     x = x.astype(params["w"].dtype)
     return 20 * jnp.mean((jnp.tanh(x @ params["w"] + params["b"][None, :]) - 0.5) ** 2)

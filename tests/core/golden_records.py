@@ -1,4 +1,4 @@
-"""Reads the golden records; tests/data/golden/README.md has the formulas that are written here."""
+"""Reading of the golden records; tests/data/golden/README.md lists the formulas used here."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ STEPS = 3
 
 
 class Record(NamedTuple):
-    """One record: hyperparameters, and float64 arrays as `group` or `group -> parameter`."""
+    """A record: hyperparameters, and float64 arrays by `group` or `group -> parameter`."""
 
     meta: dict[str, Any]
     data: dict[str, np.ndarray]
@@ -38,7 +38,7 @@ def archive(name: str) -> dict[str, np.ndarray]:
 
 
 def names(*families: str) -> list[str]:
-    """The records of some families, as "family/record"."""
+    """Names of the records of some families, as "family/record"."""
     return [f"{family}/{record}" for family in families for record in index()[family]]
 
 
@@ -118,7 +118,7 @@ def noise(record: Record) -> dict[str, np.ndarray]:
 
 
 def relative_error(actual: Any, desired: Any) -> float:
-    """The distance of two pytrees over the norm of the second: one norm over all leaves."""
+    """Distance of two pytrees relative to the norm of the second, over all leaves together."""
     pairs = [
         (np.asarray(a, np.float64), np.asarray(d, np.float64))
         for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True)
@@ -128,7 +128,7 @@ def relative_error(actual: Any, desired: Any) -> float:
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """Floating-point arrays in a dtype, others as they are."""
+    """Casts floating-point arrays to a dtype; other arrays are unchanged."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else None), tree)
 
 
@@ -141,7 +141,7 @@ def loss_of(record: Record, dtype: Any) -> Callable:
 def replay(
     record: Record, estimator: GradientEstimator, dtype: Any, learning_rate: Any = None
 ) -> dict[str, Any]:
-    """Three steps by both adapters: losses (T,), gradients, parameters and states (T, ...)."""
+    """Runs three steps with both adapters: losses (T,); gradients, parameters, states (T, ...)."""
     meta, loss = record.meta, loss_of(record, dtype)
     sgd = optax.sgd(meta["lr"] if learning_rate is None else learning_rate, meta["momentum"])
     optimizer = optax.chain(estimate_gradient(estimator), sgd)
@@ -176,7 +176,7 @@ def check(
     share: float = 1.0,
     upto: int = STEPS,
 ) -> None:
-    """Compares a replay with its record; `share` is that of the last loss in the value."""
+    """Compares a replay with its record; `share` is the last loss's weight in the value."""
     losses = record.arrays["eval_loss"]
     desired = {name: record.arrays[name] for name in ("final_grad", "params")}
     desired["loss"] = (1 - share) * losses[:, 0] + share * losses[:, -1]

@@ -1,4 +1,4 @@
-"""One proposal of `tsam_hmc` as a Markov kernel, and losses to try it on."""
+"""One proposal of `tsam_hmc` as a Markov kernel, and losses to test it on."""
 
 import jax
 import jax.numpy as jnp

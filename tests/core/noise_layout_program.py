@@ -1,4 +1,4 @@
-"""Run on 8 devices by test_noise_normals.py: noise does not depend on where it is drawn."""
+"""Noise does not depend on where it is drawn; test_noise_normals.py runs this on 8 devices."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Run on 8 devices by test_m_sam.py; writes the cases in which a device is a micro-batch."""
+"""Each device is a micro-batch; test_m_sam.py runs this on 8 devices and reads what it prints."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def tsam(strategy):
     return methods.tsam(2.0, 0.3, 2, noise=GAUSSIAN, strategy=strategy)
 
 
-# name -> estimator on a device, examples in a micro-batch of it
+# name -> estimator on a device, and examples in its micro-batch
 CASES = {
     "sam": (methods.sam(0.3), 2),
     "tsam": (tsam("unrolled"), 2),
@@ -57,7 +57,7 @@ def main() -> None:
                 strict=True,
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
-            assert jnp.abs(grad["w"] - full["w"]).max() > 1e-3, name  # a device climbs on its own
+            assert jnp.abs(grad["w"] - full["w"]).max() > 1e-3, name  # devices ascend alone
         print(name)  # noqa: T201 - read by the test
 
 

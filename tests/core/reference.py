@@ -1,4 +1,4 @@
-"""TSAM in NumPy, with loops, line by line as the paper prints it, which the tests compare with.
+"""Reference TSAM in NumPy, with loops, following the paper line by line.
 
 Parameters are dicts of float64 arrays; `loss` and `gradient` are functions of such a dict;
 `perturbations[j]` is what Algorithm 3, line 2, draws for sample j.
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def tsam(loss, gradient, theta, perturbations, *, t, rho, delta=0.0, masked=None):
-    """The tilted gradient, with the losses, weights and points that lead to it.
+    """Tilted gradient, with the losses, weights and points it is computed from.
 
-    `masked` are the names of the leaves that are perturbed; default: all. `delta` is a fraction of
-    t: the paper's, over t.
+    `masked` has the names of perturbed leaves and defaults to all. `delta` is the paper's delta
+    divided by t.
     """
     masked = set(theta) if masked is None else masked
     delta = 0.5 if delta == "half" else delta

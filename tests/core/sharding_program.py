@@ -1,4 +1,4 @@
-"""Run on 8 devices by test_contract_of_samples.py; writes the methods whose sharding is stable."""
+"""Shardings are stable; test_contract_of_samples.py runs this on 8 devices and reads its output."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from tsam_jax import estimate_gradient, value_and_grad
 
 
 def explicit(name):
-    """With the shardings in the types: "streamed" carries a gradient through a scan."""
+    """Uses shardings in types, as "streamed" carries a gradient through a scan."""
     mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Explicit,))
     estimator = make(name, **({"strategy": "streamed"} if TABLE[name].sampled else {}))
     spec = NamedSharding(mesh, PartitionSpec(None, "model"))

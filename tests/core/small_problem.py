@@ -1,4 +1,4 @@
-"""A small loss of two leaves, and how the tests of single methods run and compare them on it."""
+"""A small loss with two leaves, and helpers to run methods on it and compare them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 from tsam_jax import Loss, value_and_grad
 
-X = np.array([[0.3, -1.1], [0.7, 0.2]])  # NumPy, so that it is float64 where JAX is
+X = np.array([[0.3, -1.1], [0.7, 0.2]])  # in NumPy, so that it is float64 if JAX uses float64
 PARAMS = {"w": X, "b": np.array([0.1, -0.2])}
 
 
@@ -19,7 +19,7 @@ def parameters():
 
 
 def evaluate(estimator, params=PARAMS, fun=loss, state=None, key=0):
-    """One step: value, gradient, and the state after it."""
+    """Runs one step; returns value, gradient and new state."""
     params = jax.tree.map(jnp.asarray, params)
     step = value_and_grad(fun, estimator, key=key)
     state = step.init(params) if state is None else state
@@ -28,7 +28,7 @@ def evaluate(estimator, params=PARAMS, fun=loss, state=None, key=0):
 
 
 def run(estimator, steps=3, fun=loss, params=PARAMS, xs=None, key=0):
-    """Some steps of gradient descent: losses, gradients, parameters, and the last state."""
+    """Runs gradient descent; returns losses, gradients, parameters and the last state."""
     params = jax.tree.map(jnp.asarray, params)
     step = value_and_grad(fun, estimator, key=key)
     state, step, outputs = step.init(params), jax.jit(step), []
@@ -40,7 +40,7 @@ def run(estimator, steps=3, fun=loss, params=PARAMS, xs=None, key=0):
 
 
 class Listening(Loss):
-    """A loss that appends its calls to a list: ("gradient" or "value", the point)."""
+    """Wraps a loss so that it logs its calls to a list: ("gradient" or "value", the point)."""
 
     def __init__(self, loss, calls):
         self.loss, self.calls = loss, calls
@@ -61,7 +61,7 @@ class Listening(Loss):
 
 
 def listen(estimator, loss, params, steps=1, key=0):
-    """Estimates without `jit` at one point: the last evaluation, and all calls of the loss."""
+    """Estimates without `jit` at one point; returns the last evaluation and all calls."""
     (memory, _), calls = estimator.init(params), []
     for k in range(steps):
         step_key = jax.random.fold_in(jax.random.key(key), k)
@@ -72,13 +72,13 @@ def listen(estimator, loss, params, steps=1, key=0):
 
 
 def points_of(estimator, params=PARAMS, fun=loss, steps=1):
-    """The points where gradients are taken."""
+    """Points at which gradients are evaluated."""
     _, calls = listen(estimator, Loss(fun), jax.tree.map(jnp.asarray, params), steps)
     return [point for kind, point in calls if kind == "gradient"]
 
 
 def one_perturbation(law, params, step=0, key=0):
-    """The perturbation of the one sample of a step; `key` is a seed or a key."""
+    """Perturbation of a step with one sample; `key` is a seed or a key."""
     typed = jax.random.key(key) if isinstance(key, int) else key
     return law(jax.random.split(jax.random.fold_in(typed, step), 1)[0], params)
 
@@ -89,7 +89,7 @@ def assert_close(a, b, rtol=1e-5, atol=1e-6):
 
 
 def key_data(x):
-    """The bits of a key; other arrays as they are."""
+    """Returns the bits of a key; other arrays are unchanged."""
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 

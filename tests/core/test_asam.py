@@ -1,4 +1,4 @@
-"""ASAM: the sizes of its parameters, and which leaves have one."""
+"""ASAM: parameter scales, and which leaves have one."""
 
 import jax
 import jax.numpy as jnp

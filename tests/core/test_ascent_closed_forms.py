@@ -20,7 +20,7 @@ def unit(x):
 
 
 def in_numpy(name, a, x):
-    """The gradient of a method at rho = 0.3 by its printed formula."""
+    """Gradient of a method at rho = 0.3, by the formula in its paper."""
     g, rho = a @ x, 0.3
     at_sam = a @ (x + rho * unit(g))
     if name == "asam":
@@ -78,7 +78,7 @@ def test_gsam_takes_away_what_is_orthogonal_to_sam(x64):
     plain, sam = flat(jax.grad(loss)(PARAMS)), flat(evaluate(methods.sam(0.2))[1])
     removed = sam - flat(evaluate(methods.gsam(0.2, 0.4))[1])
     assert abs(removed @ sam) < 1e-12 * (sam @ sam)
-    assert removed @ plain > 0  # so the step descends less on the loss, and on the gap more
+    assert removed @ plain > 0  # so the step reduces the loss less and the gap more
     np.testing.assert_allclose((plain - removed / 0.4) @ sam, plain @ sam, rtol=1e-12)
     assert np.linalg.matrix_rank(np.stack([plain, sam, removed]), tol=1e-9) == 2
 

@@ -1,4 +1,4 @@
-"""The tilt that is chosen by the effective sample size."""
+"""The tilt chosen by the effective sample size."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def test_the_effective_sample_size_is_the_fraction(fraction, scale):
 def test_float64_has_more_digits(x64):
     losses = jax.random.normal(jax.random.key(0), (8,), jnp.float64)
     np.testing.assert_allclose(chosen(losses, 0.4)[1], 3.2, rtol=1e-12)
-    # of two losses the weights are (1, e^{-t}) / (1 + e^{-t}): ESS 1.6 is a weight of 3/4
+    # with two losses the weights are (1, e^{-t}) / (1 + e^{-t}); ESS 1.6 is a weight of 3/4
     np.testing.assert_allclose(chosen(jnp.array([0.0, 1.0]), 0.8)[0], np.log(3), rtol=1e-12)
 
 
@@ -73,7 +73,7 @@ def loss(x):
 
 
 def run(estimator, fun=loss, x=X):
-    """One step: value, gradient, and its metrics."""
+    """Runs one step; returns value, gradient and metrics."""
     step = value_and_grad(fun, estimator)
     (value, grad), state = jax.jit(step)(x, step.init(x))
     return value, grad, state.last.metrics

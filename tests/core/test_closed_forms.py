@@ -1,4 +1,4 @@
-"""Against the naive reference, and closed forms on L = x^T A x / 2."""
+"""TSAM and SAM against the naive reference, and against closed forms on L = x^T A x / 2."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ CASES = [
 
 
 def check_against_reference(make_estimator, law, mask, cases):
-    """`make_estimator` takes the numbers of a case, which are traced: one compilation for all."""
+    """`make_estimator` takes a case's numbers, which are traced: all cases share one program."""
     loss, gradient, theta = problem()
     params = jax.tree.map(jnp.asarray, theta)
 
@@ -161,7 +161,7 @@ def test_gaussian_tilt_of_a_quadratic(x64):
             error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
             assert np.all(np.abs(draws.mean(axis=0) - exact) < 4 * error)
         error = (grads.std(axis=0) / np.sqrt(20)).max()
-        assert np.abs(grads.mean(axis=0) - a @ x).max() > 20 * error  # the tilt is visible
+        assert np.abs(grads.mean(axis=0) - a @ x).max() > 20 * error  # the tilt has an effect
 
 
 def test_where_noise_dominates_a_shared_ascent_moves_farther_than_tsam(x64):
@@ -173,7 +173,7 @@ def test_where_noise_dominates_a_shared_ascent_moves_farther_than_tsam(x64):
     def along(make):
         step = value_and_grad(lambda x: a / 2 * x @ x, make(0.0, rho, 2000, **options))
         _, grad = step(x, step.init(x))[0]
-        return (grad / a - x) @ x / length  # of rho, what is left on average
+        return (grad / a - x) @ x / length  # average ascent along x, at most rho
 
     np.testing.assert_allclose(along(methods.shared_tsam), rho, rtol=1e-12)
     # E u(x + e) is close to x / sqrt(|x|^2 + d sigma^2) in high dimension

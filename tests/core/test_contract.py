@@ -1,4 +1,4 @@
-"""What every method must do that wants to be an optax optimizer: the rules, one test each.
+"""The contract of all methods as optax optimizers: one rule per test.
 
 A new method gets a row in contract_table.py.
 """
@@ -49,7 +49,7 @@ def make_step(optimizer):
 
 @functools.cache
 def compiled(name, **changes):
-    """The optimizer of a method, and its step, which is compiled once for all tests."""
+    """Optimizer of a method, and its step, compiled once for all tests."""
     optimizer = make_optimizer(make(name, **changes))
     return optimizer, jax.jit(make_step(optimizer))
 
@@ -80,7 +80,7 @@ def described(tree):
 
 
 def listen(estimator, fun=loss, *, has_aux=False, **options):
-    """Estimates without `jit`: the last evaluation, and all calls of the loss."""
+    """Estimates without `jit`; returns the last evaluation and all calls of the loss."""
     of_batch = Loss(fun, (batch(),), has_aux=has_aux)
     return small_problem.listen(estimator, of_batch, parameters(), **options)
 
@@ -125,7 +125,7 @@ def test_missing_params_or_value_fn_is_a_clear_error(name):
 @every_method
 def test_one_trace(name):
     optimizer = make_optimizer(make(name))
-    chex.clear_trace_counter()  # which counts by the name of the function
+    chex.clear_trace_counter()  # it counts by the function's name
     step = jax.jit(chex.assert_max_traces(make_step(optimizer), n=1))
     params = parameters()
     state = optimizer.init(params)

@@ -1,4 +1,4 @@
-"""What sampled methods must do, beyond test_contract.py; and the limits that are documented."""
+"""The contract of sampled methods, beyond test_contract.py, and their documented limits."""
 
 import functools
 from pathlib import Path
@@ -25,12 +25,12 @@ from tsam_jax import Loss, estimate_gradient, methods, noise, value_and_grad
 
 
 def fun(p, x=None):
-    """The loss, with an auxiliary output that tells points apart: an array and an integer."""
+    """The loss with an auxiliary output, an array and an integer, that identifies the point."""
     return loss(p, batch()), {"mean": p["w"] * 2, "count": jnp.sum(p["w"] > 0)}
 
 
 def jitted(estimator, fun):
-    """A step under `jit`: value, aux, and the metrics."""
+    """Runs a step under `jit`; returns value, aux and metrics."""
     step = value_and_grad(fun, estimator, has_aux=True)
     ((value, aux), _), state = jax.jit(step)(parameters(), step.init(parameters()))
     return value, aux, state.last.metrics
@@ -44,7 +44,7 @@ def test_aux_policies(name, policy, strategy):
     _, calls = listen(make(name, aux=policy, s=s, strategy="unrolled"), fun, has_aux=True)
     points = [point for kind, point in calls if kind == "gradient"]
     shared, evaluations = len(points) % s, len(points) // s
-    noise_points = points[shared::evaluations]  # a sample is its noise point, then what follows
+    noise_points = points[shared::evaluations]  # a sample evaluates its noise point first
     desired = {
         "first": fun(noise_points[0])[1]["mean"],
         "mean": sum(fun(point)[1]["mean"] for point in noise_points) / s,
@@ -58,12 +58,12 @@ def test_aux_policies(name, policy, strategy):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
 def test_the_mean_of_float64_aux_has_all_its_digits(strategy, dtype, x64):
-    """Also where parameters and loss are float32."""
+    """Even if parameters and loss are float32."""
 
     def fun(x):
         return jnp.sum(x**2), jnp.exp(jnp.sum(x.astype(jnp.float64)))
 
-    def eighths(key, x):  # no rounding in the points
+    def eighths(key, x):  # so that the points are exact
         return jax.random.randint(key, x.shape, -3, 4).astype(x.dtype) / 8
 
     x, make = jnp.ones(4, dtype), functools.partial(methods.tsam, 7.0, 0.0, 3, noise=eighths)
@@ -139,7 +139,7 @@ def test_updates_and_state_keep_their_sharding():
 
 @every_method
 def test_what_comes_before_the_estimator_is_discarded(name):
-    """Documented: clipping and the like belong behind it."""
+    """Documented: clipping and similar transformations come after it."""
     plain = estimate_gradient(make(name))
     params = parameters()
 
@@ -156,7 +156,7 @@ def test_what_comes_before_the_estimator_is_discarded(name):
 
 @every_method
 def test_multi_steps_sees_only_the_last_micro_batch(name):
-    """Documented: accumulate inside of `value_fn` instead."""
+    """Documented: accumulate inside `value_fn` instead."""
     optimizer = optax.MultiSteps(make_optimizer(make(name), optax.sgd(1.0)), 2)
     params = parameters()
     state = optimizer.init(params)

@@ -1,4 +1,4 @@
-"""The convolution for loops on the CPU, against `jax.lax.conv_general_dilated`."""
+"""The convolution for CPU loops, against `jax.lax.conv_general_dilated`."""
 
 import re
 
@@ -14,7 +14,7 @@ LAST = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHW
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="plain elsewhere")
 
-# image, kernel: the spatial dimensions; strides; padding; dilations of image and kernel
+# spatial dimensions of image and kernel, strides, padding, dilations of image and kernel
 CASES = {
     "plain": ((5, 7), (3, 3), (1, 1), "SAME", (1, 1), (1, 1)),
     "strides": ((6, 7), (3, 2), (2, 3), "SAME", (1, 1), (1, 1)),
@@ -56,7 +56,7 @@ def gradient_of(convolve):
 
 
 def derivatives(convolve):
-    """Value and tangent, gradient, and Hessian product by reverse over reverse mode."""
+    """Value and tangent, gradient, and Hessian-vector product by reverse over reverse mode."""
 
     def all_of(x, w):
         v = jax.tree.map(jnp.cos, (x, w))
@@ -74,7 +74,7 @@ def assert_alike(ours, plain, rtol):
 
 
 def pair(make):
-    """The results of ours and of the plain one, of one program."""
+    """Results of this convolution and JAX's, from one program."""
     return jax.jit(lambda *args: (make(conv_general_dilated)(*args), make(PLAIN)(*args)))
 
 
@@ -176,7 +176,7 @@ def test_inside_shard_map(key):
     spec = jax.sharding.PartitionSpec
 
     def over_the_batch(function):
-        def gradient(x, w):  # x may differ over the devices, and w does not
+        def gradient(x, w):  # x varies over the devices, w does not
             def loss(w):
                 return jnp.sum(jnp.sin(convolution(function, "strides")(x, w)))
 
@@ -188,14 +188,14 @@ def test_inside_shard_map(key):
 
 
 def convolutions(program):
-    """The lines of a compiled program that have a convolution."""
+    """Lines of a compiled program that contain a convolution."""
     return [line for line in program.splitlines() if re.search(r"\bconvolution\(", line)]
 
 
 FAST = {1: "dim_labels=b0f_0io->b0f", 2: "dim_labels=b01f_01io->b01f"}
 
 
-# With all of XLA's optimizations: they exchange, transpose and reverse operands.
+# With all of XLA's optimizations, which swap, transpose and reverse operands.
 @pytest.mark.parametrize(
     ("name", "members"), [("plain", None), ("strides", 2), ("large kernel", None), ("1-D", None)]
 )
@@ -221,7 +221,7 @@ def test_compiled_inside_a_scan_every_derivative_has_the_fast_form(name, members
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_long_sums_of_kernel_gradients_go_in_blocks(strides, key):
-    """64 x 64 features, 40 images of 16 x 16: 5 blocks of 8 images, each sum 2,048 long."""
+    """64 x 64 features, 40 images of 16 x 16: 5 blocks of 8 images, with sums of 2,048 terms."""
     x = jax.random.normal(key, (40, 16 * strides[0], 16 * strides[1], 64))
     w = 0.05 * jax.random.normal(key, (3, 3, 64, 64))
 
@@ -276,7 +276,7 @@ def test_errors_are_those_of_jax(w, options):
 
 
 def test_taylor_coefficients_are_those_of_jax():
-    """`jax.experimental.jet` goes through, in both arguments, to the second order."""
+    """`jax.experimental.jet` works in both arguments, to second order."""
     from jax.experimental import jet
 
     keys = jax.random.split(jax.random.key(0), 6)

@@ -1,4 +1,4 @@
-"""Derivatives through a step (meta-gradients): finite at exact zeros, right elsewhere."""
+"""Derivatives through a step (meta-gradients): finite at exact zeros, correct elsewhere."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ from contract_table import batch, loss, make, parameters
 
 from tsam_jax import methods, noise, tilting, value_and_grad
 
-# In the second step, so that what a method remembers takes part.
+# In the second step, so that a method's memory takes part.
 ESTIMATORS = {
     **{name: make(name) for name in methods.METHODS},
     "adaptive gsam": methods.gsam(0.1, 0.4, adapt=True),
@@ -24,7 +24,7 @@ ESTIMATORS = {
 
 
 def through_a_step(estimator, fun, steps=1, **options):
-    """params -> the estimated gradient and value after some steps, compiled."""
+    """Compiled map from params to the estimated gradient and value after some steps."""
     step = value_and_grad(fun, estimator, **options)
 
     def outputs(params, start, *args):
@@ -38,7 +38,7 @@ def through_a_step(estimator, fun, steps=1, **options):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_derivatives_are_finite_where_the_gradient_is_exactly_zero(name):
-    """At the minimum of a quadratic whose parameters, zero biases among them, are there."""
+    """At the minimum of a quadratic, with biases that are exactly zero."""
     params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
     fun = lambda p, x: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2) + 0 * jnp.sum(x)  # noqa: E731
     outputs = through_a_step(ESTIMATORS[name], fun, steps=2)
@@ -48,7 +48,7 @@ def test_derivatives_are_finite_where_the_gradient_is_exactly_zero(name):
 
 @pytest.mark.parametrize("name", ["looksam", "xsam", "gsam", "sam", "fsam"])
 def test_derivatives_are_finite_for_a_scalar_parameter(name):
-    """Its gradients are parallel: there is nothing orthogonal to keep, and no angle."""
+    """The gradients are parallel: they have no orthogonal component and no angle."""
     outputs = through_a_step(make(name), lambda p, x: jnp.mean((p - x) ** 2), steps=2)
     derivative = jax.jacrev(lambda p: outputs(p, p, batch()))(jnp.float32(0.3))
     chex.assert_tree_all_finite(derivative)
@@ -63,7 +63,7 @@ def test_derivatives_are_those_of_finite_differences(name):
         )
         start = params
         tilt = None
-        if name == "tsam with auto tilt":  # whose tilt counts as a constant
+        if name == "tsam with auto tilt":  # its tilt is treated as a constant
             step = value_and_grad(loss, ESTIMATORS[name])
             _, state = step(params, step.init(params), batch())
             tilt = state.last.metrics["tilt"]

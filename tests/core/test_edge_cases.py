@@ -33,7 +33,7 @@ def test_constant_losses(name):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_parameter_and_empty_leaves(name, dtype, x64):
-    """L = x^2: all gradients are at x or at x + rho."""
+    """On L = x^2, all gradients are evaluated at x or at x + rho."""
     params = {"x": jnp.asarray(0.5, dtype), "none": jnp.zeros((0, 3), dtype)}
     fun = lambda p: p["x"] ** 2 + jnp.sum(p["none"])  # noqa: E731
     estimator, state = make(name), None
@@ -101,13 +101,13 @@ def test_bfloat16_parameters_follow_float32(name):
     (_, grad, _), *_ = run(MAKERS[name](), 1, lambda p: loss(p, X.astype(p["w"].dtype)), narrow)[0]
     (_, desired, _), *_ = run(MAKERS[name](), 1, params=wide)[0]
     assert all(g.dtype == jnp.bfloat16 for g in jax.tree.leaves(grad))
-    if name not in {"xsam", "xsam-steps"}:  # whose search may turn on a rounding
+    if name not in {"xsam", "xsam-steps"}:  # a rounding error may change the result of its search
         assert_close(jax.tree.map(jnp.float32, grad), desired, rtol=0.1, atol=0.06)
 
 
 @every
 def test_masked_leaves_do_not_take_part(name):
-    """They are not perturbed, nor averaged, and their gradient does not enter any norm."""
+    """They are neither perturbed nor averaged, and their gradient enters no norm."""
     masked = MAKERS[name](mask={"w": True, "b": False})
 
     def only_w(p):
@@ -116,7 +116,7 @@ def test_masked_leaves_do_not_take_part(name):
     ((value, grad, _),), _ = run(masked, 1)
     without_b = MAKERS[name]()
     params = {"w": parameters()["w"]}
-    if name.startswith("rsam"):  # with as many keys, so that w gets the same noise
+    if name.startswith("rsam"):  # with the same number of keys, so that w gets the same noise
         masked_again = run(MAKERS[name](mask=lambda p: {"w": True, "b": False}), 1)[0]
         assert_close(masked_again[0][:2], (value, grad), rtol=0, atol=0)
         return

@@ -1,4 +1,4 @@
-"""Messages: the argument in backticks, the rule, and what was given."""
+"""Error messages: the argument in backticks, the rule, and the value that was passed."""
 
 import jax
 import jax.numpy as jnp

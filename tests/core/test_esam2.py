@@ -1,4 +1,4 @@
-"""ESAM2: its search along the ray."""
+"""ESAM2: the search along the ray."""
 
 import jax
 import jax.numpy as jnp

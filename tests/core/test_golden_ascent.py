@@ -1,4 +1,4 @@
-"""ASAM, GSAM, WSAM and more SAMs against their authors' codes: tests/data/golden/README.md."""
+"""ASAM, GSAM, WSAM and other SAMs against their authors' code; see tests/data/golden/README.md."""
 
 import golden_records
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ NAMES = golden_records.names(*FAMILIES)
 
 
 def learning_rate(meta):
-    """The schedule of GSAM's records: one step at the start before the cosine begins to fall."""
+    """Schedule of GSAM's records: constant for one step, then a cosine."""
     if meta.get("schedule") != "cosine":
         return lambda step: jnp.asarray(meta["lr"])
     return lambda step: (
@@ -26,7 +26,7 @@ def make_gsam(meta):
         return methods.gsam(meta["rho"], meta["alpha"], adapt=meta["adaptive"], eta=0.0)
     ends = {key: meta[key] for key in ("rho_min", "rho_max")}
     follow = methods.rho_from_lr(learning_rate(meta), **ends, lr_min=0.0, lr_max=meta["lr"])
-    # in the authors' first step the learning rate has not been set yet
+    # the authors' code sets the learning rate only after the first step
     return methods.gsam(
         lambda step: jnp.where(step == 0, meta["rho_min"], follow(step)), meta["alpha"]
     )

@@ -1,4 +1,4 @@
-"""F-SAM and XSAM against their authors' code, R-SAM in part: tests/data/golden/README.md."""
+"""F-SAM, XSAM and parts of R-SAM against the authors' code; see tests/data/golden/README.md."""
 
 import golden_records
 import jax
@@ -101,12 +101,12 @@ def test_xsam_float64(name, x64):
     actual, arrays = replay(record, make_xsam(record.meta), jnp.float64), record.arrays
     losses = actual["state"].last.metrics.get("losses")
     if name == NEGLOSS:
-        # The peer finds no loss above 0, and keeps alpha = 0; at first, its losses are ours.
+        # The peer finds no loss above 0 and keeps alpha = 0; its first losses equal ours.
         assert relative_error(losses[0], arrays["alpha_losses"][0]) < 1e-10
         assert np.all(arrays["alpha_losses"] < 0)
         assert np.all(arrays["alpha_used"] == 0)
         assert relative_error(actual["final_grad"], arrays["final_grad"]) > 0.1
-        # A constant does not matter, so ours is the record with c = 20, which has no defect.
+        # A constant should not matter: compare with c = 20, whose record has no such defect.
         record = golden_records.load("xsam/xsam__k1_search_c20__quad")
         arrays = record.arrays
         actual["loss"] = actual["loss"] + 60 + 20
@@ -130,7 +130,7 @@ def test_xsam_float32(name):
 
 @pytest.mark.parametrize("name", RSAM)
 def test_rsam_noise_and_first_gradient(name, x64):
-    """The part of this R-SAM that is ours too: noise by filters, and a gradient at theta + D."""
+    """The part of this R-SAM that ours shares: noise by filters, and a gradient at theta + D."""
     record = golden_records.load(name)
     arrays, loss = record.arrays, loss_of(record, jnp.float64)
 
@@ -151,7 +151,7 @@ def test_rsam_noise_and_first_gradient(name, x64):
 
 
 def filter_norms(w):
-    """What `noise.filter_scaled` multiplies its normals with, for filters along axis 0."""
+    """Factors by which `noise.filter_scaled` multiplies its normals, for filters along axis 0."""
     law, key = noise.filter_scaled(1.0, filter_axis=0), jax.random.key(0)
     unit_rows = w / np.linalg.norm(w, axis=1, keepdims=True)
     return np.asarray(law(key, jnp.asarray(w)) / law(key, jnp.asarray(unit_rows)))

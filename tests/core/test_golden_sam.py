@@ -1,4 +1,4 @@
-"""SAM against davda54/sam and optax.contrib.sam: tests/data/golden/README.md."""
+"""SAM against davda54/sam and optax.contrib.sam; see tests/data/golden/README.md."""
 
 import golden_records
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ NAMES = golden_records.names("davda54_sam", "optax_sam")
 
 
 def make_sam(meta):
-    """`sam` as the peer ran it: `sync_period` counts the ascent steps, of rho each, plus one."""
+    """`sam` with the peer's settings: `sync_period` is one more than the ascent steps of rho."""
     steps = meta.get("sync_period", 2) - 1
     return methods.sam(rho=steps * meta["rho"], steps=steps)
 

@@ -1,7 +1,7 @@
-"""TSAM against the official code's own numbers: tests/data/golden/README.md.
+"""TSAM against numbers from the official code; see tests/data/golden/README.md.
 
-Every record is three steps. The recorded noise is replayed through a user-defined law, and
-losses, weights, gradient and parameters must come out, by every strategy and both adapters.
+Every record is three steps. The tests replay the recorded noise through a user-defined law, and
+compare losses, weights, gradient and parameters for every strategy and both adapters.
 """
 
 import functools
@@ -24,7 +24,7 @@ SEED = 7
 
 
 def law_by_order(perturbations):
-    """A law that counts its calls: the j-th call of a step is sample j."""
+    """Noise law that counts its calls; the j-th call of a step is sample j."""
     calls = iter(range(jax.tree.leaves(perturbations)[0].shape[0]))
 
     def law(key, params):
@@ -35,7 +35,7 @@ def law_by_order(perturbations):
 
 
 def law_by_key(table, s):
-    """A law that tells step and sample from its key, as `tsam` documents it; else NaN."""
+    """Noise law that finds step and sample from its key, as `tsam` documents; otherwise NaN."""
     steps = [jax.random.split(jax.random.fold_in(jax.random.key(SEED), k), s) for k in range(STEPS)]
     known = jax.random.key_data(jnp.stack(steps)).reshape(STEPS * s, -1)
 
@@ -58,7 +58,7 @@ def base_optimizer(base, lr, momentum, weight_decay):
 
 
 def schedule(kind, t):
-    """The official code's `--schedule_t`, of 3 steps in all."""
+    """The official code's `--schedule_t` for 3 steps in total."""
     return {
         0: t,
         1: lambda step: t * step / STEPS,
@@ -67,7 +67,7 @@ def schedule(kind, t):
 
 
 def keep_updates():
-    """An optax transformation whose state is the last updates that it was given."""
+    """Optax transformation whose state is the last updates that it received."""
 
     def init(params):
         return jax.tree.map(jnp.zeros_like, params)
@@ -130,7 +130,7 @@ def make_step(problem, base, s, schedule_t, strategy):
 
 
 def run(record, strategy, dtype):
-    """Three steps from the recorded draws: what came out of each adapter, stacked over steps."""
+    """Runs three steps from the recorded draws; returns each adapter's results, stacked."""
     meta = record.meta
     base = (meta["base"], meta["lr"], meta["momentum"], meta["weight_decay"])
     init, step = make_step(meta["problem"], base, meta["s"], meta["schedule_t"], strategy)
@@ -149,7 +149,7 @@ def run(record, strategy, dtype):
 
 
 def tolerance(quantity, record, dtype):
-    """1e-10 in float64 and 1e-5 in float32, relative to the norm of all of the quantity.
+    """1e-10 in float64 and 1e-5 in float32, relative to the norm of the whole quantity.
 
     A rounding error e of the losses changes the weights by up to 2 t e relative, and a float32
     loss L has e = 6e-8 L at best: at t = 100 and L = 2 that is 2.4e-5, which no float32 program
@@ -227,7 +227,7 @@ def test_noise_laws_scale_normals_as_the_official_code_does(name, x64, monkeypat
     for k, j in np.ndindex(STEPS, meta["s"]):
         normals = [jnp.asarray(z[k, j]) for _, z in recorded]
         monkeypatch.setattr(jax.random, "normal", lambda *_, normals=normals: normals.pop(0))
-        with jax.disable_jit():  # else the first draw is compiled in
+        with jax.disable_jit():  # otherwise the first draw becomes a constant of the program
             drawn = law(jax.random.key(0), record.init)
         for leaf, e in drawn.items():
             np.testing.assert_allclose(factor[k, j] * e, desired[leaf][k, j], rtol=1e-12)

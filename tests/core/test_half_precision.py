@@ -1,4 +1,4 @@
-"""Parameters in half precision: what of a perturbation survives, and the warning that says so."""
+"""Half-precision parameters: how much of a perturbation survives rounding, and the warning."""
 
 import warnings
 
@@ -13,12 +13,12 @@ from small_problem import points_of
 from tsam_jax import HalfPrecisionWarning, methods, noise, value_and_grad
 
 KEYS = jax.random.split(jax.random.key(0))
-WEIGHTS = jax.random.normal(KEYS[0], (1024, 1024)) / 32  # as is usual for 1024 inputs
+WEIGHTS = jax.random.normal(KEYS[0], (1024, 1024)) / 32  # usual scale for 1024 inputs
 SLOPES = jax.random.normal(KEYS[1], WEIGHTS.shape)  # the gradient
 
 
 def warnings_of(estimator, params):
-    """The messages that Python shows by default while a step is traced twice."""
+    """Warnings that Python shows by default while a step is traced twice."""
 
     def step(params, x):
         step = value_and_grad(loss, estimator)
@@ -53,8 +53,8 @@ def test_only_perturbed_leaves_in_half_precision_count():
 
 
 def surviving(dtype, rho):
-    """What the addition leaves of a SAM step, as shares: its component along the step that was
-    meant, and the weights that move at all."""
+    """How much of a SAM step survives the addition: the fraction of its length along the intended
+    step, and the fraction of weights that move."""
     slope = lambda w: jnp.sum(SLOPES.astype(dtype) * w)  # noqa: E731
     points = points_of(methods.sam(rho), WEIGHTS.astype(dtype), slope)
     before, after = (point.astype(jnp.float32) for point in points)
@@ -62,8 +62,8 @@ def surviving(dtype, rho):
     return along / rho, jnp.mean(after != before)
 
 
-# With a million weights of rms 1/32, rho = 0.05 is 5e-5 a weight; the spacing of bfloat16 is 1e-4
-# to 2e-4 there. A weight moves if its step is more than half the spacing.
+# With a million weights of rms 1/32, rho = 0.05 is 5e-5 per weight, and the spacing of bfloat16 is
+# 1e-4 to 2e-4. A weight moves if its step is more than half the spacing.
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 @pytest.mark.parametrize(
     ("dtype", "rho", "along", "moved"),

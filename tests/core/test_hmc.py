@@ -21,7 +21,7 @@ PARAMS = {"w": jnp.array([[0.5, -1.0], [0.7, 1.5]]), "b": jnp.array([0.2, 0.9])}
 
 
 def estimate(estimator, fun=quartic, params=PARAMS, key=0):
-    """One step: (value, gradient) and its metrics."""
+    """Runs one step; returns (value, gradient) and metrics."""
     step = value_and_grad(fun, estimator, key=key)
     outputs, state = jax.jit(step)(params, step.init(params))
     return outputs, state.last.metrics
@@ -43,7 +43,7 @@ def test_without_steps_it_is_tilted_sampling_in_the_ball(strategy):
 
 
 def replay(key, j, s, *, proposals, mask=None, **options):
-    """Sample j of the first step, by the kernel and one by one."""
+    """Sample j of the first step, computed alone with the kernel."""
 
     def look(e):
         value, grad = jax.value_and_grad(quartic)(_tree.add(PARAMS, e))
@@ -65,7 +65,7 @@ MASKS = {"all": None, "w": {"w": True, "b": False}}
 
 @functools.cache
 def replayed(masked):
-    """(key, j) -> sample j of two, compiled once for all strategies."""
+    """Map from (key, j) to sample j of two, compiled once for all strategies."""
     options = {**CHAIN, "tilt": 1.0, "accept": "metropolis", "mask": MASKS[masked]}
     return jax.jit(lambda key, j: replay(key, j, 2, **options))
 
@@ -90,7 +90,7 @@ def test_samples_are_chains_of_the_kernel(strategy, masked):
 
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_chains_of_bfloat16_parameters_are_in_float32(monkeypatch):
-    """Or steps below the spacing of the parameters would be lost."""
+    """Otherwise, steps smaller than the parameters' spacing would be lost."""
     seen, propose = [], hmc._propose
 
     def listening(key, here, look, **options):
@@ -107,7 +107,7 @@ def test_chains_of_bfloat16_parameters_are_in_float32(monkeypatch):
 
 
 def test_sigma_is_a_unit_of_momentum():
-    """Only beta / sigma counts."""
+    """Only beta / sigma matters."""
     a = methods.tsam_hmc(2.0, 3, radius=0.6, beta=0.04, sigma=1.0, steps=2)
     b = methods.tsam_hmc(2.0, 3, radius=0.6, beta=0.16, sigma=4.0, steps=2)
     (_, grad), metrics = estimate(a)

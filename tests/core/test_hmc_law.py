@@ -1,4 +1,4 @@
-"""The law of TSAM's samples by Hamiltonian Monte Carlo, and what is not exact."""
+"""Distribution of TSAM's samples by Hamiltonian Monte Carlo, and where it is not exact."""
 
 import functools
 
@@ -19,7 +19,7 @@ LAW = {"radius": 1.0, "tilt": 1.0, "beta": 0.25, "sigma": 0.9, "steps": 2}
 
 
 def exact_samples(loss, seed, n=25_000):
-    """Of exp(tilt loss) on the ball, by rejection."""
+    """Samples exp(tilt loss) on the ball by rejection."""
     keys = jax.random.split(jax.random.key(seed), 200_000)
     e = jax.vmap(lambda k: noise.ball(radius=LAW["radius"])(k, jnp.zeros(3)))(keys)
     log_density = LAW["tilt"] * jax.vmap(loss)(e)
@@ -30,7 +30,7 @@ def exact_samples(loss, seed, n=25_000):
 
 
 def moments(e):
-    """Columns: what the tests look at of each sample."""
+    """Statistics of each sample that the tests compare, as columns."""
     columns = [e @ G, (e @ G) ** 2, jnp.sum(e**2, axis=-1), e[..., 0] ** 2, e[..., 1] * e[..., 2]]
     return np.stack(columns, axis=-1)
 
@@ -41,7 +41,7 @@ def one_proposal(loss, **options):
 
 
 def drift_of_the_law(loss, seed, **options):
-    """By how many standard errors one proposal moves the moments of exact samples."""
+    """Shift of exact samples' moments under one proposal, in standard errors."""
     exact = exact_samples(loss, seed)
     keys = jax.random.split(jax.random.key(seed + 2), len(exact))
     after, accepted = one_proposal(loss, **{**RULE, **LAW, **options})(keys, exact)
@@ -129,7 +129,7 @@ def test_the_law_is_that_of_blackjax_and_of_the_closed_form():
     theirs, their_error = blackjax_chains()
     assert abs(theirs - exact_mean()) < 4 * their_error
     assert abs(ours - theirs) < 4 * np.hypot(error, their_error)
-    assert max(error, their_error) < 0.005  # and a uniform law would give 0
+    assert max(error, their_error) < 0.005  # a uniform distribution would give 0
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -140,7 +140,7 @@ def test_euler_with_small_steps_samples_more_than_the_tilt(steps):
 
 
 def disc_gradient(loss, theta, t, radius):
-    """The gradient of L_t under the uniform law on a disc, by quadrature."""
+    """Gradient of L_t under the uniform distribution on a disc, by quadrature."""
     r, weights = np.polynomial.legendre.leggauss(60)
     r, weights = (r + 1) / 2 * radius, weights / 2 * radius
     angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)

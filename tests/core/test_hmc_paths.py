@@ -1,4 +1,4 @@
-"""Proposals of TSAM by Hamiltonian Monte Carlo: paths, and what is refused."""
+"""Proposals of TSAM by Hamiltonian Monte Carlo: trajectories and rejections."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from tsam_jax.methods import hmc
 
 
 def naive_path(gradient, e, p, *, beta, tilt, sigma, steps, half):
-    """Both integrators with loops; for "euler" the whole kick comes first."""
+    """Both integrators as loops; "euler" starts with the full kick."""
     for _ in range(steps):
         kick = beta * tilt * (0.5 if half else 1.0)
         p = p + kick * gradient(e)
@@ -26,7 +26,7 @@ PATH = {"kick": 0.2 * 1.5, "drift": 0.2 / 0.7**2}
 
 
 def path(integrator, here, p, steps):
-    """Where a number of steps lead."""
+    """End point after a number of steps."""
     for _ in range(steps):
         here, p = hmc._INTEGRATORS[integrator](here, p, make_look(curved), **PATH)
     return here, p

@@ -1,4 +1,4 @@
-"""What must hold between the methods, whatever the numbers are."""
+"""Identities between methods, for any numbers."""
 
 import functools
 
@@ -87,7 +87,7 @@ def test_a_shared_ascent_without_noise_is_sam_and_without_ascent_tilted_sampling
 
 
 def probes(law, rho, s=3):
-    """Losses and gradients of the samples of a first step, one by one."""
+    """Losses and gradients of a first step's samples, computed one by one."""
     params = parameters()
     for key in jax.random.split(jax.random.fold_in(jax.random.key(0), 0), s):
         point = jax.tree.map(jnp.add, params, law(key, params))
@@ -189,7 +189,7 @@ def test_rsam_without_ascent_is_the_gradient_at_the_noise():
     assert rsam.cost.gradients == 1
 
 
-# What each method is at, so that it is SAM.
+# Settings at which each method equals SAM.
 SAMS = {
     "pgn": {"rho": 0.2, "alpha": 1.0},
     "wsam": {"rho": 0.2, "gamma": 0.5},

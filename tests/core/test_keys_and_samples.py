@@ -1,4 +1,4 @@
-"""What the samples of a step depend on, keys and steps, and on what they do not: their order."""
+"""Samples depend on key and step, but not on their order."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_same_key_same_bits(strategy):
 
 
 def states(key, params=None):
-    """The first state in every adapter."""
+    """Initial state in every adapter."""
     params, sam = parameters() if params is None else params, methods.sam(0.1)
     return (
         value_and_grad(loss, sam, key=key).init(params),

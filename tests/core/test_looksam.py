@@ -1,4 +1,4 @@
-"""LookSAM: the steps between its looks."""
+"""LookSAM: the steps between its SAM steps."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ def test_looksam_looks_every_kth_step():
     step = value_and_grad(loss, methods.looksam(0.1, every=3))
     program = jax.make_jaxpr(step)(parameters(), step.init(parameters()))
     branches = [equation.primitive.name for equation in program.eqns].count("cond")
-    assert branches == 1  # so that it does not pay for it in between
+    assert branches == 1  # so that the steps in between do not pay for it
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("shape", [(), (7,)])
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_looksam_does_not_blow_up_rounding(shape, dtype, x64):
-    """Where SAM's gradient is parallel to the plain one, there is nothing to add."""
+    """If SAM's gradient is parallel to the plain one, there is nothing to add."""
     x = jnp.full(shape, 0.7, dtype)
     fun = lambda x: jnp.sum(jnp.square(x)) * dtype(1.3)  # noqa: E731
     estimator = methods.looksam(0.1, every=2)

@@ -42,7 +42,7 @@ def described(tree):
 
 
 def hand_loop(inner, m, params, memory, k, x):
-    """Step k: all micro-batches from one memory and key; the mean of all that is a float."""
+    """Runs step k on all micro-batches with one memory and key; averages all floats."""
     results = []
     for part in jnp.split(x, len(x) // m):
         step = {"step": k, "key": jax.random.fold_in(jax.random.key(0), k)}
@@ -74,7 +74,7 @@ def test_hand_loop(name, strategy):
 
 
 def test_closed_form_on_quadratics(x64):
-    """L_i = (x - c_i)^T A (x - c_i) / 2, one micro-batch an example."""
+    """L_i = (x - c_i)^T A (x - c_i) / 2, with one example per micro-batch."""
     a = jnp.diag(jnp.array([0.5, 2.0, 4.0])) + 0.1
     centres = jax.random.normal(jax.random.key(1), (4, 3), jnp.float64)
     x = jnp.array([1.0, -2.0, 0.5])
@@ -283,7 +283,7 @@ def two_arguments(w, weight, x, y):
 @pytest.mark.parametrize("wrap", [methods.m_sam, methods.microbatched])
 @pytest.mark.parametrize("cut", [("x", "y"), (2, "y"), (2, 3), ("y", 2)])
 def test_the_batch_is_found_by_name_and_by_position(cut, wrap, x64):
-    """The other arguments stay whole."""
+    """The other arguments are not split."""
     w, x, y = jnp.array([1.0, -2.0]), jnp.arange(6.0), {"y": jnp.arange(6.0) ** 2}
     step = value_and_grad(two_arguments, wrap(methods.sam(0.1), 2, batch=cut))
     actual = step(w, step.init(w), 3.0, x, y=y)

@@ -81,7 +81,7 @@ def norm(tree):
 
 
 def test_rsam_with_no_weight_of_the_noise_ascends_from_the_parameters():
-    """lam = 0: SAM, but for the gradient that it follows, which is that at theta + D."""
+    """lam = 0 is SAM, except that it ascends along the gradient at theta + D."""
     rsam = methods.rsam(0.3, gamma=0.2, lam=0.0)
     d = one_perturbation(noise.filter_scaled(0.2), parameters(), key=4)
     g = jax.grad(loss)(add(parameters(), d))
@@ -94,7 +94,7 @@ def test_rsam_with_no_weight_of_the_noise_ascends_from_the_parameters():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_xsam_on_a_quadratic(steps, double):
-    """In the plane of v0 and v1, v(alpha) is v0 turned by alpha times their angle."""
+    """In the plane of v0 and v1, v(alpha) is v0 rotated by alpha times their angle."""
     start, a, _ = double
     estimator = methods.xsam(0.3, steps=steps, rho_max=0.8, alpha_grid=(0.0, 0.5, 1.7, 2.0))
     ((_, grad, _),), state = run(estimator, 1, quadratic, params=start)

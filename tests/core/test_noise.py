@@ -22,7 +22,7 @@ LAWS = {
 
 
 def draws(law, key, params, n):
-    """n draws as an array (n, d)."""
+    """Returns n draws as an array (n, d)."""
     eps = jax.jit(jax.vmap(lambda k: law(k, params)))(jax.random.split(key, n))
     return np.concatenate([x.reshape(n, -1) for x in jax.tree.leaves(eps)], axis=1)
 
@@ -162,7 +162,7 @@ def test_sizes_may_be_schedules_or_traced(name, unit, key):
 
 
 def test_a_schedule_follows_the_step_counter_of_the_method():
-    # at step k the noise has norm k, and the loss is its square
+    # at step k the noise has norm k and the loss is k^2
     law = noise.sphere(radius=lambda step: 1.0 * step)
     estimator = methods.tilted_sampling(t=1.0, s=2, noise=law)
     step, x = value_and_grad(lambda x: jnp.sum(x**2), estimator), jnp.zeros(5)

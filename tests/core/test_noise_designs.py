@@ -23,7 +23,7 @@ every_law = pytest.mark.parametrize("name", LAWS)
 
 
 def drawn(design, key, s, params=PARAMS):
-    """The s perturbations of a step, as an array (s, d)."""
+    """Returns the s perturbations of a step as an array (s, d)."""
     eps = jax.vmap(lambda j: design.draw(key, j, s, params))(jnp.arange(s))
     return np.concatenate([np.asarray(x).reshape(s, -1) for x in jax.tree.leaves(eps)], axis=1)
 
@@ -50,7 +50,7 @@ def test_sets_are_orthogonal_and_keep_lengths(name, s, key):
     plain = plainly(LAWS[name], key, s)
     lengths = np.linalg.norm(eps, axis=1)
     np.testing.assert_allclose(lengths, np.linalg.norm(plain, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(eps[::7], plain[::7], atol=1e-5)  # each set starts with its draw
+    np.testing.assert_allclose(eps[::7], plain[::7], atol=1e-5)  # each set starts with its own draw
     for start in 0, 7:
         directions = (eps / lengths[:, None])[start : start + 7]
         cosines = directions @ directions.T
@@ -185,7 +185,7 @@ def variance(law, t, s=4, fun=quadratic):
 
 
 def test_antithetic_pairs_cancel_what_is_odd():
-    """Of a quadratic loss that is all of the noise at t = 0; a tilt brings back its share."""
+    """On a quadratic loss, it removes all noise at t = 0; a tilt brings some of it back."""
     law = noise.sphere(radius=0.3)
     pairs, plain = noise.antithetic(law), variance(law, 0.0)
     np.testing.assert_allclose(plain, 0.03 * float(jnp.sum(CURVATURE**2)) / 4, rtol=0.1)

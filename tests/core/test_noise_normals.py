@@ -1,4 +1,4 @@
-"""The normals behind the laws: those of `jax.random`, drawn at less cost."""
+"""The normals of the noise laws: those of `jax.random`, at lower cost."""
 
 import itertools
 from pathlib import Path
@@ -16,7 +16,7 @@ from tsam_jax import _threefry, noise
 
 @pytest.fixture
 def patch(monkeypatch):
-    """Replaces a part of `_threefry`, and forgets what was compiled with another one."""
+    """Replaces a part of `_threefry` and clears the programs compiled with the old one."""
 
     def replace(name, value):
         monkeypatch.setattr(_threefry, name, value)
@@ -47,7 +47,7 @@ def test_what_is_not_drawn_here_is_drawn_by_jax(key, x64):
     other = jax.random.key(3, impl="rbg")
     for k, dtype in (key, jnp.float64), (key, jnp.complex64), (other, jnp.float32):
         actual = _threefry._draw(k, (50,), jnp.dtype(dtype))
-        unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # of a real coordinate
+        unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # scales each real part to 1
         np.testing.assert_allclose(actual, unit * jax.random.normal(k, (50,), dtype), rtol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_short_leaves_are_drawn_in_a_loop_on_a_cpu_and_are_the_same_normals(key,
 
 
 def test_all_possible_normals_are_normal():
-    """There are 2^23, all equally probable, so that nothing here is random."""
+    """There are 2^23 values, all equally probable, so nothing here is random."""
     bits = np.arange(2**23, dtype=np.uint32) << 9
     u = np.asarray(jax.jit(_threefry._uniform)(bits), np.float64)
     z = np.asarray(jax.jit(lambda b: _threefry._quantile(_threefry._uniform(b)))(bits), np.float64)
@@ -76,13 +76,13 @@ def test_leaves_samples_and_steps_are_independent(key):
     n = 4096
     law = noise.gaussian(rms=1.0)
     params = [jnp.zeros(n), jnp.zeros((64, 64))]
-    # as methods do: a key is split for the step, and that for its samples
+    # as methods do: split the key for the step, then for its samples
     keys = jax.vmap(lambda k: jax.random.split(k, 3))(jax.random.split(key, 3)).reshape(-1)
     a, b = jax.jit(jax.vmap(lambda k: law(k, params)))(keys)
     z = np.concatenate([a, b.reshape(-1, n)])
-    standard = np.concatenate([z, (z**2 - 1) / np.sqrt(2)])  # sizes, too
+    standard = np.concatenate([z, (z**2 - 1) / np.sqrt(2)])  # and the squares
     correlations = standard @ standard.T / n
-    others = np.tile(1 - np.eye(len(z)), (2, 2))  # not a draw with itself
+    others = np.tile(1 - np.eye(len(z)), (2, 2))  # excludes a draw with itself
     assert np.all(np.abs(correlations * others) < 5.5 / np.sqrt(n))
     # within a leaf: neighbours, and rows of a matrix
     for lag, x in itertools.product((1, 2, 64), standard):

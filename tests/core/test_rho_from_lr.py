@@ -1,4 +1,4 @@
-"""The radius that follows a learning rate."""
+"""The radius that follows the learning rate."""
 
 import jax
 import jax.numpy as jnp

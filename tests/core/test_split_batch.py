@@ -1,4 +1,4 @@
-"""`split_batch`: each sample sees a slice of the batch of its own."""
+"""`split_batch`: each sample gets its own slice of the batch."""
 
 import contract_table
 import jax
@@ -15,7 +15,7 @@ from tsam_jax import Loss, methods, noise, tilting, value_and_grad
 
 GAUSSIAN, STRATEGIES = noise.gaussian(rms=0.1), ("vectorized", "unrolled", "streamed")
 W_ONLY = {"w": True, "b": False}
-# name -> a method of 3 samples, by its other arguments
+# name -> method with 3 samples, as a function of its other arguments
 CASES = {
     "tsam": lambda **kw: methods.tsam(2.0, 0.3, 3, noise=GAUSSIAN, delta="half", **kw),
     "worst": lambda **kw: methods.tsam(np.inf, 0.3, 3, noise=GAUSSIAN, **kw),
@@ -29,7 +29,7 @@ CASES = {
 
 
 def outputs(estimator, x, fun=loss, **options):
-    """((value, aux), grad), or (value, grad); and the losses and weights of the samples."""
+    """Returns ((value, aux), grad) or (value, grad), and the samples' losses and weights."""
     params = parameters(jnp.result_type(float))
     step = value_and_grad(fun, estimator, **options)
     out, state = jax.jit(step)(params, step.init(params), x)
@@ -44,7 +44,7 @@ def test_slices_that_are_copies_give_the_estimate_of_the_whole(name, x64):
     assert_close(outputs(split, x), outputs(whole, x), rtol=1e-12, atol=1e-13)
 
 
-# name -> rho, mask, noise of sample j, and tilt of the weights, of the losses
+# name -> rho, mask, noise of sample j, tilt of the weights, tilt of the losses
 BY_HAND = {
     "tsam": (0.3, None, GAUSSIAN, lambda _: 1.0),
     "worst": (0.3, None, GAUSSIAN, lambda _: np.inf),
@@ -58,7 +58,7 @@ BY_HAND = {
 
 
 def by_hand(name, x):
-    """What `outputs` says: a loop over slices of two examples."""
+    """Reference for `outputs`: a loop over slices of two examples."""
     rho, mask, law, tilt_of = BY_HAND[name]
     params, step_key = parameters(jnp.float64), jax.random.fold_in(jax.random.key(0), 0)
     moved = lambda tree: tree if mask is None else {**tree, "b": None}  # noqa: E731
@@ -118,7 +118,7 @@ def test_cost_is_counted_in_shares_of_the_batch(s, rho, gradients, aux):
         estimator = methods.tsam(1.0, rho, s, **options)
         step = value_and_grad(counted, estimator, has_aux=True)
         jax.eval_shape(step, params, step.init(params), x)
-        is_erm = s == 1 and rho == 0 and law is noise.none  # whose aux is the clean one
+        is_erm = s == 1 and rho == 0 and law is noise.none  # its aux is that of the parameters
         assert estimator.cost == (gradients, float(aux == "clean" and not is_erm))
         np.testing.assert_allclose(sum(seen), sum(estimator.cost))
 
@@ -193,7 +193,7 @@ def test_batches_that_cannot_be_split(s, x, message):
 @pytest.mark.parametrize("make", [methods.tsam, methods.tilted_sampling, methods.from_paper])
 @pytest.mark.parametrize("split", [True, "images", 2, ("x", "y")])
 def test_the_batch_must_be_an_argument_of_the_loss(make, split):
-    """Of the loss as it is called, so that only a step can tell."""
+    """The error is about the loss as it is called, so only a step can raise it."""
     arguments = {"t": 1.0, "s": 2} | ({"rho": 0.1} if make is methods.tsam else {})
     estimator, w = make(**arguments, split_batch=split), jnp.ones(2)
     step = value_and_grad(lambda w, x: jnp.sum(w * x), estimator)

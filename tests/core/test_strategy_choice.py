@@ -1,4 +1,4 @@
-"""What "auto" stands for."""
+"""The strategy that "auto" chooses."""
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,13 @@ def fast_in_loops(j):
 
 
 def hidden(j):
-    """The convolution stands in a branch of a conditional, under jit and checkpoint."""
+    """The convolution is in a branch of a conditional, under jit and checkpoint."""
     inner = jax.jit(jax.checkpoint(convolutional))
     return jax.lax.cond(j > 1, inner, inner, j)
 
 
 def choices(sample, s, *, strategy="auto", tilt=1.0):
-    """What is chosen under `jit`, and without."""
+    """Strategies chosen with and without `jit`."""
 
     def choose(indices):
         seen.append(_fold._choose(strategy, sample, indices, tilt))
@@ -104,4 +104,4 @@ def test_a_tilt_of_all_losses_is_not_streamed(s, calls):
     estimator = methods.tsam(AutoTilt(0.5), 0.1, s, noise=law)
     step, x = value_and_grad(jnp.sum, estimator), jnp.ones(3)
     jax.eval_shape(jax.jit(step), x, step.init(x))
-    assert len(seen) == calls + 1  # and once to choose
+    assert len(seen) == calls + 1  # plus one call to choose

@@ -1,4 +1,4 @@
-"""`delta`, the fraction of the tilt that the sampling accounts for: no tilt is ever negative."""
+"""`delta`, the fraction of the tilt in the sampling; no tilt is ever negative."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_the_weights_use_the_rest_of_the_tilt(method, delta, fraction):
 
 @both
 def test_a_scheduled_t_that_starts_at_zero_gives_no_negative_tilt(method):
-    """A constant part of a rising tilt would be above it at first, and weigh the best sample."""
+    """A constant fraction of a rising tilt would exceed it at first and favour the best sample."""
     rising = optax.linear_schedule(0.0, 8.0, 4)
     for steps, expected in ((1, 0.0), (2, 1.0), (3, 2.0)):
         metrics = metrics_of(method(rising, 0.5), steps)

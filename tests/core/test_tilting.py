@@ -21,7 +21,7 @@ TILTS = (0.0, 1e-30, 1e-12, 1e-4, 0.3, 5.0, 100.0, 1e12, np.inf)
 
 
 def exact_loss(losses, t):
-    """In float64; the mean plus t/2 times the variance where the plain formula loses digits."""
+    """In float64; mean plus t/2 times variance where the plain formula loses digits."""
     losses = np.asarray(losses, np.float64)
     if t < 1e-9:
         return losses.mean() + t / 2 * losses.var()

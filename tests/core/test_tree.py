@@ -1,4 +1,4 @@
-"""Norms and steps in float32 at least, whatever the leaves are."""
+"""Norms and steps in at least float32, for leaves of any dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from tsam_jax import _tree
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_norms_are_summed_in_float32(dtype):
-    # In float16 the squares overflow, in bfloat16 the sum has three digits.
+    # In float16 the squares overflow; in bfloat16 the sum has three digits.
     tree = {"a": jnp.full(1000, 301.0, dtype), "b": [jnp.full((2, 3), 1.1, dtype), None]}
     leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
     norm = _tree.norm(tree)

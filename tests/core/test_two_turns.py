@@ -1,4 +1,4 @@
-"""The two evaluations of an ascent, one after the other and in a loop."""
+"""The two evaluations of an ascent, in sequence and in a loop."""
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ START = np.array([1.0, -2.0])
 
 
 def evaluate(x):
-    """sum x^4 / 4; its value is infinite around 3.5 alone, its gradient NaN below -3."""
+    """sum x^4 / 4, with an infinite value only near 3.5 and a NaN gradient below -3."""
     value = jnp.sum(x**4) / 4 + jnp.where(jnp.abs(jnp.max(x) - 3.5) < 0.1, jnp.inf, 0)
     return Evaluation(value, jnp.where(jnp.min(x) < -3, jnp.nan, x**3), {"at": x})
 
 
 def climb(point, grad):
-    """A step along the gradient as far as that is finite, as a norm may make it."""
+    """Step along the finite part of the gradient, as some norms give it."""
     return point + 0.1 * jnp.nan_to_num(grad), jnp.all(jnp.isfinite(grad))
 
 
 def found_by(form, start):
-    """Loss and gradient of the end, and aux of the start; without the other samples of a step."""
+    """Loss and gradient at the end, and aux at the start, of one sample computed alone."""
 
     @jax.jit
     def found(x):

@@ -1,4 +1,4 @@
-"""Mistakes in users' own estimators and calls: named, and never silently wrong."""
+"""Mistakes in users' own estimators and calls raise an error that names them."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def square(p):
 
 
 def estimator(*, init=lambda p: ((), {}), **changes):
-    """The plain gradient, with some fields of its evaluation replaced."""
+    """Estimator of the plain gradient with some fields of its evaluation replaced."""
     return GradientEstimator(
         init, lambda loss, p, m, *, step, key: (loss(p)._replace(**changes), m)
     )
@@ -101,7 +101,7 @@ def test_a_state_that_is_none_is_named():
 
 
 def test_a_batch_behind_variable_arguments_is_the_batch_or_is_refused():
-    """By position or by keyword; a name that stands for several arguments is none of them."""
+    """By position or keyword; the name of a variadic parameter is not an argument."""
 
     def loss(p, x, *extras, batch):
         return x * jnp.sum(p) + jnp.mean(batch @ p) ** 2 + jnp.mean(extras[1]) * jnp.sum(p)
@@ -194,7 +194,7 @@ def test_an_accumulating_base_keeps_its_extra_arguments():
 
 
 def test_a_mask_may_be_a_callable_tree():
-    """As an equinox module of booleans is."""
+    """Such as an equinox module of booleans."""
 
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass

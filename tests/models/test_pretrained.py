@@ -1,4 +1,4 @@
-"""Loading checkpoints: heads, formats, and what is refused."""
+"""Loading of checkpoints: heads, formats and errors."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def tensors_of(name):
 
 
 def write(folder, tensors, name=None, **changes):
-    """A checkpoint; with the config.json of a reference model, changed, where one is named."""
+    """Writes a checkpoint; with a reference model's `name`, also its config.json with `changes`."""
     folder.mkdir(exist_ok=True)
     tensors = {key: np.ascontiguousarray(x) for key, x in tensors.items()}
     save_file(tensors, folder / "model.safetensors")
@@ -100,7 +100,7 @@ def test_the_pooler_of_bert_may_be_missing_only_without_a_head(tmp_path):
     tensors = {k: x for k, x in tensors_of("hf_bert").items() if "pooler" not in k}
     folder = write(tmp_path, tensors, "hf_bert")
     with pytest.raises(PretrainedError, match=r"no head; pass"):
-        load(folder)  # what there is labels tokens, or answers questions
+        load(folder)  # this head is for token classification or question answering
     outputs = len(tensors["classifier.bias"])
     for n in (outputs, outputs + 1):
         model = load(folder, num_outputs=n)
@@ -270,7 +270,7 @@ def test_a_pointer_of_git_lfs_is_called_by_its_name(name, tmp_path):
 
 
 def test_damaged_files_are_refused_in_one_sentence(tmp_path):
-    """Cut anywhere, and with any byte of the header changed."""
+    """Truncated anywhere, or with any byte of the header changed."""
     whole = (FOLDER / "hf_bert" / "model.safetensors").read_bytes()
     write(tmp_path, tensors_of("hf_bert"), "hf_bert")
     file, rng = tmp_path / "model.safetensors", np.random.default_rng(0)
@@ -338,7 +338,7 @@ def test_old_names_of_layer_norm(tmp_path):
 
 
 def renamed(layer, rest, fused):
-    """The ViT of transformers by other names: of its layers' parts, of the rest, of q, k, v."""
+    """Renames transformers' ViT: the parts of its layers, the rest, and q, k, v."""
     tensors = {}
     stored = tensors_of("hf_vit")
     for key, x in stored.items():
@@ -418,7 +418,7 @@ def test_positions_of_vit_for_larger_images(vit, tmp_path):
     np.testing.assert_array_equal(positions[:, 0], tensors[name][:, 0])
     grid = positions[0, 1:].reshape(4, 8, 32)
     np.testing.assert_allclose(np.diff(grid, axis=0), 1, atol=1e-5)
-    inner = grid[0, 3:5]  # away from the border, where it keeps what is linear
+    inner = grid[0, 3:5]  # away from the border, where interpolation is exact for linear functions
     np.testing.assert_allclose(inner, np.repeat([[12.5], [17.5]], 32, 1), atol=1e-5)
 
 

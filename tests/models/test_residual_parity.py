@@ -24,7 +24,7 @@ BUILD = {
 
 
 def loaded(name, dtype):
-    """The network with the recorded weights: two graphs, for training and evaluation; states."""
+    """Network with the recorded weights: graphs for training and evaluation, and states."""
     model = nnx.eval_shape(lambda: BUILD[name](10, rngs=nnx.Rngs(0)))
     stored = record(name)
     weights = {
@@ -44,7 +44,7 @@ def images(name, dtype):
 
 
 def stages(model, x):
-    """The stages' outputs, averaged over the image, by their official names."""
+    """Outputs of the stages, averaged over the image, by their official names."""
     if isinstance(model, resnet.ResNet):
         outputs, groups = {"conv1": model.conv(x)}, model.stages
         x, names = model.stem(x), ["layer1", "layer2", "layer3", "layer4"]
@@ -62,7 +62,7 @@ def stages(model, x):
 
 @functools.cache
 def in_float64(name):
-    """Evaluation logits and stages; training loss, logits and gradients; the statistics after."""
+    """Evaluation logits and stages; training loss, logits and gradients; updated statistics."""
     training, evaluation, params, rest = loaded(name, jnp.float64)
     x, y = images(name, jnp.float64), record(name)["input/y"]
 

@@ -26,7 +26,7 @@ def loaded(name):
 
 
 def inputs(name, dtype):
-    """What the model is called with."""
+    """Arguments of the model's call."""
     stored = record(name)
     if name == "hf_vit":
         return (jnp.asarray(stored["input/pixel_values"].transpose(0, 2, 3, 1), dtype),)
@@ -36,7 +36,7 @@ def inputs(name, dtype):
 
 
 def hidden_states(name, model, arguments):
-    """The embeddings and the output of each layer, as the model's `__call__` has them."""
+    """Embeddings and the output of each layer, as in the model's `__call__`."""
     if name == "hf_vit":
         x, more = model.embeddings(*arguments), ()
     else:
@@ -75,9 +75,10 @@ def test_outputs_in_float64(name, x64):
     assert relative_error(states, stored["hidden_states64"]) < 1e-10
 
 
-# Softmax does not see a key's bias, so its gradient is zero, and computed as the rounding of a sum
-# whose terms are the size of a query bias's gradient, up to 0.5: a few times 0.5 x 2^-53. Norms of
-# 0.2 to 2.3e-16 were found, different with AVX2 and AVX-512; 1e-15 is 18 such roundings.
+# Softmax does not depend on a key's bias, so its gradient is zero. The computed one is the rounding
+# error of a sum whose terms are as large as a query bias's gradient, up to 0.5: a few times
+# 0.5 x 2^-53. Measured norms are 0.2 to 2.3e-16 and differ between AVX2 and AVX-512; 1e-15 is 18
+# such rounding errors.
 ROUNDING = 1e-15
 
 

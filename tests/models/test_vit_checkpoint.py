@@ -1,4 +1,4 @@
-"""A ViT checkpoint that a test makes: a new head on the stored encoder."""
+"""A generated ViT checkpoint: a new head on the stored encoder."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def test_a_new_head_on_the_stored_encoder(outputs, tmp_path, caplog):
     assert logits.shape == (4, 3)
     grads = jax.grad(lambda p: nnx.merge(graph, p, rest)(images)[:, 0].mean())(params)
     constant = [path for path, g in flat(grads).items() if not g.any()]
-    assert constant == []  # the head is the only part whose weights are new, all can be trained
+    assert constant == []  # only the head's weights are new, and all weights are trainable
 
 
 def test_the_stored_head_is_kept(tmp_path):
