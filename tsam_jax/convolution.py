@@ -22,7 +22,7 @@ from tsam_jax import _mesh
 
 __all__ = ["conv_general_dilated"]
 
-_SUM = 2048  # largest number of terms of a sum that fits in the cache
+_SUM = 2048  # number of terms of a sum that fit in the cache
 
 
 def conv_general_dilated(
@@ -39,7 +39,7 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    r"""Replaces `jax.lax.conv_general_dilated`, with gradients that are fast inside CPU loops.
+    r"""`jax.lax.conv_general_dilated` with gradients that are fast inside loops on the CPU.
 
     $y_{n p o} = \sum_{k c} x_{n, \, S p + D k - l, \, c} \, w_{k c o}$ for strides S, kernel
     dilation D and low padding l. Values, shapes, dtypes, errors and derivatives of all orders, in
@@ -51,7 +51,7 @@ def conv_general_dilated(
     All layouts, strides, paddings and dilations are supported, in any number of spatial dimensions.
     XLA's fast implementation covers float32 and narrower types, in one to three dimensions. If
     `jax.default_backend()` is not "cpu" when the function is traced, or with groups or
-    `out_sharding`, this calls `jax.lax.conv_general_dilated`.
+    `out_sharding`, the function calls `jax.lax.conv_general_dilated`.
 
     Args:
       lhs: the images, of rank n + 2.

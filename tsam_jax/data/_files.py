@@ -69,7 +69,7 @@ def _open_folder(root: Path) -> Files:
             path = os.path.join(folder, name)  # noqa: PTH118  # twice as fast as pathlib
             real = os.path.realpath(path)
             if real in above[folder]:
-                msg = f"{path}: the link points to a parent folder, a loop; remove the link."
+                msg = f"{path}: the link points to a parent folder, which makes a loop; remove it."
                 raise DataError(msg)
             above[path] = (*above[folder], real)
             folders.append(Path(path).relative_to(root).as_posix())

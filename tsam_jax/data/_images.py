@@ -12,7 +12,7 @@ import numpy as np
 from tsam_jax.data._errors import DataError, reason
 
 MAX_PIXELS = 2**26
-"""Most pixels in an image, 67 million: more than a camera's, and 200 MB once decoded."""
+"""Maximum number of pixels, 67 million: more than cameras make, and 200 MB once decoded."""
 
 BACKGROUND = (255, 255, 255)
 """Colour behind transparent pixels: white, as in a browser."""
@@ -117,7 +117,7 @@ def _check_size(size: tuple[int, int], where: str) -> None:
 
 
 def _opaque(image: Any, where: str) -> Any:
-    """Converts to 8 bits a channel, and puts the background behind transparent pixels."""
+    """Converts to 8 bits per channel and puts the background behind transparent pixels."""
     from PIL import Image
 
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):

@@ -20,7 +20,7 @@ from tsam_jax.data.splits import Records, Source, array_records
 SHAPE = (3, 32, 32)
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 MAX_MEMBERS = 100
-"""Most files in an archive; the official ones have 8 and 4."""
+"""Maximum number of files in an archive; the official ones have 8 and 4."""
 
 
 class _Layout(NamedTuple):
@@ -136,7 +136,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
         for count, member in enumerate(archive):
             name = PurePosixPath(member.name).name
             if count >= MAX_MEMBERS or member.size > MAX_FILE:
-                msg = f"{path}: is not a CIFAR archive: it has too many files, or too large ones."
+                msg = f"{path}: is not a CIFAR archive: it has too many or too large files."
                 raise DataError(msg)
             if name in contents:
                 msg = f"{path}: has the file {name} twice."

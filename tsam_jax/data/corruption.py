@@ -90,7 +90,7 @@ LABEL_NOISE: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _checked(owner: str, fraction: float, num_classes: int | None) -> int:
-    """Returns the number of classes; raises ValueError for an impossible argument."""
+    """Returns the number of classes; raises ValueError for invalid arguments."""
     if not 0 <= fraction <= 1:
         msg = f"`{owner}(fraction=...)` must be between 0 and 1, got {fraction!r}."
         raise ValueError(msg)

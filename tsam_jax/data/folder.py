@@ -24,8 +24,8 @@ def open_source(location: str, *, size: int | None = None) -> Source:
       val is the test part, and the validation part is carved from train.
 
     Part folders may have any name in `_parts.PARTS`, in any case: `Train`, `training_set`, `dev`.
-    Unless one of them is a training folder that contains classes, they count as classes. Links are
-    followed.
+    Without a training folder that contains classes, folders with these names count as classes.
+    Links are followed.
 
     Args:
       location: the folder or archive. Files with the suffix of a format that Pillow reads are
@@ -135,7 +135,7 @@ def _parts(files: Files, images: Sequence[str]) -> Mapping[str, tuple[list[str],
         if found is None:
             msg = (
                 f"{files.root / top}: {brief(top)!r} is next to the training folder but is not the"
-                " name of a part; name it train, val or test, or move it."
+                " name of a part; rename it to train, val or test, or move it."
             )
             raise DataError(msg)
         parts.setdefault(found, ([], 1))[0].append(name)

@@ -105,14 +105,14 @@ def open_source(location: str, *, size: int | None = None) -> Source:
     names = _class_names(path, arrays)
     if regression == {True}:
         if names:
-            msg = f"{path}: labels must be integers, as it has class_names, got floating point."
+            msg = f"{path}: labels must be integers if there are class_names, got floating point."
             raise DataError(msg)
         return Source(f"npz:{location}", records, None, kind=kinds.pop())
     num_classes = len(names) or int(records["train"].labels.max()) + 1
     for part, part_records in records.items():
         check_indices(part_records.labels, num_classes, _where(path, part))
     if not names and min(int(r.labels.min()) for r in records.values()) > 0:
-        warn(f"{path}: no example has label 0, but labels start at 0, so it counts as a class.")
+        warn(f"{path}: no example has label 0; labels start at 0, so class 0 exists but is empty.")
     return Source(f"npz:{location}", records, num_classes, names, kind=kinds.pop())
 
 
@@ -229,7 +229,7 @@ def _check_labels(where: str, labels: np.ndarray) -> np.ndarray:
         wrong = np.flatnonzero((labels < -(2**31)) | (labels >= MAX_CLASSES))
         if len(wrong):
             msg = (
-                f"{where}, row {wrong[0]}: a class must be less than {MAX_CLASSES}, got"
+                f"{where}, row {wrong[0]}: a class must be from 0 to {MAX_CLASSES - 1}, got"
                 f" {labels[wrong[0]]}."
             )
             raise DataError(msg)

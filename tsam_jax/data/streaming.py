@@ -40,8 +40,8 @@ def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
 class Streamed:
     """Batches of NumPy arrays, read ahead by threads.
 
-    It uses threads rather than processes, because image decoders release the GIL, and processes
-    would have to copy every batch.
+    Threads suffice because image decoders release the GIL; processes would have to copy every
+    batch.
 
     Attributes:
       records: the examples.

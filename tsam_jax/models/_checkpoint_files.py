@@ -90,7 +90,7 @@ def describe(path: Path) -> tuple[dict[str, Any], set[str]]:
 
 
 def _shards(index: Path) -> dict[str, np.ndarray]:
-    """Reads a checkpoint in several files, which the index maps tensors to."""
+    """Reads a checkpoint that is split into files; the index maps each tensor to its file."""
     files = _json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         msg = f"{index} must have a `weight_map` from tensor names to file names."

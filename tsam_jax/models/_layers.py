@@ -51,8 +51,8 @@ def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU that computes and stores its derivative in the forward pass.
 
-    Otherwise XLA:CPU stores only the input and evaluates the error function again in the backward
-    pass.
+    With automatic differentiation, XLA:CPU stores only the input and evaluates the error function
+    again in the backward pass.
 
     Returns:
       x P(N(0, 1) <= x), with the shape and dtype of `x`.
@@ -69,7 +69,7 @@ def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[An
 
 
 def torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """Makes a head with the initial weights of `torch.nn.Linear`, uniform +-1 / sqrt(inputs)."""
+    """Makes a head initialised like `torch.nn.Linear`: uniform within +-1 / sqrt(inputs)."""
     bound = features_in**-0.5
 
     def bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

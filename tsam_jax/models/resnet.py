@@ -113,7 +113,7 @@ def build(
       width: channels of the first stage; each further stage doubles them.
       stem: "cifar" is a 3 x 3 convolution; "imagenet" is a 7 x 7 convolution and a 3 x 3 max-pool,
         both of stride 2.
-      image_shape: (height, width, channels); only the channels matter, images of any size work.
+      image_shape: (height, width, channels); only the channels matter; images of any size work.
       dropout: dropout rate before the head, in [0, 1); the sources have no dropout.
       dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
         Parameters are float32; statistics and logits are at least float32.

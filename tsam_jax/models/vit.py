@@ -24,7 +24,7 @@ class Embeddings(nnx.Module):
         height, breadth, channels = image_shape
         tokens = 1 + (height // patch) * (breadth // patch)
         normal = nnx.initializers.normal(0.02)
-        # Equals a convolution whose stride is its size, and is as fast.
+        # A convolution whose stride is its size, as a matrix product, which is as fast.
         self.patches = transformer.dense(patch * patch * channels, s.width, s.dtype, rngs)
         self.class_token = nnx.Param(normal(rngs.params(), (1, 1, s.width), jnp.float32))
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, s.width), jnp.float32))

@@ -95,7 +95,7 @@ def build(
       num_outputs: number of logits.
       depth: 6 n + 4 with n >= 1: 10, 16, 22, 28, ...
       widening: k >= 1; the groups have 16 k, 32 k and 64 k channels.
-      image_shape: (height, width, channels); only the channels matter, images of any size work.
+      image_shape: (height, width, channels); only the channels matter; images of any size work.
       dropout: dropout rate between the convolutions of a unit, in [0, 1).
       dtype: dtype of computation, such as `jnp.bfloat16`; None for that of parameters and images.
         Parameters are float32; statistics and logits are at least float32.

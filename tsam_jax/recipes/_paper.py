@@ -12,8 +12,8 @@ the official code. Where these differ or are silent, the recipes make the follow
   CIFAR-100 checkpoints: 0.1 for ERM, 0.003 for SAM and TSAM. The recipes use them for all image
   tasks.
 - Epochs: ERM, SAM, ESAM2 and TSAM train for the same number of epochs. ESAM1, PGN and RSAM train
-  for as long as TSAM takes: by ESAM1's minutes in Table 5 if it has the task, else for s times as
-  many epochs.
+  for as long as TSAM takes. Their number of epochs follows from ESAM1's minutes in Table 5 if the
+  table has the task; otherwise it is s times as large.
 - ESAM2: the paper does not give its step sizes. The recipes use 6 (s - 1) of them, which takes
   TSAM's time if a loss costs a third of a gradient. They are in geometric progression up to the
   value after SAM's rho in the grid.
