@@ -14,13 +14,13 @@ class Row(NamedTuple):
 
     Attributes:
       arguments: a valid call.
-      numbers: arguments that take schedules and traced scalars -> another value of theirs.
-      erm: arguments that make it the plain gradient; None if there are none.
+      numbers: arguments that accept schedules and traced scalars -> another valid value.
+      erm: arguments that turn it into the plain gradient, or None.
       masked: whether it takes `mask`.
-      spelling: whether it is another spelling of a method of this table; it runs with the slow
-        tests.
+      spelling: whether it is an alternative form of another method of the table; such rows run
+        with the slow tests.
       sampled: whether it samples, and so takes `s`, `aux` and `strategy`.
-      period: number of steps after which what it calls repeats; its cost is the mean over them.
+      period: number of steps after which its calls repeat; its cost is the mean over them.
     """
 
     arguments: Mapping[str, Any] = {}

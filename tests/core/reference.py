@@ -1,7 +1,7 @@
 """Reference TSAM in NumPy, with loops, following the paper line by line.
 
-Parameters are dicts of float64 arrays; `loss` and `gradient` are functions of such a dict;
-`perturbations[j]` is what Algorithm 3, line 2, draws for sample j.
+Parameters are dicts of float64 arrays, and `loss` and `gradient` are functions of such a dict.
+`perturbations[j]` is the draw of Algorithm 3, line 2, for sample j.
 """
 
 import math

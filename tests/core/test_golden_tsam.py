@@ -81,7 +81,8 @@ def keep_updates():
 def make_step(problem, base, s, schedule_t, strategy):
     """One step, compiled once for all records that differ in numbers only.
 
-    Its outputs are lists: of the optax adapter, and on the cheapest problem of the other too.
+    It returns lists with the output of the optax adapter and, on the cheapest problem, also that of
+    the other adapter.
     """
 
     def options(k, table):

@@ -1,6 +1,6 @@
 """Properties over shapes, dtypes, numbers of samples and tilts, by hypothesis.
 
-Shapes are few, since each is compiled; numbers are many.
+There are few shapes, as each is compiled, and many numbers.
 """
 
 import jax

@@ -12,11 +12,12 @@ def write_vit(
     """Writes a ViT with random weights.
 
     Args:
-      folder: where to; it is made.
-      image: side of the images; channels: theirs.
+      folder: folder to create.
+      image: side of the images.
+      channels: channels of the images.
       patch, width, depth, heads: sizes of the ViT.
-      outputs: of the head; None for a checkpoint without one, whose names have no prefix.
-      seed: of the weights.
+      outputs: outputs of the head; None for no head, in which case tensor names have no prefix.
+      seed: seed of the weights.
 
     Returns:
       The folder, with config.json and model.safetensors.

@@ -11,8 +11,9 @@ from golden_models import flat, spec, split
 
 from tsam_jax.models import MODELS, _names_resnet
 
-# Published counts, with 1000 outputs for ImageNet's models, 2 for text, else 10: of the official
-# TSAM code (resnet18, wrn16-8-official), torchvision (ImageNet), timm, transformers, the papers.
+# Published counts, with 1000 outputs for ImageNet models, 2 for text models and 10 for others, from
+# the official TSAM code (resnet18, wrn16-8-official), torchvision (ImageNet), timm, transformers
+# and the papers.
 COUNTS = {
     "mlp": 855_050,
     "cnn": 545_098,

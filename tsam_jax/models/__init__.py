@@ -71,7 +71,7 @@ MODELS: dict[str, Entry] = {
         stem="imagenet",
         image_shape=(224, 224, 3),
     ),
-    "wrn16-8": _image("WRN-16-8, the standard one: 11.0 million parameters", wide_resnet.build),
+    "wrn16-8": _image("standard WRN-16-8: 11.0 million parameters", wide_resnet.build),
     "wrn16-8-official": _image(
         "what the official TSAM code calls WideResNet 16-8: WRN-22-8, 17.2 million parameters",
         wide_resnet.build_official,
