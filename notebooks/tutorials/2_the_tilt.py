@@ -207,8 +207,8 @@ for values, name, look in zip(
     looks(["tilted sampling", "TSAM"]).values(),
     strict=True,
 ):
-    axis.loglog(dimensions, values, marker="o", label=name, **look)
-axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.loglog(dimensions, values, marker="o", markersize=4, label=name, **look)
+axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=4)
 axis.set(xlabel="dimensions", ylabel="spread of the losses")
 print(f"spread in 10,000 dimensions: {alone[-1]:.3f}, and {with_ascent[-1]:.3f} with an ascent")
 

@@ -98,6 +98,8 @@ sam, tsam = looks(["SAM", "TSAM"]).values()
 axes[0].semilogx(lengths, accuracies[:, :, -1], "o", color=sam["color"])
 axes[0].semilogx(lengths, accuracies[:, :, -1].mean(1), **sam)
 axes[0].set(xlabel="rho", ylabel="validation accuracy", ylim=(0, 1))
+axes[0].set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2], ["0.05", "0.1", "0.2", "0.5", "1", "2"])
+axes[0].minorticks_off()
 shades = plt.cm.Oranges(np.linspace(0.3, 1.0, len(lengths)))  # the darker, the longer
 for rho, curve, shade in zip(lengths, accuracies[:, 0], shades, strict=True):
     axes[1].plot(range(1, EPOCHS + 1), curve, color=shade, label=f"{rho:g}")
@@ -174,6 +176,8 @@ axes[0].plot(range(1, EPOCHS + 1), accuracy, **tsam)
 axes[0].set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
 axes[1].semilogy(range(1, EPOCHS + 1), metrics["tilt"], **tsam)
 axes[1].set(xlabel="epoch", ylabel="tilt that was chosen")
+axes[1].set_yticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
+axes[1].minorticks_off()
 print(f"validation accuracy {accuracy[-1]:.1%}, median tilt {jnp.median(metrics['tilt']):.0f}")
 
 # %% [markdown]
