@@ -11,7 +11,7 @@ NAMES = golden_records.names("davda54_sam", "optax_sam")
 
 
 def make_sam(meta):
-    """`sam` with the peer's settings: `sync_period` is one more than the ascent steps of rho."""
+    """`sam` with the peer's settings: `sync_period` - 1 ascent steps, of rho each."""
     steps = meta.get("sync_period", 2) - 1
     return methods.sam(rho=steps * meta["rho"], steps=steps)
 

@@ -47,7 +47,7 @@ def test_what_is_not_drawn_here_is_drawn_by_jax(key, x64):
     other = jax.random.key(3, impl="rbg")
     for k, dtype in (key, jnp.float64), (key, jnp.complex64), (other, jnp.float32):
         actual = _threefry._draw(k, (50,), jnp.dtype(dtype))
-        unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # scales each real part to 1
+        unit = np.sqrt(2) if dtype == jnp.complex64 else 1  # jax.random: variance 1/2 per part
         np.testing.assert_allclose(actual, unit * jax.random.normal(k, (50,), dtype), rtol=1e-6)
 
 

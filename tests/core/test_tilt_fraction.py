@@ -42,7 +42,7 @@ def test_the_weights_use_the_rest_of_the_tilt(method, delta, fraction):
 
 @both
 def test_a_scheduled_t_that_starts_at_zero_gives_no_negative_tilt(method):
-    """A constant fraction of a rising tilt would exceed it at first and favour the best sample."""
+    """A constant delta would exceed a rising tilt at first, and favour the best sample."""
     rising = optax.linear_schedule(0.0, 8.0, 4)
     for steps, expected in ((1, 0.0), (2, 1.0), (3, 2.0)):
         metrics = metrics_of(method(rising, 0.5), steps)
