@@ -18,7 +18,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
 
 demo: setup-train ## compare the methods on a small task; the report goes into ./runs/
-	"$(VENV)/bin/tsam-jax" compare
+	"$(VENV)/bin/tsam-jax" compare demo --seeds 5
 
 test: check ## formatting, lint, types, doctests, README's examples, all tests but the slow ones; logs into build/test.log
 	@mkdir -p build

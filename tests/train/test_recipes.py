@@ -128,6 +128,7 @@ def test_a_recipe_sets_known_options_and_no_switch(name):
 
 # ESAM2 pays for its loss values: 600 / (2 + 4 / 3).
 EPOCHS = {
+    "demo": {"erm": 300, "sam": 150, "tsam": 50, "shared_tsam": 75},
     "digits": {"erm": 600, "sam": 300, "tsam": 100, "esam2": 180, "tilted_sampling": 200},
     "sst2-small": {"erm": 12, "sam": 6, "tsam": 2},
     "cifar10-small": {"erm": 30, "sam": 30, "tsam": 30},

@@ -255,16 +255,19 @@ def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():
 
 
 def test_the_search_gives_every_method_the_same_number_of_settings():
-    for search in (noisy_digits.SEARCH, noisy_digits.FAMILY_SEARCH):
+    for search in (noisy_digits.SEARCH, noisy_digits.FAMILY_SEARCH, noisy_digits.DEMO_SEARCH):
         assert len({len(parse(grid)) for grid in search}) == 1
 
 
 def test_the_chosen_settings_are_in_the_search():
     grids = noisy_digits.SEARCH + noisy_digits.FAMILY_SEARCH + noisy_digits.REFINED_SEARCH
     searched = {setting.text for grid in grids for setting in parse(grid)}
+    in_demo = {setting.text for grid in noisy_digits.DEMO_SEARCH for setting in parse(grid)}
     for name in noisy_digits.SETTINGS:
         [chosen] = parse(name, noisy_digits.SETTINGS)
-        assert chosen.text in searched
+        assert chosen.text in (in_demo if name == "shared_tsam" else searched)
+    for text in noisy_digits.DEMO_SETTINGS.values():
+        assert parse(text)[0].text in in_demo
 
 
 def test_every_method_but_the_other_spelling_of_tsam_has_a_setting_and_all_have_a_formula():
