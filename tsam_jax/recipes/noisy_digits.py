@@ -13,7 +13,7 @@ BUDGET = 600.0
 """Gradient evaluations of each method, in passes over the training images."""
 
 _SHARED = (
-    "shared_tsam(t=20, rho=linear_schedule(0.1, 0.6, 300), s=3, noise=sphere(rms=0.02), lr=0.03,"
+    "shared_tsam(t=20, rho=linear_schedule(0.1, 1.0, 300), s=3, noise=sphere(rms=0.02), lr=0.03,"
     " weight_decay=0.0005)"
 )
 
@@ -84,8 +84,8 @@ DEMO_BUDGET = 300.0
 
 DEMO_SETTINGS = {
     "erm": "erm(lr=0.01, weight_decay=0.01)",
-    "sam": "sam(rho=linear_schedule(0.1, 0.6, 600), lr=0.01, weight_decay=0.0005)",
-    "tsam": "tsam(t=20, rho=linear_schedule(0.1, 0.6, 200), s=3, noise=sphere(rms=0.02), lr=0.03,"
+    "sam": "sam(rho=linear_schedule(0.1, 1.0, 600), lr=0.01, weight_decay=0.0005)",
+    "tsam": "tsam(t=20, rho=linear_schedule(0.1, 0.8, 200), s=3, noise=sphere(rms=0.02), lr=0.03,"
     " weight_decay=0.0005)",
     "shared_tsam": _SHARED,
 }
