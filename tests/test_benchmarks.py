@@ -340,3 +340,22 @@ def test_differences_of_the_cifar10_page_are_those_of_its_reports(column, part):
         names = [f"{x.lower()}, {30 if how == '30 epochs' else epochs[x]} epochs" for x in (a, b)]
         at_end, early = found[" - ".join(names)].split("; both stopped early: ")
         assert quoted[column - 1] == (early if "early" in how else at_end), (a, b, how)
+
+
+def test_the_page_of_the_demo_has_the_numbers_of_its_record():
+    report = json.loads((ROOT / "benchmarks/results/noisy_digits/demo/report.json").read_text())
+    page = (ROOT / "notebooks" / "results.md").read_text()
+    table = page.split("<!-- record: noisy_digits/demo -->")[1].split("\n\n")[0]
+    quoted = [row.strip("| ").split(" | ")[1:] for row in table.splitlines()[3:]]
+    factors = {"test_accuracy": 100, "early_test_accuracy": 100, "nearby_mean": 1}
+    factors |= {"top_eigenvalue": 1}
+    assert len(quoted) == len(report["summary"])
+    for row, cells in zip(report["summary"], quoted, strict=True):
+        for (name, factor), cell in zip(factors.items(), cells, strict=True):
+            found = cell.split(" ± ")
+            for value, text in zip(row["estimates"][name], found, strict=True):
+                digits = len(text.partition(".")[2])
+                assert f"{factor * value:.{digits}f}" == text, (row["setting"], name)
+    differences = [row["estimates"]["test_accuracy"] for row in report["differences"]]
+    for mean, interval in differences:  # from ERM, in points
+        assert f"{100 * mean:.1f} ± {100 * interval:.1f}" in page

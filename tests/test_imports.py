@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "nnx": (CORE, ARRAYS | {"flax"}),
     "__init__": (CORE - HELPERS - {"_fold"}, set()),
     "analysis": (CORE, ARRAYS | {"matfree", "matplotlib", "scipy"}),
-    "models": ({"convolution"}, {"jax", "numpy", "flax", "safetensors"}),
+    "models": ({"convolution", "_mesh"}, {"jax", "numpy", "flax", "safetensors"}),
     "data": (
         set(),
         {"jax", "numpy", "tensorflow_datasets", "sklearn", "PIL", "tokenizers", "grain"},
