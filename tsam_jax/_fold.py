@@ -224,7 +224,7 @@ def _choose(
     "auto" follows measurements, which `benchmarks/` repeats:
 
     * On a CPU: unrolled, at any s, if the loss has convolutions of JAX, because XLA:CPU runs their
-      gradients 16 to 40 times slower inside a loop (JAX issue 12868). Otherwise streamed, which is
+      gradients 16 to 24 times slower inside a loop (JAX issue 12868). Otherwise streamed, which is
       as fast as the other two from s = 3 on and needs the memory of one sample; this includes
       convolutions of `tsam_jax.convolution`, whose gradients are fast in loops.
     * On other backends, not yet measured: unrolled up to 8 samples, to bound the compile time.

@@ -3,7 +3,7 @@
 XLA:CPU has a fast implementation for one layout: images (batch, *spatial, features) and kernels
 (*spatial, in, out). JAX's gradients use other layouts. At the top level of a program, XLA rewrites
 them to the fast one. Inside scan, map, while and cond it does not, and they run as a scalar loop
-that is 16 to 40 times slower (JAX issue 12868). The convolution in this module has all its
+that is 16 to 24 times slower (JAX issue 12868). The convolution in this module has all its
 derivatives, of any order, in the fast layout.
 """
 
