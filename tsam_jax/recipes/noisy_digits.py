@@ -4,7 +4,8 @@
 images. The best settings reached 91.0 % (ERM), 93.5 % (SAM) and 93.3 % (TSAM). Their test
 accuracies in `tsam-jax compare --seeds 5`, with 95 % intervals, are 92.4 +- 1.3 % (ERM),
 94.4 +- 1.1 % (SAM) and 93.2 +- 2.5 % (TSAM), with jax 0.10.2 on a CPU. Both records are in
-benchmarks/results/noisy_digits.
+benchmarks/results/noisy_digits, and those of the recipe `demo`, which `make demo` runs, in its
+folder `demo`.
 """
 
 from tsam_jax.recipes._recipe import SGD, Recipe
@@ -35,7 +36,7 @@ SETTINGS = {
     "xsam": "xsam(rho=0.6, rho_max=0.8, lr=0.01, weight_decay=0.0005)",
     "tilted_sampling": "tilted_sampling(t=1, s=3, noise=sphere(rms=0.05), lr=0.01,"
     " weight_decay=0.01)",
-    "shared_tsam": _SHARED,
+    "shared_tsam": _SHARED,  # the choice of `DEMO_SEARCH`
     "tsam_hmc": "tsam_hmc(t=20, s=3, radius=6.0, beta=2e-05, lr=0.01, weight_decay=0.01)",
 }
 """Method -> setting that its bare name stands for."""
@@ -109,7 +110,7 @@ _OPTIMIZER = {**SGD, "lr": 0.03, "batch_size": 50}
 
 RECIPES = {
     "demo": Recipe(
-        "the same digits in half of the passes, with a rho that grows in the first fifth",
+        "`digits` in half of the passes, with a rho that grows in the first fifth of the steps",
         task=_DIGITS,
         optimizer=_OPTIMIZER,
         budget={"budget": DEMO_BUDGET},
