@@ -210,9 +210,9 @@ def devices(told: Told) -> Found:
 
 
 STEP = {"t": models.T, "rho": models.RHO, "lr": 0.01}
-# Relative differences up to this are float32's, through two gradients, a norm and the batch
-# statistics of 18 layers; a step that is another one differs by about 1.
-SAME = 2e-2
+# Relative differences up to this are float32's: a gradient of ResNet-18 differs from that in float64
+# by 1.5e-2, and a step takes two. A step that is another one differs by about 1.
+SAME = 4e-2
 
 
 def torch(told: Told) -> dict[str, Any]:
