@@ -210,8 +210,8 @@ def devices(told: Told) -> Found:
 
 
 STEP = {"t": models.T, "rho": models.RHO, "lr": 0.01}
-# Relative differences up to this are float32's: a gradient of ResNet-18 differs from that in float64
-# by 1.5e-2, and a step takes two. A step that is another one differs by about 1.
+# Relative differences up to this are float32's: a gradient of ResNet-18 differs from that in
+# float64 by 1.5e-2, and a step takes two. A step that is another one differs by about 1.
 SAME = 4e-2
 
 
