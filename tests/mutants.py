@@ -313,6 +313,19 @@ MUTANTS = [
         "sampling.estimate(loss, params, memory",
         f"{IDENTITIES}::test_a_shared_ascent_is_tilted_sampling_around_the_point_of_sam",
     ),
+    # layers that are fast on a CPU
+    Mutant(
+        "convolution.py",
+        "return y + _plain(*pair",
+        "return _plain(*pair",
+        "test_convolution.py::test_long_sums_of_kernel_gradients_go_in_blocks",
+    ),
+    Mutant(
+        "models/_batch_norm.py",
+        "0.5 * scale * inverse**3",
+        "0.5 * scale * inverse**2",
+        "../models/test_normalisation.py",
+    ),
     # tsam_hmc
     Mutant("methods/hmc.py", "look, kick / 2, drift)", "look, kick, drift)", "test_hmc_paths.py"),
     Mutant(

@@ -1,6 +1,7 @@
 """BatchNorm with PyTorch's running statistics."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -67,8 +68,19 @@ def _normalise(
         y, mean, variance = _normalise_blocks(epsilon, rows, scale, bias)
         return y.reshape(x.shape), mean, variance
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    variance = jnp.mean(jnp.square(x - mean), axes)
+    return _formula(epsilon, x, scale, bias, lambda x: jnp.mean(x, axes))
+
+
+def _formula(
+    epsilon: float,
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    average: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises by the mean and the variance that `average` computes."""
+    mean = average(x)
+    variance = average(jnp.square(x - mean))
     return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
 
 
@@ -79,9 +91,7 @@ def _normalise_blocks(
     epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes `_normalise` for shape (blocks, rows, features)."""
-    mean = _mean(x)
-    variance = _mean(jnp.square(x - mean))
-    return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias, mean, variance
+    return _formula(epsilon, x, scale, bias, _mean)
 
 
 @_normalise_blocks.defjvp

@@ -105,26 +105,24 @@ DEMO_SEARCH = (
 )
 """The grids that chose them, by validation accuracy with 3 seeds."""
 
-_DIGITS = {"dataset": "digits", "train_size": 1000, "label_noise": 0.4, "model": "mlp"}
-_OPTIMIZER = {**SGD, "lr": 0.03, "batch_size": 50}
+_DIGITS = Recipe(
+    "handwritten digits, 8 x 8 pixels, 40 % wrong training labels, MLP",
+    task={"dataset": "digits", "train_size": 1000, "label_noise": 0.4, "model": "mlp"},
+    optimizer={**SGD, "lr": 0.03, "batch_size": 50},
+    budget={"budget": BUDGET},
+    settings=SETTINGS,
+    everything=ALL,
+    search=SEARCH,
+)
 
 RECIPES = {
-    "demo": Recipe(
-        "`digits` in half of the passes, with a rho that grows in the first fifth of the steps",
-        task=_DIGITS,
-        optimizer=_OPTIMIZER,
+    "demo": _DIGITS._replace(
+        summary="`digits` in half of the passes, with a rho that grows in the first fifth of the"
+        " steps",
         budget={"budget": DEMO_BUDGET},
         settings=DEMO_SETTINGS,
         everything=tuple(DEMO_SETTINGS),
         search=DEMO_SEARCH,
     ),
-    "digits": Recipe(
-        "handwritten digits, 8 x 8 pixels, 40 % wrong training labels, MLP",
-        task=_DIGITS,
-        optimizer=_OPTIMIZER,
-        budget={"budget": BUDGET},
-        settings=SETTINGS,
-        everything=ALL,
-        search=SEARCH,
-    ),
+    "digits": _DIGITS,
 }

@@ -14,9 +14,7 @@ from tsam_jax.train.metrics import metric
 
 _SECONDS_BETWEEN_LINES = 5.0
 _NARROW = 110  # columns below which bars and words are short
-_MOST_BARS = (
-    10  # with more, which would not fit on the screen, those that wait or are done are hidden
-)
+_MOST_BARS = 10  # with more, settings that wait or are done are hidden, to fit the screen
 
 
 class Progress:
