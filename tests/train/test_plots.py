@@ -59,6 +59,15 @@ def test_a_single_epoch_is_visible():
     assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
 
 
+def test_gradient_evaluations_are_counted_in_whole_numbers():
+    rows = rows_of(STUDIES["one epoch"][0])
+    for own in rows:
+        own["curve"]["gradient_evaluations"] = [3]
+    [panel, *_] = plots.learning_curves(STUDIES["one epoch"][0], rows).axes
+    ticks = panel.get_xticks()
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
 def test_the_mean_ends_where_a_seed_diverged():
     rows = [row("sam(rho=0.2)", 0), diverged("sam(rho=0.2)", 1)]
     [line] = plots.learning_curves(study("sam(rho=0.2)"), rows).axes[0].lines

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tsam_jax.analysis import figures, style
 from tsam_jax.train.metrics import metric
@@ -50,6 +50,7 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
         part, _, name = key.replace("train", "training").partition("_")
         panel.set(xlabel="Gradient evaluations", ylabel=f"{part.capitalize()} {name}{noisy}")
         panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         if metric(name).percent:
             panel.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.6g} %")
