@@ -62,7 +62,7 @@ def test_a_single_epoch_is_visible():
 def test_gradient_evaluations_are_counted_in_whole_numbers():
     rows = rows_of(STUDIES["one epoch"][0])
     for own in rows:
-        own["curve"]["gradient_evaluations"] = [3]
+        own["gradient_evaluations"] = 3.0
     [panel, *_] = plots.learning_curves(STUDIES["one epoch"][0], rows).axes
     ticks = panel.get_xticks()
     np.testing.assert_array_equal(ticks, np.round(ticks))
