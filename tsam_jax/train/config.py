@@ -5,12 +5,13 @@ command line: every field defaults to None, which means "not given". Imports nei
 so that `--help` is fast.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -266,6 +267,22 @@ def known(name: str, names: Iterable[str], what: str, error: type[Exception] = C
     hint = f" Perhaps you meant `{close[0]}`." if close else ""
     msg = f"`{name}` is not a known {what}: there are {', '.join(sorted(names))}.{hint}"
     raise error(msg)
+
+
+def require(right: object, message: str) -> None:
+    """Raises ConfigError unless a condition holds."""
+    if not right:
+        raise ConfigError(message)
+
+
+@contextlib.contextmanager
+def refused(option: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns errors into ConfigError, with the option before their message."""
+    try:
+        yield
+    except errors as error:
+        msg = f"`{option}`: {error}"
+        raise ConfigError(msg) from error
 
 
 def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
