@@ -725,7 +725,12 @@ MUTANTS = [
     Mutant("train/restore.py", "points += [_weights", "points[:0] = [_weights", WAY),
     # which run is resumed, what it costs, what it shares, who owns it
     Mutant("train/loop.py", "if ema is None else state.average\n", "\n", AVERAGED),
-    Mutant("train/settings.py", "+ VALUE_COST * self.cost.values", "", "../train/test_settings.py"),
+    Mutant(
+        "train/settings.py",
+        "+ config.VALUE_COST * self.cost.values",
+        "",
+        "../train/test_settings.py",
+    ),
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
     Mutant("train/checkpoint.py", 'moved = meta["step"] != step', "moved = False", RENAMED),

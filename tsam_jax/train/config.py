@@ -8,22 +8,13 @@ so that `--help` is fast.
 import contextlib
 import dataclasses
 import difflib
-import math
+import operator
 import os
 import tempfile
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    TypeAlias,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
@@ -31,8 +22,6 @@ from tsam_jax.recipes import RECIPES, Recipe
 
 VALUE_COST = 1 / 3
 """Cost of a loss evaluation in gradient evaluations: forward against forward and backward."""
-
-_LARGEST = 1e300  # integers beyond it are no floats
 
 OVERRIDES = ("lr", "momentum", "weight_decay", "budget")
 """Options that a setting may override for its method."""
@@ -56,14 +45,15 @@ def switch(help_: str) -> Any:
 
 
 class Options:
-    """Base of the option classes: checks every field against its bounds."""
+    """Base of the option classes: checks every field against its type and bounds."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        hints = get_type_hints(type(self))
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            _check_type(field.name, value, hints[field.name])
+            value, hint = getattr(self, field.name), hints[field.name]
+            rule = "" if _fits(value, hint) else getattr(hint, "__name__", str(hint))
+            _refuse(field.name, value, rule)  # from a file that was edited by hand
             check(field.name, value, field.metadata)
 
 
@@ -129,12 +119,9 @@ class Optimizer(Options):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        if self.batch_size % self.accumulate:
-            msg = (
-                f"`--accumulate` must divide `--batch-size`, got {self.accumulate} and"
-                f" {self.batch_size}."
-            )
-            raise ConfigError(msg)
+        both = f"{self.accumulate} and {self.batch_size}"
+        divides = self.batch_size % self.accumulate == 0
+        require(divides, f"`--accumulate` must divide `--batch-size`, got {both}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,15 +134,11 @@ class Budget(Options):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        if self.budget is not None and self.epochs is not None:
-            msg = (
-                f"`--budget` and `--epochs` are two ways to set the length of training: give one,"
-                f" got {self.budget:g} and {self.epochs}."
-            )
-            raise ConfigError(msg)
-
-
-_WORDS = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "{True,False}"}
+        require(
+            self.budget is None or self.epochs is None,
+            "`--budget` and `--epochs` are two ways to set the length of training: give one, got"
+            f" {self.budget or 0:g} and {self.epochs}.",
+        )
 
 
 def argument(hint: Any, values: Any = None, help_: str | None = None) -> Any:
@@ -165,16 +148,18 @@ def argument(hint: Any, values: Any = None, help_: str | None = None) -> Any:
       >>> argument(float | None).__metadata__[0].metavar
       'FLOAT'
     """
-    shown = tyro.conf.arg(metavar=_word(values or hint), help=help_, help_behavior_hint="")
-    return Annotated[hint, shown]
+    metavar = None if hint is bool else _word(values or hint)
+    return Annotated[hint, tyro.conf.arg(metavar=metavar, help=help_, help_behavior_hint="")]
 
 
 def _word(hint: Any) -> str:
-    choices = [one for one in get_args(hint) if one is not type(None)]
-    if get_origin(hint) is Literal:
-        return f"{{{','.join(choices)}}}"
-    word = _WORDS.get(hint) or _word(choices[0])
-    return f"{word} [{word} ...]" if get_origin(hint) is tuple else word
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return f"{{{','.join(kinds)}}}"
+    if typing.get_origin(hint) is tuple:
+        return f"{_word(kinds[0])} [{_word(kinds[0])} ...]"
+    words = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "{True,False}"}
+    return words.get(hint) or _word(kinds[0])
 
 
 def flags(kind: type[Any]) -> Any:
@@ -183,18 +168,19 @@ def flags(kind: type[Any]) -> Any:
     Where None is a value, the flag takes the word "none" for it. Switches default to False; no
     recipe or family sets one.
     """
-    hints, fields = get_type_hints(kind), []
+    hints, made = typing.get_type_hints(kind), []
     for field in dataclasses.fields(kind):
-        hint, help_ = hints[field.name], field.metadata["help"]
-        given = hint | Literal["none"] if type(None) in get_args(hint) else hint
-        flag: Any = argument(given | None, hint, help_)
-        if hint is bool:
-            flag = Annotated[bool, tyro.conf.arg(help=help_, help_behavior_hint="")]
-        default = dataclasses.field(default=False if hint is bool else None)
-        fields.append((field.name, flag, default))
-    made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
-    made.__doc__, made.__module__ = kind.__doc__, __name__
-    return made
+        hint = given = hints[field.name]
+        if field.default is None:
+            given |= Literal["none"]
+        if hint is not bool:
+            given |= None
+        flag = argument(given, hint, field.metadata["help"])
+        default = False if hint is bool else None
+        made.append((field.name, flag, dataclasses.field(default=default)))
+    flags_ = dataclasses.make_dataclass(kind.__name__, made, frozen=True)
+    flags_.__doc__, flags_.__module__ = kind.__doc__, __name__
+    return flags_
 
 
 if TYPE_CHECKING:
@@ -205,19 +191,14 @@ else:
     TaskFlags, OptimizerFlags, BudgetFlags = flags(Task), flags(Optimizer), flags(Budget)
 
 
-_CLEARABLE = {
-    name
-    for kind in (Task, Optimizer, Budget)
-    for name, hint in get_type_hints(kind).items()
-    if type(None) in get_args(hint)
-}
-
-
 def given(options: Any) -> dict[str, Any]:
     """The options that were given as flags, name -> value."""
     values = {k: v for k, v in vars(options).items() if v is not None and v is not False}
-    return {k: None if v == "none" and k in _CLEARABLE else v for k, v in values.items()}
+    return {k: None if v == "none" and k in _OPTIONAL else v for k, v in values.items()}
 
+
+_KINDS = (Task, Optimizer, Budget)
+_OPTIONAL = {x.name for kind in _KINDS for x in dataclasses.fields(kind) if x.default is None}
 
 Level = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values by option name."""
@@ -226,11 +207,7 @@ _Kind = TypeVar("_Kind")
 
 
 def merge(kind: type[_Kind], levels: Iterable[Level]) -> tuple[_Kind, dict[str, str]]:
-    """Resolves the options of a class.
-
-    Args:
-      kind: `Task`, `Optimizer` or `Budget`.
-      levels: from the weakest to the strongest.
+    """Resolves the options of a class from levels, the weakest first.
 
     Returns:
       The options, and option -> the level that its value comes from ("default" if none has it).
@@ -242,14 +219,14 @@ def merge(kind: type[_Kind], levels: Iterable[Level]) -> tuple[_Kind, dict[str, 
     """
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     values: dict[str, Any] = {}
-    origins = dict.fromkeys(names, "default")
+    origins: dict[str, str] = {}
     for origin, level in levels:
         own = {name: level[name] for name in names if name in level}
         if own and kind is Budget:  # a stronger level replaces the length as a whole
-            values, origins = {}, dict.fromkeys(names, "default")
+            values, origins = {}, {}
         values |= own
         origins |= dict.fromkeys(own, origin)
-    return kind(**values), origins
+    return kind(**values), dict.fromkeys(names, "default") | origins
 
 
 def find_recipe(name: str) -> Recipe:
@@ -260,12 +237,11 @@ def find_recipe(name: str) -> Recipe:
 
 def known(name: str, names: Iterable[str], what: str, error: type[Exception] = ConfigError) -> None:
     """Raises an error, with all names and the nearest one, unless a name is known."""
-    names = list(names)
+    names = sorted(names)
     if name in names:
         return
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" Perhaps you meant `{close[0]}`." if close else ""
-    msg = f"`{name}` is not a known {what}: there are {', '.join(sorted(names))}.{hint}"
+    close = [f" Perhaps you meant `{x}`." for x in difflib.get_close_matches(name, names, n=1)]
+    msg = f"`{name}` is not a known {what}: there are {', '.join(names)}.{''.join(close)}"
     raise error(msg)
 
 
@@ -285,47 +261,64 @@ def refused(option: str, *errors: type[Exception]) -> Iterator[None]:
         raise ConfigError(msg) from error
 
 
+_RULES: Mapping[str, tuple[str, Any]] = {
+    "low": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "high": ("<=", operator.le),
+    "below": ("<", operator.lt),
+}
+
+
+def broken_rule(value: Any, bounds: Mapping[str, Any]) -> str:
+    """What a value must be if it is no finite number within bounds, see `option`; else ""."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "a number"
+    rules = [(*_RULES[key], bounds[key]) for key in _RULES if key in bounds]
+    # integers beyond 1e300 are no floats
+    if abs(value) < 1e300 and all(holds(value, bound) for _, holds, bound in rules):
+        return ""
+    return f"a finite number {' and '.join(f'{sign} {x}' for sign, _, x in rules)}".strip()
+
+
 def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless a number is finite and within bounds, see `option`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    low, above = bounds.get("low", -math.inf), bounds.get("above", -math.inf)
-    high, below = bounds.get("high", math.inf), bounds.get("below", math.inf)
-    if abs(value) < _LARGEST and low <= value <= high and above < value < below:
-        return
-    words = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
-    rule = " and ".join(f"{word} {bounds[key]}" for key, word in words.items() if key in bounds)
-    msg = f"`--{name.replace('_', '-')}` must be a finite number {rule}, got {_brief(value)}."
-    raise ConfigError(msg)
+    """Raises ConfigError if a number breaks a rule."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _refuse(name, value, broken_rule(value, bounds))
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Raises ConfigError for a value of another type, from a file that was edited by hand."""
-    choices = get_args(hint)
-    if get_origin(hint) is Literal:
-        right = value in choices
-    elif get_origin(hint) is tuple:
-        right = isinstance(value, tuple) and all(isinstance(x, str) for x in value)
-    else:
-        kinds = choices or (hint,)
-        right = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
-        right = right and (bool in kinds or not isinstance(value, bool))
-    if not right:
-        kind = getattr(hint, "__name__", str(hint))
-        msg = f"`--{name.replace('_', '-')}` must be {kind}, got {_brief(value)}."
-        raise ConfigError(msg)
+def _refuse(name: str, value: Any, rule: str) -> None:
+    require(not rule, f"`{flag(name)}` must be {rule}, got {shown(repr(value), 60)}.")
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def flag(name: str) -> str:
+    """The option of a name: "--weight-decay"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def shown(text: str, most: int = 100) -> str:
+    """Shortens a text for a message: one printable line."""
+    text = " ".join(text[: 2 * most].split())
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; integers are floats, booleans are no integers."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return value in kinds
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(x, kinds[0]) for x in value)
+    if kinds:
+        return any(_fits(value, kind) for kind in kinds)
+    right = isinstance(value, hint) or (hint is float and isinstance(value, int))
+    return right and isinstance(value, bool) == (hint is bool)
 
 
 def check_new(path: Path) -> None:
     """Raises ConfigError unless a directory is new or empty."""
-    if path.is_dir() and any(path.iterdir()):
-        msg = f"`--out` must be a new or empty directory, but {path} has files in it."
-        raise ConfigError(msg)
+    full = path.is_dir() and any(path.iterdir())
+    require(not full, f"`--out` must be a new or empty directory, but {path} has files in it.")
 
 
 def check_writable(path: Path) -> None:

@@ -6,6 +6,7 @@ their default.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,11 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tsam_jax.train._grammar import wrong
-from tsam_jax.train.config import ConfigError, Optimizer, known
-from tsam_jax.train.settings import parse_call
+from tsam_jax.train.config import ConfigError, Optimizer, flag, known
+from tsam_jax.train.settings import parse_call, wrong
 
-_EXAMPLE = "adamw(b2=0.99)"
 _STEP_FACTOR, _STEP_AT = 0.2, (0.3, 0.6, 0.8)
 _LEFT_OUT = {
     "lbfgs": "searches along a line: it evaluates the loss itself",
@@ -25,7 +24,6 @@ _LEFT_OUT = {
     "noisy_sgd": "draws from a key of its own, the same for all seeds",
 }
 _BELOW_ONE = ("b1", "b2", "b3", "beta", "decay", "decay_rate", "rho")
-_OPTIONS = {"learning_rate": "lr", "momentum": "momentum", "weight_decay": "weight-decay"}
 NUMBERS = ("lr", "weight_decay", "momentum")
 """Numbers of an `Optimizer` that a compiled program takes as arguments."""
 
@@ -62,6 +60,7 @@ SCHEDULES: Mapping[str, Callable[[Any, int], Any]] = {
 """Name -> (learning rate after the warm-up, steps left) -> a number, or a function of the step."""
 
 
+@functools.cache
 def parse_base(text: str) -> tuple[str, dict[str, Any]]:
     """Reads `--base`: the name of an optimizer of optax, or a call with arguments by name.
 
@@ -69,48 +68,43 @@ def parse_base(text: str) -> tuple[str, dict[str, Any]]:
       SettingError: if it is no optimizer of optax, with the nearest name; or if an argument is
         wrong, has an option of its own, or fails in a step of the optimizer.
     """
-    name, arguments = parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
-    if arguments:
-        _check_arguments(text)
-    return name, arguments
-
-
-@functools.cache
-def _check_arguments(text: str) -> None:
-    name, arguments = parse_call(text, OPTIMIZERS, "optimizer", _EXAMPLE)
-    function, parameters = OPTIMIZERS[name], inspect.signature(OPTIMIZERS[name]).parameters
-    own = f"--base {text}"
+    name, arguments = parse_call(text, OPTIMIZERS, "optimizer")
+    parameters, own = inspect.signature(OPTIMIZERS[name]).parameters, f"--base {text}"
     for argument, value in arguments.items():
-        if argument in _OPTIONS:
-            raise wrong(own, f"give `{argument}` as `--{_OPTIONS[argument]}`.")
+        if argument in {"learning_rate", *NUMBERS}:
+            option = flag("lr" if argument == "learning_rate" else argument)
+            raise wrong(own, f"give `{argument}` as `{option}`.")
         if argument in parameters and (rule := _rule(parameters[argument], value)):
             raise wrong(own, f"`{argument}` must be {rule}, got {value!r}.")
 
     def step(params: Any) -> Any:
-        base = function(learning_rate=0.1, **arguments)
+        base = OPTIMIZERS[name](learning_rate=0.1, **arguments)
         return base.update(params, base.init(params), params)
 
     try:
-        jax.eval_shape(step, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+        if arguments:
+            jax.eval_shape(step, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
     except Exception as error:  # of optax, which checks little
         raise wrong(own, error) from error
+    return name, arguments
 
 
 def _rule(parameter: inspect.Parameter, value: Any) -> str:
-    """Returns the rule that an argument of an optimizer breaks, or an empty text."""
+    """The rule that an argument of an optimizer breaks, or ""."""
     name, default = parameter.name, parameter.default
+    right = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
+    rule = "a finite number >= 0"
     if value is None and (default is None or "None" in str(parameter.annotation)):
-        return ""
-    if "dtype" in name:
-        return "" if isinstance(value, str) else "the name of a type"
-    if "mask" in name or isinstance(default, bool):
-        return "" if isinstance(value, bool) else "True or False"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name in _BELOW_ONE and default != 1:
-        return "" if number and 0 <= value < 1 else "a number >= 0 and < 1"
-    if isinstance(default, int):
-        return "" if number and isinstance(value, int) and value >= 0 else "an integer >= 0"
-    return "" if number and 0 <= value < float("inf") else "a finite number >= 0"
+        right = True
+    elif "dtype" in name:
+        right, rule = isinstance(value, str), "the name of a type"
+    elif "mask" in name or isinstance(default, bool):
+        right, rule = isinstance(value, bool), "True or False"
+    elif name in _BELOW_ONE and default != 1:
+        right, rule = right and value < 1, "a number >= 0 and < 1"
+    elif isinstance(default, int):
+        right, rule = right and isinstance(value, int), "an integer >= 0"
+    return "" if right else rule
 
 
 def make_base(
@@ -144,21 +138,17 @@ def make_base(
       -1.0
     """
     name, arguments = parse_base(optimizer.base)
-    function = OPTIMIZERS[name]
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(OPTIMIZERS[name]).parameters
     own = {key: getattr(optimizer, key) for key in NUMBERS} | dict(numbers or {})
     rate = schedule(optimizer, own["lr"], steps=steps, steps_per_epoch=steps_per_epoch)
     if callable(rate) and "Callable" not in str(parameters["learning_rate"].annotation):
         msg = f"`--base {name}` takes no schedule: give `--schedule constant --warmup 0`."
         raise ConfigError(msg)
-    given = {"learning_rate": rate}
-    own_decay = "weight_decay" in parameters
-    given |= {key: own[key] for key in ("weight_decay", "momentum") if key in parameters}
-    main = function(**given, **arguments)
+    arguments = arguments | {key: own[key] for key in NUMBERS if key in parameters}
     parts = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
-    if not own_decay:
+    if "weight_decay" not in parameters:
         parts.append(optax.add_decayed_weights(own["weight_decay"]))
-    return optax.chain(*parts, main)
+    return optax.chain(*parts, OPTIMIZERS[name](learning_rate=rate, **arguments))
 
 
 def schedule(
@@ -175,9 +165,6 @@ def schedule(
       steps: optimizer steps of the whole training.
       steps_per_epoch: for `warmup`, which is in epochs.
 
-    Returns:
-      A number if it is constant, or a function of the step.
-
     Raises:
       ConfigError: if the schedule is unknown, or the warm-up is longer than the training.
 
@@ -187,15 +174,12 @@ def schedule(
       [1.0, 0.5, 0.0]
     """
     warmup = round(optimizer.warmup * steps_per_epoch)
-    after = steps - warmup
-    if after <= 0 and warmup:
-        msg = (
-            f"`--warmup` must be shorter than the training of {steps / steps_per_epoch:g} epochs,"
-            f" got {optimizer.warmup:g}."
-        )
+    if warmup and steps <= warmup:
+        epochs = f"{steps / steps_per_epoch:g} epochs, got {optimizer.warmup:g}"
+        msg = f"`--warmup` must be shorter than the training of {epochs}."
         raise ConfigError(msg)
     known(optimizer.schedule, SCHEDULES, "schedule (`--schedule`)")
-    main = SCHEDULES[optimizer.schedule](lr, after)
+    main = SCHEDULES[optimizer.schedule](lr, steps - warmup)
     if not warmup:
         return main  # type: ignore[no-any-return]
     rising = optax.linear_schedule(lr / (warmup + 1), lr, warmup)  # its first step is not idle

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from tsam_jax import noise
 from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenvalues
 from tsam_jax.train import config, loop, record
-from tsam_jax.train._grammar import shown
 from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.resolve import Plan
@@ -250,7 +249,7 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
         names = {field.name for field in dataclasses.fields(options)}
         odd += sorted(names ^ saved[options.__name__.lower()].keys())
     if odd:
-        msg += f": its config.json has no valid {shown(', '.join(odd))}."
+        msg += f": its config.json has no valid {config.shown(', '.join(odd))}."
         raise config.ConfigError(msg)
     task: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in saved["task"].items()}
     optimizer = config.Optimizer(**saved["optimizer"])

@@ -13,13 +13,16 @@ most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules
 
 import ast
 import collections
+import contextlib
 import copy
 import dataclasses
 import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,18 +32,8 @@ import optax
 from tsam_jax import noise, tilting
 from tsam_jax.estimator import Cost, GradientEstimator, known_cost
 from tsam_jax.methods import METHODS
-from tsam_jax.train._grammar import SettingError, check_grammar, expression, shown, wrong
-from tsam_jax.train.config import (
-    OVERRIDES,
-    VALUE_COST,
-    Budget,
-    ConfigError,
-    Optimizer,
-    check,
-    known,
-)
-
-__all__ = ["FLAGS", "Setting", "SettingError", "apply_grid", "parse", "parse_all", "parse_call"]
+from tsam_jax.train import config
+from tsam_jax.train.config import OVERRIDES, shown
 
 _SCHEDULES = (
     "constant_schedule",
@@ -56,19 +49,27 @@ _TRACEABLE: dict[str, Any] = {name: getattr(noise, name) for name in _LAWS}
 _TRACEABLE |= {"AutoTilt": tilting.AutoTilt}
 _FUNCTIONS = {**{name: getattr(optax, name) for name in _SCHEDULES}, **_TRACEABLE}
 _NAMES = {"inf": math.inf, "none": noise.none}
-_BOUNDS = {field.name: field.metadata for field in dataclasses.fields(Optimizer)}
-_BOUNDS |= {field.name: field.metadata for field in dataclasses.fields(Budget)}
+_BOUNDS = {
+    x.name: x.metadata
+    for kind in (config.Optimizer, config.Budget)
+    for x in dataclasses.fields(kind)
+}
 _SWITCHES = ("adapt", "mask", "split_batch")
-_SETTINGS, _INTEGER = 1000, 10_000
+_CHARACTERS, _DEPTH, _SETTINGS, _NUMBER, _INTEGER = 2000, 10, 1000, 1e12, 10_000
 _STEPS = (0, *(10**k for k in range(7)))
 _ELSEWHERE = {"key": "`--seeds` sets the seeds", "sample_axis": "`--mesh` sets the axis"}
 _SIZES = ("radius", "rms")
-_EXAMPLE = "sam(rho=0.05)"
+_NO_VALUES = (bytes, complex, types.EllipsisType)
+_FORMS = {
+    "method": ("a setting: write a method", "sam(rho=0.05)"),
+    "optimizer": ("an optimizer: write an optimizer", "adamw(b2=0.99)"),
+}
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
 
-Visit = Callable[[str, ast.Constant], Any]
-"""(name in `Setting.numbers`, constant) -> the value to use."""
+
+class SettingError(config.ConfigError):
+    """A setting that cannot be read, or that its method rejects."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,15 @@ class Setting:
       text: canonical spelling.
       name: name of the method in `METHODS`.
       nodes: argument or override -> its parsed value.
+      arguments: the method's arguments, evaluated.
       overrides: values of `OVERRIDES` for this method.
     """
 
     text: str
     name: str
     nodes: Mapping[str, ast.expr] = dataclasses.field(repr=False, compare=False)
+    arguments: Mapping[str, Any] = dataclasses.field(repr=False, compare=False)
     overrides: Mapping[str, float]
-
-    @functools.cached_property
-    def arguments(self) -> dict[str, Any]:
-        """The method's arguments, evaluated."""
-        return self._evaluated()
 
     @functools.cached_property
     def cost(self) -> Cost:
@@ -100,7 +98,7 @@ class Setting:
     @property
     def price(self) -> float:
         """Cost of one step in gradient evaluations, a loss evaluation as a third of one."""
-        return self.cost.gradients + VALUE_COST * self.cost.values
+        return self.cost.gradients + config.VALUE_COST * self.cost.values
 
     @functools.cached_property
     def numbers(self) -> dict[str, float]:
@@ -115,7 +113,9 @@ class Setting:
           >>> setting.numbers
           {'t': 20.0, 'noise.rms': 0.02}
         """
-        return {name: float(node.value) for name, node in self._free().items()}  # type: ignore[arg-type]
+        found: dict[str, float] = {}
+        self._changed(lambda name, value: found.setdefault(name, float(value)))
+        return found
 
     @functools.cached_property
     def shape(self) -> str:
@@ -125,11 +125,7 @@ class Setting:
           >>> [setting.shape for setting in parse("sam(rho=[0, 0.1, 0.2])")]
           ['sam(rho=0)', 'sam(rho=...)', 'sam(rho=...)']
         """
-        own = {key: node for key, node in self.nodes.items() if key not in OVERRIDES}
-        free = copy.deepcopy(dataclasses.replace(self, nodes=own))
-        for node in free._free().values():
-            node.value = ...
-        return _text(self.name, free.nodes)
+        return _text(self.name, self._changed(lambda *_: ...))
 
     @property
     def written(self) -> dict[str, str]:
@@ -139,20 +135,20 @@ class Setting:
     def build(
         self, numbers: Mapping[str, Any] | None = None, *, sample_axis: str | None = None
     ) -> GradientEstimator:
-        """Makes the estimator.
+        """Makes the estimator; raises SettingError if the method rejects its arguments.
 
         Args:
           numbers: values in place of those of `self.numbers`; they may be traced.
           sample_axis: mesh axis over which the samples are spread.
-
-        Raises:
-          SettingError: if the method rejects its arguments.
         """
-        given = {} if sample_axis is None else {"sample_axis": sample_axis}
-        replace = lambda name, node: (numbers or {}).get(name, node.value)  # noqa: E731
+        arguments = dict(self.arguments)
+        if numbers:
+            nodes = self._changed(lambda name, value: numbers.get(name, value))
+            arguments = {key: _value(x, self.text, law=key == "noise") for key, x in nodes.items()}
+        if sample_axis is not None:
+            arguments["sample_axis"] = sample_axis
         try:
-            arguments = self._evaluated(replace) if numbers else self.arguments
-            return METHODS[self.name](**arguments, **given)
+            return METHODS[self.name](**arguments)
         except (TypeError, ValueError) as error:
             raise wrong(self.text, error) from error
 
@@ -160,18 +156,13 @@ class Setting:
         """Whether the method has an argument of this name."""
         return name in _parameters(self.name)
 
-    def _evaluated(self, visit: Visit | None = None) -> dict[str, Any]:
-        found = {}
-        for key in (key for key in self.nodes if key not in OVERRIDES):
-            path = key if _is_scalar(_parameters(self.name)[key]) else ""
-            found[key] = _value(self.nodes[key], self.text, path, visit, law=key == "noise")
-        return found
-
-    def _free(self) -> dict[str, ast.Constant]:
-        """The constants that may be traced, by name."""
-        found: dict[str, ast.Constant] = {}
-        self._evaluated(lambda name, node: found.setdefault(name, node).value)
-        return found
+    def _changed(self, change: Callable[[str, Any], Any]) -> dict[str, ast.expr]:
+        """A copy of the arguments with (name, value) -> another value for each of `numbers`."""
+        nodes = {key: copy.deepcopy(self.nodes[key]) for key in self.arguments}
+        for key, node in nodes.items():
+            for name, free in _free(key, node, _parameters(self.name)[key]):
+                free.value = change(name, free.value)
+        return nodes
 
 
 def parse(
@@ -179,7 +170,7 @@ def parse(
     defaults: Mapping[str, str] | None = None,
     fixed: Mapping[str, float | None] | None = None,
 ) -> list[Setting]:
-    """Reads a setting, or a grid of settings if it has lists.
+    """Reads a setting, or a grid of settings if it has lists, whose last one runs fastest.
 
     Args:
       text: `name(argument=value, ...)`, or a bare name.
@@ -187,9 +178,6 @@ def parse(
         such as the paper's ESAM1.
       fixed: values of flags, which replace those of the setting: of `FLAGS`, where the method has
         the argument, and of `OVERRIDES`, where the setting has it; None drops it.
-
-    Returns:
-      The settings, in the order of the grid, the last list running fastest.
 
     Raises:
       SettingError: if the text is not of this form, names something unknown, its method rejects a
@@ -199,19 +187,20 @@ def parse(
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)", fixed={"lr": 0.1})]
       ['sam(rho=0.05, lr=0.1)', 'sam(rho=0.1, lr=0.1)']
     """
-    name, nodes = _read(text, METHODS, "method", _EXAMPLE, defaults or {})
-    for flag, value in (fixed or {}).items():
+    name, nodes = _read(text, METHODS, "method", defaults or {})
+    for key, value in (fixed or {}).items():
         if value is None:
-            nodes.pop(flag, None)
-        elif isinstance(nodes.get(flag), ast.List):
-            raise _contradiction(flag, f"the grid in `{shown(text)}`")
-        elif flag in nodes or (flag in FLAGS and flag in _parameters(name)):
-            nodes[flag] = _literal(value)
+            nodes.pop(key, None)
+        elif isinstance(nodes.get(key), ast.List):
+            raise _contradiction(key, f"the grid in `{shown(text)}`")
+        elif key in nodes or (key in FLAGS and key in _parameters(name)):
+            nodes[key] = _expression(repr(value))
     grids = [node.elts if isinstance(node, ast.List) else [node] for node in nodes.values()]
     if not all(grids):
         raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
     _check_count(math.prod(map(len, grids)), text)
-    return [_setting(name, dict(zip(nodes, own, strict=True))) for own in itertools.product(*grids)]
+    rows = (dict(zip(nodes, values, strict=True)) for values in itertools.product(*grids))
+    return [_setting(name, row, text) for row in rows]
 
 
 def parse_all(
@@ -221,7 +210,7 @@ def parse_all(
     fixed: Mapping[str, float | None] | None = None,
     grid: Sequence[str] = (),
 ) -> list[Setting]:
-    """Reads the settings of a study.
+    """Reads the settings of a study, in order.
 
     Args:
       texts: settings or grids of settings; "all" means `everything`.
@@ -229,9 +218,6 @@ def parse_all(
       everything: the settings of "all".
       fixed: values of flags, as of `parse`.
       grid: numbers for all methods that take them, as of `apply_grid`.
-
-    Returns:
-      The settings, in order.
 
     Raises:
       SettingError: as of `parse`; if there is no setting, one is repeated, or no method takes a
@@ -243,14 +229,14 @@ def parse_all(
     if not settings:
         msg = "`--methods` needs at least one method, for example `--methods erm sam tsam`."
         raise SettingError(msg)
-    for flag in FLAGS:
-        if flag in fixed and not any(setting.takes(flag) for setting in settings):
+    for key in FLAGS:
+        if key in fixed and not any(setting.takes(key) for setting in settings):
             names = ", ".join(dict.fromkeys(setting.name for setting in settings))
-            msg = f"`--{flag}` does not apply: `{flag}` is no argument of {names}."
+            msg = f"`--{key}` does not apply: `{key}` is no argument of {names}."
             raise SettingError(msg)
     for text in grid:
-        if (flag := text.partition("=")[0].strip()) in fixed:
-            raise _contradiction(flag, f"`--grid {shown(text)}`")
+        if (key := text.partition("=")[0].strip()) in fixed:
+            raise _contradiction(key, f"`--grid {shown(text)}`")
     settings = apply_grid(settings, grid)
     times = collections.Counter(setting.text for setting in settings)
     if repeated := [text for text, count in times.items() if count > 1]:
@@ -260,15 +246,12 @@ def parse_all(
 
 
 def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting]:
-    """Replaces numbers of settings by those of a grid.
+    """Replaces numbers of settings by all combinations of those of a grid, without repetitions.
 
     Args:
       settings: the settings.
       grid: "name=value,value": a number of the method, "radius" or "rms" for the size of its
         noise, or one of `OVERRIDES`. A setting whose method does not take a name keeps its own.
-
-    Returns:
-      All combinations, without repetitions.
 
     Raises:
       SettingError: if a text is not of this form, or no method takes its name.
@@ -283,162 +266,160 @@ def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting
     if len({_SIZES[0] if name in _SIZES else name for name in names}) < len(names):
         msg = "`--grid` has the values of a number more than once."
         raise SettingError(msg)
-    for text in grid:
-        name, _, words = text.partition("=")
-        name, values = name.strip(), words.split(",")
+    for text, name in zip(grid, names, strict=True):
+        values = text.partition("=")[2].split(",")
         if not name.isidentifier() or not all(map(_is_number, values)):
             msg = f"`--grid {shown(text)}` is not a name with numbers, as in `--grid t=1,20`."
             raise SettingError(msg)
         _check_count(len(found) * len(values), f"--grid {text}")
-        changed = [[_replaced(old, name, value) for value in values] for old in found]
-        if not any(all(new) for new in changed):
+        numbers = [_expression(value) for value in values]
+        changed = [[_replaced(old, name, number) for number in numbers] for old in found]
+        if not any(map(all, changed)):
             msg = f"`--grid {shown(text)}`: none of the methods takes `{shown(name, 50)}`."
             raise SettingError(msg)
-        pairs = zip(found, changed, strict=True)
-        several = [[x for x in new if x is not None] or [old] for old, new in pairs]
-        found = list({x.text: x for x in itertools.chain(*several)}.values())
+        rows = (new if all(new) else [old] for old, new in zip(found, changed, strict=True))
+        found = list({one.text: one for one in itertools.chain(*rows) if one}.values())
     return found
 
 
-def parse_call(
-    text: str, functions: Mapping[str, Any], what: str, example: str
-) -> tuple[str, dict[str, Any]]:
-    """Reads a call of one of `functions`, in the grammar of settings: its name and arguments.
-
-    Messages call a function `what`, and show `example`.
+def parse_call(text: str, functions: Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
+    """Reads a call of one of `functions`, called `what`, in the grammar of settings.
 
     Example:
-      >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer", "adamw(b2=0.99)")
+      >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer")
       ('adamw', {'b2': 0.99})
     """
-    name, nodes = _read(text, functions, what, example, {})
+    name, nodes = _read(text, functions, what, {})
+    if any(isinstance(node, ast.List) for node in nodes.values()):
+        raise wrong(text, f"a list is a grid, which an {what} has not.")
     return name, {key: _value(node, text) for key, node in nodes.items()}
 
 
-def _setting(name: str, nodes: Mapping[str, ast.expr]) -> Setting:
-    text, parameters = _text(name, nodes), _parameters(name)
-    overrides = {key: _value(nodes[key], text) for key in OVERRIDES if key in nodes}
-    for key, value in overrides.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong(text, f"`{key}` must be a number, got {value!r}.")
-        try:
-            check(key, value, _BOUNDS[key])
-        except ConfigError as error:
-            raise wrong(text, str(error).replace(f"`--{_dashed(key)}`", f"`{key}`")) from error
+def wrong(text: str, why: object) -> SettingError:
+    """Makes the error of a text, in one line."""
+    return SettingError(f"in `{shown(text)}`: {shown(str(why), 240)}")
+
+
+def _setting(name: str, nodes: Mapping[str, ast.expr], source: str) -> Setting:
+    """Makes a setting, whose errors quote the source, and checks it."""
+    parameters, values = _parameters(name), {}
+    names = [*(key for key in parameters if key not in _ELSEWHERE), *OVERRIDES]
     for key, node in nodes.items():
         if key in _ELSEWHERE:
-            raise wrong(text, f"`{key}` is not a setting; {_ELSEWHERE[key]}.")
-        names = [*(k for k in parameters if k not in _ELSEWHERE), *OVERRIDES]
+            raise wrong(source, f"`{key}` is not a setting; {_ELSEWHERE[key]}.")
         _check_known(key, names, f"argument of `{name}`")
-        value = getattr(node, "value", None)
+        values[key] = value = _value(node, source, law=key == "noise")
+        rule = config.broken_rule(value, _BOUNDS[key]) if key in OVERRIDES else ""
         if key in _SWITCHES and not isinstance(value, bool):
-            raise wrong(text, f"`{key}` must be True or False.")
-        if isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
-            raise wrong(text, f"`{key}` must be at most {_INTEGER}, got {value}.")
-    setting = Setting(text, name, nodes, overrides)
+            rule = "True or False"
+        elif isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
+            rule = f"at most {_INTEGER}"
+        if rule:
+            raise wrong(source, f"`{key}` must be {rule}, got {value!r}.")
+    overrides = {key: values.pop(key) for key in OVERRIDES if key in values}
+    setting = Setting(_text(name, nodes), name, nodes, values, overrides)
     _ = setting.cost  # raises the errors of the method
     return setting
 
 
-def _replaced(setting: Setting, name: str, value: str) -> Setting | None:
+def _replaced(setting: Setting, name: str, number: ast.expr) -> Setting | None:
     """The setting with a number replaced; None if its method does not take the name."""
     nodes = dict(setting.nodes)
     if name in _SIZES and "noise" in nodes:
         nodes["noise"] = copy.deepcopy(nodes["noise"])
-        calls = [node for node in ast.walk(nodes["noise"]) if isinstance(node, ast.Call)]
-        for word in (word for node in calls for word in node.keywords if word.arg in _SIZES):
-            word.arg, word.value = name, _literal(value)
-            return _setting(setting.name, nodes)
+        for word in ast.walk(nodes["noise"]):
+            if isinstance(word, ast.keyword) and word.arg in _SIZES:
+                word.arg, word.value = name, number
+                return _setting(setting.name, nodes, setting.text)
     if name not in OVERRIDES and not setting.takes(name):
         return None
-    return _setting(setting.name, nodes | {name: _literal(value)})
+    return _setting(setting.name, nodes | {name: number}, setting.text)
 
 
 def _read(
-    text: str, names: Mapping[str, Any], what: str, example: str, defaults: Mapping[str, str]
+    text: str, names: Mapping[str, Any], what: str, defaults: Mapping[str, str]
 ) -> tuple[str, dict[str, ast.expr]]:
     """The name and the parsed arguments of a call, a bare name being one without arguments."""
-    article = {"method": "a setting"}.get(what, f"an {what}")
-    hint = f"Write {'an' if what[0] in 'aeiou' else 'a'} {what} with its arguments"
-    node = expression(text, f"{article}: {hint[0].lower()}{hint[1:]}, for example `{example}`")
+    start, example = _FORMS[what]
+    form = f"{start} with its arguments, for example `{example}`"
+    node = _expression(text, form)
     if isinstance(node, ast.Name):
         _check_known(node.id, dict.fromkeys([*names, *defaults]), what)
         if node.id in defaults:
-            return _read(defaults[node.id], names, what, example, {})
+            return _read(defaults[node.id], names, what, {})
         return node.id, {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        msg = f"`{shown(text)}` is not {article}. {hint}, for example `{example}`."
+        msg = f"`{shown(text)}` is not {form}."
         raise SettingError(msg)
     _check_known(node.func.id, names, what)
-    check_grammar(node, text)
     if node.args:
         raise wrong(text, f"arguments must be given by name, for example `{example}`.")
-    if what != "method" and any(isinstance(word.value, ast.List) for word in node.keywords):
-        raise wrong(text, f"a list is a grid, which an {what} has not.")
-    return node.func.id, {str(word.arg): word.value for word in node.keywords}
+    return node.func.id, _words(node, text)
 
 
-def _check_known(name: str, names: Iterable[str], what: str) -> None:
-    known(shown(name, 50), names, what, SettingError)
-
-
-def _check_count(count: int, text: str) -> None:
-    if count > _SETTINGS:
-        raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
-
-
-def _contradiction(flag: str, other: str) -> SettingError:
-    return SettingError(f"`--{_dashed(flag)}` contradicts {other}: give one of the two.")
-
-
-def _value(
-    node: ast.expr, text: str, path: str = "", visit: Visit | None = None, *, law: bool = False
-) -> Any:
-    """Evaluates a number, a name, a tuple or a schedule, or a noise law.
-
-    Args:
-      node: the parsed value.
-      text: of the setting, for errors.
-      path: the value's name in `Setting.numbers`; empty if it may not be traced.
-      visit: (name, constant) -> the value of a number that may be traced; default: its own.
-      law: whether a noise law must be here.
-    """
-    if isinstance(node, ast.Tuple):
-        inside = [(f"{path}.{k}" if path else "", one) for k, one in enumerate(node.elts)]
-        return tuple(_value(one, text, name, visit) for name, one in inside)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        name = node.func.id
-        _check_known(name, _FUNCTIONS, "noise law or schedule")
-        if (name in _LAWS) != law:
-            raise wrong(text, f"`{name}` is {'no' if law else 'a'} noise law.")
-        parameters = inspect.signature(_FUNCTIONS[name]).parameters
-
-        def argument(key: str, one: ast.expr) -> Any:
-            # A schedule may use its numbers in Python.
-            traced = path and name in _TRACEABLE and _is_scalar(parameters.get(key))
-            inner = name in {"antithetic", "orthogonal"}
-            return _value(one, text, f"{path}.{key}" if traced else "", visit, law=inner)
-
-        keys = itertools.chain(parameters, itertools.repeat(""))
-        args = [argument(key, one) for key, one in zip(keys, node.args, strict=False)]
-        words = {str(word.arg): argument(str(word.arg), word.value) for word in node.keywords}
-        try:
-            made = _FUNCTIONS[name](*args, **words)
-            return _checked_schedule(made) if name in _SCHEDULES else made
-        except Exception as error:  # of optax, which checks little
-            raise wrong(text, error) from error
-    if isinstance(node, ast.Name):
-        _check_known(node.id, _NAMES, "value")
-        if node.id == "none" and not law:
-            raise wrong(text, "`none` is a noise law.")
-        return _NAMES[node.id]
-    value = getattr(node, "value", None)
-    if visit and path and type(value) in {int, float} and value and math.isfinite(value):
-        return visit(path, node)  # type: ignore[arg-type]
+def _expression(text: str, form: str = "a number") -> ast.expr:
+    if len(text) > _CHARACTERS:
+        raise wrong(text, f"there are {len(text)} characters, of at most {_CHARACTERS}.")
     try:
-        return ast.literal_eval(node)
-    except (TypeError, ValueError) as error:
-        raise wrong(text, "a dictionary must be of numbers.") from error
+        with warnings.catch_warnings(action="error", category=SyntaxWarning):
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = shown(getattr(error, "msg", str(error)), 100)
+        msg = f"`{shown(text)}` is not {form} ({reason})."
+        raise SettingError(msg) from error
+
+
+def _words(call: ast.Call, text: str) -> dict[str, ast.expr]:
+    """The arguments of a call that are given by name."""
+    words = {word.arg or "**": word.value for word in call.keywords}
+    if len(words) < len(call.keywords):
+        raise wrong(text, "an argument is given twice.")
+    if "**" in words:
+        raise wrong(text, "`**` is not a number, a name or a noise law.")
+    return words
+
+
+def _value(node: ast.expr, text: str, *, law: bool = False, depth: int = 1) -> Any:
+    """Evaluates a number, text, name, tuple or call; a noise law only where one must be."""
+    inner = functools.partial(_value, text=text, depth=depth + 1)
+    match node:
+        case _ if depth > _DEPTH:
+            pass
+        case ast.Tuple():
+            return tuple(map(inner, node.elts))
+        case ast.Call(func=ast.Name(id=name)):
+            _check_known(name, _FUNCTIONS, "noise law or schedule")
+            if (name in _LAWS) != law:
+                raise wrong(text, f"`{name}` is {'no' if law else 'a'} noise law.")
+            laws = name in {"antithetic", "orthogonal"}
+            args = [inner(one, law=laws) for one in node.args]
+            words = {key: inner(one, law=laws) for key, one in _words(node, text).items()}
+            try:
+                made = _FUNCTIONS[name](*args, **words)
+                return _checked_schedule(made) if name in _SCHEDULES else made
+            except Exception as error:  # of optax, which checks little
+                raise wrong(text, error) from error
+        case ast.Name(id=name):
+            _check_known(name, _NAMES, "value")
+            if name == "none" and not law:
+                raise wrong(text, "`none` is a noise law.")
+            return _NAMES[name]
+        case ast.Constant(value=value) if not isinstance(value, _NO_VALUES):
+            if isinstance(value, int | float) and not abs(value) <= _NUMBER:
+                raise wrong(text, f"a number is beyond {_NUMBER:g}; infinity is `inf`.")
+            return value
+        case ast.UnaryOp(operand=ast.Constant() as one) if type(one.value) in {int, float}:
+            if isinstance(node.op, ast.UAdd | ast.USub):
+                return inner(one) * (-1 if isinstance(node.op, ast.USub) else 1)
+        case ast.Dict() if depth > 1:  # of a piecewise constant schedule
+            with contextlib.suppress(TypeError, ValueError):
+                found = ast.literal_eval(node)
+                sizes = [abs(x) for x in (*found, *found.values()) if type(x) in {int, float}]
+                if len(sizes) == 2 * len(found) and max(sizes, default=0) <= _NUMBER:
+                    return found
+            raise wrong(text, f"a dictionary must be of numbers, of at most {_NUMBER:g}.")
+    part = shown(ast.get_source_segment(text.strip(), node) or "", 60)
+    raise wrong(text, f"`{part}` is not a number, a name or a noise law.")
 
 
 def _checked_schedule(schedule: Any) -> Any:
@@ -452,9 +433,22 @@ def _checked_schedule(schedule: Any) -> Any:
     return schedule
 
 
-def _is_scalar(parameter: inspect.Parameter | None) -> bool:
-    """Whether a parameter takes traced numbers, by its annotation."""
-    return parameter is not None and ("Array" in str(parameter.annotation))
+def _free(
+    name: str, node: ast.expr, parameter: inspect.Parameter | None
+) -> Iterator[tuple[str, ast.Constant]]:
+    """The constants of an argument that may be traced, as its annotation tells, by name."""
+    if parameter is None or "Array" not in str(parameter.annotation):
+        return
+    if isinstance(node, ast.Tuple):
+        for place, one in enumerate(node.elts):
+            yield from _free(f"{name}.{place}", one, parameter)
+    elif isinstance(node, ast.Call) and (function := _TRACEABLE.get(ast.unparse(node.func))):
+        own = inspect.signature(function).parameters  # a schedule may use its numbers in Python
+        words = [(str(word.arg), word.value) for word in node.keywords]
+        for key, one in [*zip(own, node.args, strict=False), *words]:
+            yield from _free(f"{name}.{key}", one, own.get(key))
+    elif isinstance(node, ast.Constant) and type(x := node.value) in {int, float}:
+        yield from [(name, node)] if x and math.isfinite(x) else []  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -462,7 +456,7 @@ def _parameters(method: str) -> dict[str, inspect.Parameter]:
     """The parameters of a method, those of `tsam` for its other spelling's `**options`."""
     own = dict(inspect.signature(METHODS[method]).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in own.values()):
-        own |= {k: p for k, p in _parameters("tsam").items() if k not in own}
+        own = _parameters("tsam") | own
     return {name: p for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
 
 
@@ -472,14 +466,17 @@ def _text(name: str, nodes: Mapping[str, ast.expr]) -> str:
     return f"{name}({words})"
 
 
-def _literal(value: Any) -> ast.expr:
-    text = value if isinstance(value, str) else repr(value)
-    check_grammar(node := expression(text), text)
-    return node
+def _check_known(name: str, names: Iterable[str], what: str) -> None:
+    config.known(shown(name, 50), names, what, SettingError)
 
 
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+def _check_count(count: int, text: str) -> None:
+    if count > _SETTINGS:
+        raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
+
+
+def _contradiction(option: str, other: str) -> SettingError:
+    return SettingError(f"`{config.flag(option)}` contradicts {other}: give one of the two.")
 
 
 def _is_number(text: str) -> bool:
