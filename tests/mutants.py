@@ -699,8 +699,8 @@ MUTANTS = [
     ),
     Mutant(
         "train/metrics.py",
-        "np.all(values == values[0])",
-        "np.allclose(values, values[0])",
+        "np.all(x == x[0])",
+        "np.allclose(x, x[0])",
         "../train/test_metrics.py",
     ),
     Mutant(

@@ -1,6 +1,5 @@
 """Losses and metrics by name. Everything that depends on a metric reads its row of `METRICS`."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,13 +24,10 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0
     Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016,
     Section 7; `optax.smooth_labels`.
     """
-    losses: jax.Array
-    if smoothing:
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, outputs.shape[-1]), smoothing)
-        losses = optax.softmax_cross_entropy(outputs, targets)
-    else:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-    return losses
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)  # type: ignore[no-any-return]
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, outputs.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(outputs, targets)  # type: ignore[no-any-return]
 
 
 def official(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
@@ -52,8 +48,7 @@ def official(outputs: jax.Array, labels: jax.Array, *, smoothing: float = 0.0) -
     classes = outputs.shape[-1]
     truth = jax.nn.one_hot(labels, classes)
     targets = (1 - smoothing) * truth + smoothing / (classes - 1) * (1 - truth)
-    losses: jax.Array = optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets)
-    return losses
+    return optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets)  # type: ignore[no-any-return]
 
 
 def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -109,16 +104,14 @@ def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Matthews' correlation of the predicted and the true classes, 0 if either is constant.
 
+    Of K classes, the correlation of their indicators (Gorodkin 2004).
+
     Example:
       >>> round(matthews(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.5774
     """
-    predicted = outputs.argmax(axis=-1)
-    if _constant(predicted) or _constant(labels):
-        return 0.0
-    from sklearn import metrics  # slow to import, and few runs need it
-
-    return float(metrics.matthews_corrcoef(labels, predicted))
+    classes = np.eye(outputs.shape[-1])
+    return _correlation(classes[outputs.argmax(axis=-1)], classes[labels])
 
 
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -128,13 +121,11 @@ def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
       >>> round(f1(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.8
     """
-    classes = outputs.shape[-1]
-    options: dict[str, Any] = {"average": "binary"}
-    if classes > 2:
-        options = {"average": "macro", "labels": range(classes)}
-    from sklearn import metrics  # slow to import, and few runs need it
-
-    return float(metrics.f1_score(labels, outputs.argmax(axis=-1), zero_division=0, **options))
+    classes = np.eye(outputs.shape[-1])
+    predicted, true = classes[outputs.argmax(axis=-1)], classes[labels]
+    hits, both = (predicted * true).sum(axis=0), (predicted + true).sum(axis=0)
+    scores = 2 * hits / np.maximum(both, 1)
+    return float(scores[1] if len(scores) == 2 else scores.mean())
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -146,12 +137,26 @@ def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
       >>> round(pearson(np.array([[1.0], [2.0], [3.0]]), np.array([10.0, 20.0, 30.0])), 6)
       1.0
     """
-    return _correlation("pearsonr", outputs, labels)
+    return _correlation(outputs, labels[:, None])
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Spearman's correlation: that of the ranks, in which equal values share their mean rank."""
-    return _correlation("spearmanr", outputs, labels)
+    from scipy import stats  # slow to import, and few runs need it
+
+    if not np.isfinite(outputs).all():
+        return float("nan")
+    return _correlation(*(stats.rankdata(x, axis=0) for x in (outputs, labels[:, None])))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """The ratio sum x y / sqrt(sum x^2 sum y^2), of columns minus means; 0 if one is constant."""
+    if not np.isfinite(x).all():
+        return float("nan")
+    if np.all(x == x[0]) or np.all(y == y[0]):
+        return 0.0
+    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64) for z in (x, y))
+    return float(np.sum(x * y) / np.sqrt(np.sum(x**2) * np.sum(y**2)))
 
 
 def _unknown(outputs: Any, labels: Any) -> float:  # noqa: ARG001
@@ -198,13 +203,9 @@ def metric(name: str) -> Metric:
 def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
     """Names of the metrics of a task, besides its loss.
 
-    Args:
-      task: the task; its `metrics` are taken if it names some.
-      num_classes: number of classes; None for regression.
-
-    Returns:
-      Names; the first one selects epochs and settings. By default those of the GLUE task, in files
-      or in TensorFlow Datasets, versioned or not; else the accuracy; () for other regression.
+    The first one selects epochs and settings. Those that the task names; else those of the GLUE
+    task, in files or in TensorFlow Datasets, versioned or not; else the accuracy; () for other
+    regression. `num_classes` is None for regression.
 
     Raises:
       ConfigError: if a name is unknown, or not for such labels.
@@ -217,24 +218,6 @@ def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
     tasks = {_plain(name): names for name, names in GLUE.items()}
     usual = tasks.get(_plain(name.partition(":")[0])) if kind == "glue" else None
     return tuple(task.metrics) or usual or (() if num_classes is None else ("accuracy",))
-
-
-def _correlation(function: str, outputs: np.ndarray, labels: np.ndarray) -> float:
-    predicted = np.asarray(outputs[:, 0], np.float64)
-    if not np.isfinite(predicted).all():
-        return float("nan")
-    if _constant(predicted) or _constant(labels):
-        return 0.0
-    from scipy import stats
-
-    with warnings.catch_warnings():  # nearly constant predictions: rounding, and no news
-        warnings.simplefilter("ignore")
-        found = getattr(stats, function)(predicted, np.asarray(labels, np.float64))
-    return float(found.statistic) if np.isfinite(found.statistic) else 0.0
-
-
-def _constant(values: np.ndarray) -> bool:
-    return bool(np.all(values == values[0]))
 
 
 def _plain(name: str) -> str:
