@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from benchmarks import __main__ as campaign
 from benchmarks import models, record, steps, tables
+from benchmarks.results import tables as results
 from benchmarks.steps import Measurement
 from tsam_jax import cli, sharpness_aware
 from tsam_jax.commands import study
@@ -326,36 +325,34 @@ def test_the_suite_is_small():
     assert sum(len(path.read_text().splitlines()) for path in files) <= 1200
 
 
-@pytest.mark.parametrize(("column", "part"), [(1, "noise20"), (2, "noise40")])
-def test_differences_of_the_cifar10_page_are_those_of_its_reports(column, part):
-    results = ROOT / "benchmarks" / "results"
-    differences = runpy.run_path(str(results / "differences.py"))["differences"]
-    folder = results / "cifar10_small"
-    found = dict(line.split(": ", 1) for line in differences(folder / part / "report.json"))
-    page = (folder / "README.md").read_text()
-    rows = re.findall(r"^\| (\w+) - (\w+), (.*?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
-    assert len(rows) == 7
-    epochs = {"ERM": 180, "SAM": 90, "TSAM": 30}
-    for a, b, how, *quoted in rows:
-        names = [f"{x.lower()}, {30 if how == '30 epochs' else epochs[x]} epochs" for x in (a, b)]
-        at_end, early = found[" - ".join(names)].split("; both stopped early: ")
-        assert quoted[column - 1] == (early if "early" in how else at_end), (a, b, how)
+def test_the_results_pages_quote_the_committed_records():
+    pages = [page for page in results.PAGES if results.BLOCK.search(page.read_text())]
+    assert len(pages) >= 3
+    for page in pages:
+        text = page.read_text()
+        assert results.rendered(text) == text, f"{page}: run `python -m benchmarks.results.tables`"
 
 
-def test_the_page_of_the_demo_has_the_numbers_of_its_record():
+def test_a_table_of_results_has_means_intervals_and_differences_within_seeds():
+    def row(method, seed, last, best):
+        curve = {"step_effective_sample_size": [1.0, 2.0]}
+        found = {"method": method, "setting": f"{method}(a=1)", "arguments": {"a": "1"}}
+        at = {"final": {"test_accuracy": last}, "best": {"test_accuracy": best}}
+        return found | at | {"seed": seed, "curve": curve if method == "tsam" else {}}
+
+    rows = [row("erm", 0, 0.5, 0.6), row("erm", 1, 0.7, 0.6), row("tsam", 1, 0.8, 0.9)]
+    rows += [row("tsam", 0, 0.58, 0.8)]  # not in the order of the seeds
+    report = {"study": {"settings": ["erm(a=1)", "tsam(a=1)"]}, "rows": rows}
+    headings, _, erm, tsam = results.lines(report, ["test", "early", "test-1", "ess"])
+    assert headings[3] == "test accuracy %, minus `erm(a=1)`"
+    # Student's t with one degree of freedom: 12.706; half widths are 12.706 s / sqrt(2).
+    assert erm == ["`erm(a=1)`", "60.0 ± 127.1", "60.0", "", "-"]
+    assert tsam == ["`tsam(a=1)`", "69.0 ± 139.8", "85.0 ± 63.5", "+9.0 ± 12.7", "1.50"]
+
+
+def test_the_page_of_the_demo_has_the_differences_of_its_record():
     report = json.loads((ROOT / "benchmarks/results/noisy_digits/demo/report.json").read_text())
     page = (ROOT / "notebooks" / "results.md").read_text()
-    table = page.split("<!-- record: noisy_digits/demo -->")[1].split("\n\n")[0]
-    quoted = [row.strip("| ").split(" | ")[1:] for row in table.splitlines()[3:]]
-    factors = {"test_accuracy": 100, "early_test_accuracy": 100, "nearby_mean": 1}
-    factors |= {"top_eigenvalue": 1}
-    assert len(quoted) == len(report["summary"])
-    for row, cells in zip(report["summary"], quoted, strict=True):
-        for (name, factor), cell in zip(factors.items(), cells, strict=True):
-            found = cell.split(" ± ")
-            for value, text in zip(row["estimates"][name], found, strict=True):
-                digits = len(text.partition(".")[2])
-                assert f"{factor * value:.{digits}f}" == text, (row["setting"], name)
-    differences = [row["estimates"]["test_accuracy"] for row in report["differences"]]
-    for mean, interval in differences:  # from ERM, in points
+    for row in report["differences"]:  # from ERM, in points
+        mean, interval = row["estimates"]["test_accuracy"]
         assert f"{100 * mean:.1f} ± {100 * interval:.1f}" in page

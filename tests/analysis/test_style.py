@@ -22,6 +22,13 @@ def test_a_method_has_its_line_whatever_stands_beside_it(name):
     assert line(name, "new", "asam()", "another") == line(name) == line(name.lower())
 
 
+def test_lines_of_one_method_have_its_colour():
+    found = style.looks(["sam(rho=1)", "erm()", "erm(lr=1)", "sam(rho=2)"])
+    assert found["sam(rho=1)"]["color"] == found["sam(rho=2)"]["color"] == "#D55E00"
+    assert found["erm()"]["color"] == found["erm(lr=1)"]["color"] == "#000000"
+    assert found["erm()"]["linestyle"] != found["erm(lr=1)"]["linestyle"]
+
+
 def test_lines_differ():
     settings = [f"sam(rho={k})" for k in range(6)] + ["new", "plain"]
     found = {str(look) for look in style.looks([*METHODS, *settings]).values()}

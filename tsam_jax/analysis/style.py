@@ -59,8 +59,8 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
       names: settings or names that begin with one: "sam(rho=0.1)", "SAM", "erm, seed 0".
 
     Returns:
-      Name -> keywords of matplotlib's `plot`. Unknown methods, and all but the first line of a
-      method, get what the others leave.
+      Name -> keywords of matplotlib's `plot`. All but the first line of a method get its colour
+      with other dashes while there are any. Unknown methods get what the others leave.
 
     Example:
       >>> looks(["TSAM"])["TSAM"] == looks(["sam", "tsam(t=1)"])["tsam(t=1)"]
@@ -73,8 +73,11 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     most = len(COLOURS) * len(DASHES)
     free = [place for place in range(most) if place not in places.values()]
     free.sort(key=lambda place: (place < len(_METHODS), bool(DASHES[place % len(DASHES)])))
-    for i, name in enumerate([name for name, place in places.items() if place < 0]):
-        places[name] = free[i % len(free)]
+    for name in [name for name, place in places.items() if place < 0]:
+        colour = _PLACES[_key(name)] % len(COLOURS) if _key(name) in _PLACES else -1
+        same = [place for place in free if place % len(COLOURS) == colour]
+        places[name] = (same or free)[0]
+        free = [place for place in free if place != places[name]] or list(range(most))
     return {
         name: {
             "color": COLOURS[place % len(COLOURS)],
