@@ -3,22 +3,13 @@
 They apply where neither a flag, nor the setting, nor a recipe has a value.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Family(NamedTuple):
-    """Defaults of a model family.
-
-    Attributes:
-      name: in words.
-      optimizer: values of `config.Optimizer`.
-      epochs: length of training.
-      rho: length of SAM's ascent step.
-      t: tilt of TSAM, in units of 1 / loss.
-      rms: noise of TSAM, root mean square per coordinate.
-      source: where the values are from.
-    """
+    """Defaults: rho of SAM; t and rms, the noise per coordinate, of TSAM; where they are from."""
 
     name: str
     optimizer: Mapping[str, Any]
@@ -29,64 +20,34 @@ class Family(NamedTuple):
     source: str
 
 
-_TABLE = """
-family | fine-tuned | base  | lr   | weight_decay | schedule | warmup | clip | batch_size | epochs | rho  | t  | rms
-mlp    | no         | adam  | 1e-3 | 0            | constant | 0      | none | 64         | 100    | 0.05 | 5  | 0.006
-resnet | no         | sgd   | 0.1  | 5e-4         | cosine   | 0      | none | 128        | 200    | 0.05 | 20 | 0.006
-resnet | yes        | sgd   | 0.01 | 1e-4         | cosine   | 0      | none | 64         | 20     | 0.05 | 5  | 0.001
-vit    | no         | adamw | 1e-3 | 0.05         | cosine   | 5      | 1    | 128        | 200    | 0.2  | 20 | 0.006
-vit    | yes        | sgd   | 3e-3 | 0            | cosine   | 0      | 1    | 64         | 20     | 0.05 | 5  | 0.001
-bert   | no         | adamw | 1e-4 | 0.01         | linear   | 1      | 1    | 32         | 10     | 0.05 | 1  | 0.001
-bert   | yes        | adamw | 5e-5 | 0.01         | linear   | 1      | 1    | 16         | 3      | 0.05 | 1  | 0.001
-"""  # noqa: E501 - a table
-_SOURCES = {
-    ("mlp", False): "Adam: Kingma and Ba 2015; rho: Foret et al. 2021",
-    ("resnet", False): "SGD: Zagoruyko and Komodakis 2016; rho, cosine: Foret et al. 2021",
-    ("resnet", True): "SGD: Kornblith et al. 2019; rho: Foret et al. 2021",
-    ("vit", False): "AdamW: Touvron et al. 2021; rho: Chen et al. 2022",
-    ("vit", True): "SGD: Dosovitskiy et al. 2021; rho: Foret et al. 2021",
-    ("bert", False): "AdamW: Devlin et al. 2019, A.2; rho: Bahri et al. 2022",
-    ("bert", True): "AdamW, epochs: Devlin et al. 2019, A.3; rho: Bahri et al. 2022",
-}
+_OPTIONS = ("base", "lr", "weight_decay", "schedule", "warmup", "clip", "batch_size")
+_ROWS: Mapping[str, tuple[Any, ...]] = {  # the options, epochs, rho, t, rms and source
+    "MLP, from scratch": ("adam", 1e-3, 0.0, "constant", 0.0, None, 64, 100, 0.05, 5.0, 0.006,
+        "Adam: Kingma and Ba 2015; rho: Foret et al. 2021"),
+    "ResNet, from scratch": ("sgd", 0.1, 5e-4, "cosine", 0.0, None, 128, 200, 0.05, 20.0, 0.006,
+        "SGD: Zagoruyko and Komodakis 2016; rho, cosine: Foret et al. 2021"),
+    "ResNet, fine-tuned": ("sgd", 0.01, 1e-4, "cosine", 0.0, None, 64, 20, 0.05, 5.0, 0.001,
+        "SGD: Kornblith et al. 2019; rho: Foret et al. 2021"),
+    "ViT, from scratch": ("adamw", 1e-3, 0.05, "cosine", 5.0, 1.0, 128, 200, 0.2, 20.0, 0.006,
+        "AdamW: Touvron et al. 2021; rho: Chen et al. 2022"),
+    "ViT, fine-tuned": ("sgd", 3e-3, 0.0, "cosine", 0.0, 1.0, 64, 20, 0.05, 5.0, 0.001,
+        "SGD: Dosovitskiy et al. 2021; rho: Foret et al. 2021"),
+    "BERT, from scratch": ("adamw", 1e-4, 0.01, "linear", 1.0, 1.0, 32, 10, 0.05, 1.0, 0.001,
+        "AdamW: Devlin et al. 2019, A.2; rho: Bahri et al. 2022"),
+    "BERT, fine-tuned": ("adamw", 5e-5, 0.01, "linear", 1.0, 1.0, 16, 3, 0.05, 1.0, 0.001,
+        "AdamW, epochs: Devlin et al. 2019, A.3; rho: Bahri et al. 2022"),
+}  # fmt: skip
 _TSAM = "t: Li et al. 2025, CIFAR-100, DTD and the code; rms: its radius of 20 for ResNet-18"
 
-
-def _read(table: str) -> dict[tuple[str, bool], Family]:
-    heading, *lines = [[x.strip() for x in line.split("|")] for line in table.split("\n") if line]
-    families = {}
-    for line in lines:
-        row: dict[str, Any] = dict(zip(heading, line, strict=True))
-        for name in ("lr", "weight_decay", "warmup", "clip", "rho", "t", "rms"):
-            row[name] = None if row[name] == "none" else float(row[name])
-        key = row["family"], row["fine-tuned"] == "yes"
-        family = {"mlp": "MLP", "resnet": "ResNet", "vit": "ViT", "bert": "BERT"}[key[0]]
-        options = ("base", "lr", "weight_decay", "schedule", "warmup", "clip")
-        families[key] = Family(
-            f"{family}, {'fine-tuned' if key[1] else 'from scratch'}",
-            {name: row[name] for name in options} | {"batch_size": int(row["batch_size"])},
-            int(row["epochs"]),
-            row["rho"],
-            row["t"],
-            row["rms"],
-            f"{_SOURCES[key]}; {_TSAM}",
-        )
-    return families
-
-
-FAMILIES: Mapping[tuple[str, bool], Family] = _read(_TABLE)
+FAMILIES: Mapping[tuple[str, bool], Family] = {
+    (name.partition(",")[0].lower(), name.endswith("fine-tuned")): Family(
+        name, dict(zip(_OPTIONS, options, strict=True)), epochs, rho, t, rms, f"{source}; {_TSAM}"
+    )
+    for name, (*options, epochs, rho, t, rms, source) in _ROWS.items()
+}
 """(family, fine-tuned) -> defaults."""
 
-_PREFIXES = {
-    "mlp": "mlp",
-    "cnn": "mlp",
-    "resnet": "resnet",
-    "wrn": "resnet",
-    "wide": "resnet",
-    "vit": "vit",
-    "deit": "vit",
-    "bert": "bert",
-    "distilbert": "bert",
-}
+_PREFIXES = {"resnet|wrn|wide": "resnet", "vit|deit": "vit", "bert|distilbert": "bert"}
 MODELS: Mapping[str, str] = {"vector": "mlp", "image": "resnet18", "text": "bert-tiny"}
 """Kind of data -> the model where none is named."""
 
@@ -98,10 +59,9 @@ def family_of(architecture: str, *, fine_tuned: bool) -> Family:
       >>> family_of("wrn16-8", fine_tuned=False).name
       'ResNet, from scratch'
     """
-    found = next((x for start, x in _PREFIXES.items() if architecture.startswith(start)), "mlp")
-    return (
-        FAMILIES[found, fine_tuned] if (found, fine_tuned) in FAMILIES else FAMILIES[found, False]
-    )
+    names = [name for start, name in _PREFIXES.items() if re.match(start, architecture)]
+    name = names[0] if names else "mlp"
+    return FAMILIES[name, fine_tuned and (name, fine_tuned) in FAMILIES]
 
 
 def settings(family: Family) -> dict[str, str]:

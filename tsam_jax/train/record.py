@@ -36,15 +36,16 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON as `write_whole` does; dataclasses as dicts, paths as texts."""
-    write_whole(path, json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n")
+    text = json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"
+    write_whole(path, text.encode())
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Writes a file atomically: it is the old one or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -55,15 +56,9 @@ def write_whole(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises ConfigError, which names the file, if it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, too deep
-        reason = str(error).splitlines()[0][:200]
-        msg = f"{path} cannot be read ({reason}). Nothing was changed."
-        raise config.ConfigError(msg) from error
-    if not isinstance(found, dict):
-        msg = f"{path} must have a JSON object, got {type(found).__name__}. Nothing was changed."
-        raise config.ConfigError(msg)
-    return found
+        return _parsed(path.read_bytes(), str(path))
+    except OSError as error:
+        raise _damaged(str(path), error) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -72,24 +67,31 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
       ConfigError: if another line is damaged.
     """
-    found: list[dict[str, Any]] = []
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines[:-1], 1):  # the last one has no end
-        try:
-            found.append(json.loads(line, parse_constant=_refused))
-        except (ValueError, RecursionError) as error:
-            msg = f"{path}, line {number} is damaged ({str(error)[:100]}). Nothing was changed."
-            raise config.ConfigError(msg) from error
-        if not isinstance(found[-1], dict):
-            msg = f"{path}, line {number} must be a JSON object. Nothing was changed."
-            raise config.ConfigError(msg)
+    # the last one has no end
+    return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(lines[:-1], 1)]
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, too deep
+        raise _damaged(where, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(where, f"{type(found).__name__}, not a JSON object")
     return found
+
+
+def _damaged(where: str, why: object) -> config.ConfigError:
+    reason = config.shown(str(why).partition("\n")[0], 200)
+    return config.ConfigError(f"{where} is damaged ({reason}). Nothing was changed.")
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
     """Appends a line and syncs it to disk; an incomplete last line is dropped."""
     if path.exists() and not path.read_bytes().endswith(b"\n"):
-        write_whole(path, "".join(json.dumps(x) + "\n" for x in read_lines(path)))
+        whole = "".join(json.dumps(x) + "\n" for x in read_lines(path))
+        write_whole(path, whole.encode())
     with path.open("a") as lines:
         lines.write(json.dumps(line, allow_nan=False) + "\n")
         lines.flush()
@@ -97,38 +99,26 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def check_same(path: Path, identity: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a directory has another run, or other files.
+    """Raises ConfigError if the directory of config.json or study.json has another run, or files.
 
-    Args:
-      path: config.json or study.json in it.
-      identity: what the run is, by name.
-
-    Raises:
-      ConfigError: if it has; the message names what differs.
+    The message names what of the identity differs.
     """
     if not path.exists():
         config.check_new(path.parent)
         return
-    there = read_json(path)
-    own = json.loads(json.dumps(identity, default=_plain))
-    differ = [name for name, x in own.items() if there.get(name) != x]
-    if differ:
-        msg = (
-            f"`--out`: {path.parent} has another run; {', '.join(differ)} differ. Repeat its"
-            " options to resume it, or name a new directory."
-        )
-        raise config.ConfigError(msg)
+    there, own = read_json(path), json.loads(json.dumps(identity, default=_plain))
+    differ = ", ".join(name for name, x in own.items() if there.get(name) != x)
+    config.require(
+        not differ,
+        f"`--out`: {path.parent} has another run; {differ} differ. Repeat its options to resume"
+        " it, or name a new directory.",
+    )
 
 
 @contextlib.contextmanager
 def owned(directory: Path, name: str = "run") -> Iterator[None]:
-    """Holds the lock of a directory, which the system releases when the process ends.
-
-    Raises:
-      ConfigError: if another process holds it.
-    """
-    path = directory / f".{name}.lock"
-    with path.open("a") as lock:
+    """Holds the lock of a directory until the process ends; raises ConfigError if it is held."""
+    with (directory / f".{name}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -181,40 +171,31 @@ class Log:
         return float(sum(timing["seconds"] for timing in self._timings if timing))
 
     def keep_until(self, epoch: int, ends: Sequence[int]) -> None:
-        """Drops the lines after the checkpoint that training resumes from.
-
-        Args:
-          epoch: that of the checkpoint.
-          ends: the epochs at which the run is measured.
+        """Drops the lines after the epoch of the checkpoint that training resumes from.
 
         Raises:
-          ConfigError: if a line before it is missing, or there twice.
+          ConfigError: if a line at one of `ends` before it is missing, or there twice.
         """
-        there = [line.get("epoch") for line in self.lines]
         due = [end for end in ends if end <= epoch]
+        there = [line.get("epoch") for line in self.lines]
         if there[: len(due)] != due:
-            msg = (
-                f"{self._path} does not have the epochs up to {epoch}, each once. Nothing was"
-                " changed. Restore the file, or start anew in another directory."
-            )
+            what = "Nothing was changed. Restore the file, or start anew in another directory."
+            msg = f"{self._path} does not have the epochs up to {epoch}, each once. {what}"
             raise config.ConfigError(msg)
         kept = len(due)
         self.lines, self._timings = self.lines[:kept], self._timings[:kept]
         self._start, self._first = time.monotonic(), epoch
         if self._path is not None:
-            write_whole(self._path, "".join(map(self._text, range(kept))))
+            write_whole(self._path, "".join(map(self._text, range(kept))).encode())
 
     def write(self, this: Round, row: int, gradients: float, epochs: int) -> dict[str, Any]:
-        """Adds a line.
+        """Adds a line, and returns it; in the file it also has the "timing".
 
         Args:
           this: what was measured.
           row: the row of this run in it.
           gradients: gradient evaluations so far, loss evaluations included.
           epochs: epochs planned, for the time left.
-
-        Returns:
-          The line; in the file it also has the "timing".
         """
         numbers = {name: json_number(x[row]) for name, x in this.metrics.items()}
         per_epoch = (time.monotonic() - self._start) / (this.epoch - self._first)
@@ -229,7 +210,7 @@ class Log:
         if self._path is not None:
             with self._path.open("a") as log:
                 log.write(self._text(-1))
-        told = {name: x for name, x in {**numbers, **timing}.items() if x is not None}
+        told = {name: x for name, x in (numbers | timing).items() if x is not None}
         for tracker in self.trackers:
             tracker(told, this.epoch)
         return line

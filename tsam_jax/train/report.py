@@ -1,9 +1,7 @@
 """The report of a study: report.json, figures, and a page that stands alone."""
 
 import base64
-import json
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from importlib import resources
@@ -14,7 +12,7 @@ import jinja2
 
 from tsam_jax.analysis import style
 from tsam_jax.train import plots, record, table
-from tsam_jax.train.config import ConfigError
+from tsam_jax.train.config import require
 from tsam_jax.train.table import Line, Row, Study
 
 _TITLES = {"compare": "Comparison of methods", "sweep": "Search for settings", "study": "Study"}
@@ -39,30 +37,21 @@ _CAPTIONS = {
 def read_study(directory: Path) -> tuple[Study, list[Row]]:
     """Reads study.json and the rows of all shards.
 
-    Args:
-      directory: directory of a study, finished or not.
-
     Returns:
       The study, and its rows; of several with the same setting and seed the last one.
 
     Raises:
       ConfigError: if the directory has no study.
     """
-    if not (directory / "study.json").is_file():
-        msg = f"{directory} is not the directory of a study: it has no study.json."
-        raise ConfigError(msg)
-    study = json.loads((directory / "study.json").read_text())
-    lines = [
-        row for path in sorted(directory.glob("rows*.jsonl")) for row in record.read_lines(path)
-    ]
-    return study, list({(row["setting"], row["seed"]): row for row in lines}.values())
+    there = (directory / "study.json").is_file()
+    require(there, f"{directory} is not the directory of a study: it has no study.json.")
+    files = sorted(directory.glob("rows*.jsonl"))
+    rows = {(row["setting"], row["seed"]): row for x in files for row in record.read_lines(x)}
+    return record.read_json(directory / "study.json"), list(rows.values())
 
 
 def write_report(directory: Path) -> Path:
-    """Writes report.json, the figures and report.html; each file is replaced as a whole.
-
-    Args:
-      directory: directory of a study, finished or not.
+    """Writes report.json, the figures and report.html, each as a whole, of a study so far.
 
     Returns:
       The path of report.html, which needs no other file.
@@ -71,23 +60,23 @@ def write_report(directory: Path) -> Path:
     lines = {"summary": table.summary(study, rows), "differences": table.differences(study, rows)}
     statistics = {name: [_plain(line) for line in these] for name, these in lines.items()}
     record.write_json(directory / "report.json", {"study": study, "rows": rows, **statistics})
-    drawings = {"learning_curves": plots.learning_curves}  # the most convincing one comes first
+    # the most convincing one comes first
+    drawings = {"heatmap": plots.heat_map} if study["kind"] == "sweep" else {}
     if any(row["flatness"] for row in rows):
-        drawings = {"sharpness": plots.sharpness, **drawings}
-    if study["kind"] == "sweep":
-        drawings = {"heatmap": plots.heat_map, **drawings}
+        drawings["sharpness"] = plots.sharpness
+    drawings["learning_curves"] = plots.learning_curves
     figures, failures = [], []
     for name, draw in drawings.items():
         try:
             figure = draw(study, rows)
-            _replace(directory / f"{name}.png", style.image(figure, "png"))
+            record.write_whole(directory / f"{name}.png", style.image(figure, "png"))
             drawn = base64.b64encode(style.image(figure, "svg")).decode()
         except Exception as error:  # whatever it is, the report must not be lost
             failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
             continue
         figures.append((drawn, _CAPTIONS[name]))
     page = _page(study, rows, figures=figures, problems=problems(study, rows) + failures, **lines)
-    _replace(directory / "report.html", page.encode())
+    record.write_whole(directory / "report.html", page.encode())
     return directory / "report.html"
 
 
@@ -96,27 +85,21 @@ def problems(study: Study, rows: Sequence[Row]) -> list[tuple[str, str]]:
     found = []
     for setting, own in table.by_setting(study, rows).items():
         done = {row["seed"] for row in own}
-        missing = [str(seed) for seed in study["seeds"] if seed not in done]
-        if missing:
-            found.append((setting, f"seed {', '.join(missing)} not finished"))
+        missing = ", ".join(str(seed) for seed in study["seeds"] if seed not in done)
+        words = [f"{missing} not finished"] if missing else []
         for row in own:
             if row["diverged"]:
-                found.append((setting, f"seed {row['seed']} diverged at {row['diverged']}"))
+                words.append(f"{row['seed']} diverged at {row['diverged']}")
             if row["flatness_error"]:
-                words = f"seed {row['seed']}: flatness not measured: {row['flatness_error']}"
-                found.append((setting, words))
+                words.append(f"{row['seed']}: flatness not measured: {row['flatness_error']}")
+        found += [(setting, f"seed {text}") for text in words]
     return found
 
 
 def commands(study: Study, rows: Sequence[Row]) -> list[str]:
-    """The commands to go on with: train the best setting of all, compare the best of each method.
+    """The commands after a sweep: train the best setting of all, compare the best of each method.
 
-    Args:
-      study: a sweep.
-      rows: its finished settings and seeds.
-
-    Returns:
-      The commands, with the flags of the sweep; none if nothing is finished.
+    They have the flags of the sweep; there are none if nothing is finished.
     """
     chosen = list(table.choose(rows, study["metric"]).values())
     if not chosen:
@@ -156,12 +139,3 @@ def _plain(line: Line) -> dict[str, Any]:
     pairs = line.estimates.items()
     numbers = {name: [x if math.isfinite(x) else None for x in pair] for name, pair in pairs}
     return {**line._asdict(), "estimates": numbers}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
