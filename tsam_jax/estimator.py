@@ -109,13 +109,13 @@ class Loss:
         return result
 
     def value(self, params: Params) -> tuple[jax.Array, PyTree]:
-        """Evaluates value and aux at a point, in a forward pass only."""
+        """Evaluate value and aux at a point, in a forward pass only."""
         value, aux = self._output(params)
         result: tuple[jax.Array, PyTree] = self._over_devices((_wide(value), aux))
         return result
 
     def on(self, i: Any, n: int, batch: BatchArgument = "batch") -> "Loss":
-        """Returns the loss on slice i of n equal, consecutive slices of the batch.
+        """Return the loss on slice i of n equal, consecutive slices of the batch.
 
         Args:
           i: index of the slice, 0 to n - 1; may be traced.
@@ -144,7 +144,7 @@ class Loss:
         return Loss(self.fun, tuple(args), kwargs, has_aux=self.has_aux, axis_name=self.axis_name)
 
     def examples(self, batch: BatchArgument = "batch") -> int:
-        """Returns the number of examples in the batch: the leading axis of its leaves.
+        """Return the number of examples in the batch: the leading axis of its leaves.
 
         Args:
           batch: as for `on`.
@@ -426,7 +426,7 @@ class ValueAndGrad:
     axis_name: AxisName | None
 
     def init(self, params: Params) -> EstimatorState:
-        """Returns the state before the first step.
+        """Return the state before the first step.
 
         Args:
           params: the parameters; only their shapes and dtypes are used.

@@ -191,7 +191,7 @@ def recalibrate_batch_norm(
     batches: Iterable[PyTree],
     apply: Callable[[Any, PyTree], Any] | None = None,
 ) -> None:
-    r"""Recomputes the statistics of BatchNorm for the model's current weights.
+    r"""Recompute the statistics of BatchNorm for the model's current weights.
 
     After training, the running averages still contain statistics of older or perturbed weights.
     With the mean $\mu_i$ and variance $v_i$ of batch i, a layer gets

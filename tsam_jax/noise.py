@@ -313,7 +313,7 @@ class ScheduledLaw:
 
 
 def law_at(law: NoiseLaw, step: jax.Array) -> NoiseLaw:
-    """Returns the noise law at a step.
+    """Return the noise law at a step.
 
     Args:
       law: a noise law, scheduled or not.

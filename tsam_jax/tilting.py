@@ -210,7 +210,7 @@ def tilted_mean(loss: jax.Array, tree: PyTree) -> TiltedMean:
 
 
 def merge(a: TiltedMean, b: TiltedMean, t: Scalar) -> TiltedMean:
-    r"""Merges two partial results; associative, and exact for any tilt.
+    r"""Merge two partial results; associative, and exact for any tilt.
 
     With $M = \max(M_a, M_b)$ and $Z = Z_a e^{t(M_a - M)} + Z_b e^{t(M_b - M)}$, the mean is
     $\bar x_a + (Z_b e^{t(M_b - M)} / Z) (\bar x_b - \bar x_a)$: the online softmax. Merging samples

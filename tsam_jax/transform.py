@@ -40,7 +40,7 @@ _LINE_SEARCHES = (optax.ScaleByBacktrackingLinesearchState, optax.ScaleByZoomLin
 def estimate_gradient(
     estimator: GradientEstimator, *, key: KeyLike = 0, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Turns an estimator into the first transformation of an optax chain.
+    """Turn an estimator into the first transformation of an optax chain.
 
     `update(None, state, params, *, value_fn, **extra_args)` evaluates `value_fn`, a function params
     -> loss of this step's batch, at the points that the estimator chooses, and returns the
@@ -134,7 +134,7 @@ def sharpness_aware(
     key: KeyLike = 0,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Runs any optax optimizer on the gradient and the objective of an estimator.
+    r"""Run any optax optimizer on the gradient and the objective of an estimator.
 
     Equivalent to `optax.chain(estimate_gradient(estimator), base)`, with the same state, except
     that `base` also receives the objective of this step, $F(\theta)$: the estimator's value at

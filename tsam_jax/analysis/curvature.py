@@ -181,7 +181,7 @@ def _eigenpairs(
 
 
 def lanczos_depth(owner: str, num_matvecs: int | None, dimension: int) -> int:
-    """Returns the number of Lanczos steps: the checked `num_matvecs`, or its default."""
+    """Return the number of Lanczos steps: the checked `num_matvecs`, or its default."""
     depth = min(_DEFAULT_NUM_MATVECS, dimension) if num_matvecs is None else num_matvecs
     if not 1 <= depth <= dimension:
         msg = (

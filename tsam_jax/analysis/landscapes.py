@@ -43,7 +43,7 @@ class Projection(NamedTuple):
 
 
 def random_direction(key: jax.Array, params: Params, /) -> Params:
-    """Draws a uniform random direction of unit length.
+    """Draw a uniform random direction of unit length.
 
     Args:
       key: random key.
@@ -65,7 +65,7 @@ def random_direction(key: jax.Array, params: Params, /) -> Params:
 def filter_normalised(
     direction: Params, params: Params, /, *, filter_axis: int | tuple[int, ...] = -1
 ) -> Params:
-    r"""Rescales each filter of a direction to the norm of that filter in the parameters.
+    r"""Rescale each filter of a direction to the norm of that filter in the parameters.
 
     $d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \lVert \theta_f \rVert$ for each filter f: a slice
     of a leaf along `filter_axis`. Loss slices along such directions are comparable between networks
@@ -276,7 +276,7 @@ def plane_of_trajectory(trajectory: Params, /) -> Plane:
 
 
 def project(plane: Plane, points: Params, /) -> Projection:
-    """Projects points onto a plane and returns their distances from it.
+    """Project points onto a plane and return their distances from it.
 
     Where a trajectory is far from the plane, its loss is not the loss that the contours show.
 

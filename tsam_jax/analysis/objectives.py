@@ -45,7 +45,7 @@ def objectives(
     tsam_rho: Scalar = 0.0,
     num_samples: int = 3,
 ) -> Objectives:
-    r"""Evaluates the objectives of ERM, SAM and TSAM at one model.
+    r"""Evaluate the objectives of ERM, SAM and TSAM at one model.
 
     With $e_b = \rho g_b(\theta) / \lVert g_b(\theta) \rVert$ for SAM, and for TSAM $\epsilon_{bj} =
     d_{bj} + \rho' g_b(\theta + d_{bj}) / \lVert \cdot \rVert$, $d_{bj} \sim$ noise,
@@ -139,7 +139,7 @@ def cross_objective_table(
     tsam_rho: Scalar = 0.0,
     num_samples: int = 3,
 ) -> dict[str, Objectives]:
-    """Evaluates each objective at each of several models: the paper's Table 3.
+    """Evaluate each objective at each of several models: the paper's Table 3.
 
     Evaluates `objectives` at every model, with the same noise, so that rows are comparable. In the
     paper, on training data each model is best under the objective it was trained with; on test data

@@ -130,7 +130,7 @@ def gauss_newton_product(
 def hessian_of(
     loss_fn: Callable[[Params], jax.Array], params: Params
 ) -> Callable[[Params], Params]:
-    """Returns the map v -> H v; the gradient is linearised once for all applications."""
+    """Return the map v -> H v; the gradient is linearised once for all applications."""
     _, pullback = jax.vjp(jax.grad(loss_fn), params)
     return lambda vector: pullback(vector)[0]
 

@@ -76,7 +76,7 @@ class GradientQuality(NamedTuple):
 
 
 def sample_diagnostics(metrics: Mapping[str, Any], /) -> SampleDiagnostics:
-    """Computes effective sample size, largest weight, spread of the losses, and acceptance.
+    """Compute effective sample size, largest weight, spread of the losses, and acceptance.
 
     Args:
       metrics: `state.last.metrics` of `tsam_jax.methods.tsam`, `tilted_sampling` or `tsam_hmc`
@@ -129,7 +129,7 @@ def reference_gradient(
     num_samples: int,
     num_groups: int = 8,
 ) -> ReferenceGradient:
-    r"""Estimates the gradient of the TSAM objective by brute force, from very many naive samples.
+    r"""Estimate the gradient of the TSAM objective by brute force, from very many naive samples.
 
     $\nabla L_t = E[w_t(\epsilon) \nabla L(\theta + \epsilon)]$ (Lemma 3.2), by `num_groups`
     independent self-normalised means over `num_samples` draws each, accumulated one by one. Each

@@ -34,7 +34,7 @@ def around(
     points: int = 21,
     reach: float = 1.0,
 ) -> Drawn:
-    """Plots the loss on a plane around one solution.
+    """Plot the loss on a plane around one solution.
 
     Args:
       losses: name -> loss, of one name.
@@ -71,7 +71,7 @@ def around(
 
 
 def between(losses: Losses, params: Mapping[str, Params], *, points: int = 21) -> Drawn:
-    """Plots the loss of the first solution on the line through two.
+    """Plot the loss of the first solution on the line through two.
 
     Args:
       losses: name -> loss.
@@ -92,7 +92,7 @@ def between(losses: Losses, params: Mapping[str, Params], *, points: int = 21) -
 
 
 def through(losses: Losses, params: Mapping[str, Params], *, points: int = 21) -> Drawn:
-    """Plots the loss of the first solution on the plane through three.
+    """Plot the loss of the first solution on the plane through three.
 
     Args:
       losses: name -> loss.
@@ -112,7 +112,7 @@ def through(losses: Losses, params: Mapping[str, Params], *, points: int = 21) -
 
 
 def along(losses: Losses, trajectories: Mapping[str, Params], *, points: int = 21) -> Drawn:
-    """Plots the loss on the plane nearest to all points of trainings.
+    """Plot the loss on the plane nearest to all points of trainings.
 
     Args:
       losses: name -> loss.

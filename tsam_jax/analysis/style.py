@@ -123,7 +123,7 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, lines: Mapping[str, Line2D]) -> None:
-    """Names lines once, above all panels, where a name crosses nothing."""
+    """Name lines once, above all panels, where a name crosses nothing."""
     if not lines:
         return
     across = 0.5 + 0.62 * (FONT_SIZE - 1) / 72 * max(map(len, lines))  # inches of an entry

@@ -30,7 +30,7 @@ def report(
     num_matvecs: int | None = None,
     num_probes: int = 32,
 ) -> dict[str, dict[str, Any]]:
-    """Computes all measures of flatness for several models, for a table of them.
+    """Compute all measures of flatness for several models, for a table of them.
 
     All models use the same noise, so differences are less noisy than values. With the training data
     in `loss_fn`, the measures are those of the paper. A network with BatchNorm must be in

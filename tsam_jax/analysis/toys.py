@@ -117,7 +117,7 @@ def kinked_loss(theta: Scalar, /) -> jax.Array:
 
 
 def figure_1(*, tilts: tuple[float, ...] = (1.0, 5.0, 20.0, 100.0)) -> DescentFigure:
-    """Runs ERM and TSAM on `wavy_loss`: the paper's Figure 1.
+    """Run ERM and TSAM on `wavy_loss`: the paper's Figure 1.
 
     Args:
       tilts: tilts of the TSAM runs.
@@ -236,7 +236,7 @@ def _objective_figure(label: str, caption: str, t: float) -> ObjectiveFigure:
 
 
 def render(name: str, path: str | Path, /) -> str:
-    """Draws a toy figure of the paper into a file.
+    """Draw a toy figure of the paper into a file.
 
     Args:
       name: "fig1", "fig3" or "fig4".

@@ -14,7 +14,7 @@ Statistics = Sequence[float] | np.ndarray | jax.Array
 
 
 def normalise(images: jax.Array, mean: Statistics, std: Statistics) -> jax.Array:
-    """Standardises each channel: (x - mean) / std, with x in 0..1.
+    """Standardise each channel: (x - mean) / std, with x in 0..1.
 
     Args:
       images: shape (..., channels); uint8, divided by 255 first, or floating point, used as is.
@@ -36,7 +36,7 @@ def normalise(images: jax.Array, mean: Statistics, std: Statistics) -> jax.Array
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Shifts each image by up to `padding` pixels along each axis and fills the border with zeros.
+    """Shift each image by up to `padding` pixels along each axis and fill the border with zeros.
 
     Pads all four sides with zeros and crops a window of the original size at one of
     (2 padding + 1)^2 equally likely positions.
@@ -65,7 +65,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each image left to right with probability 1/2.
+    """Mirror each image left to right with probability 1/2.
 
     Args:
       key: PRNG key.
@@ -84,7 +84,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def cutout(key: jax.Array, images: jax.Array, size: int, *, probability: float = 1.0) -> jax.Array:
-    """Sets a square patch of each image to zero.
+    """Set a square patch of each image to zero.
 
     Along each axis, the patch's upper left corner is uniform on
     -(size // 2) .. extent - size // 2 - 1, so the border may cut off part of the patch.
@@ -159,7 +159,7 @@ def official(
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Computes the mean and standard deviation of each channel, over all images and pixels.
+    """Compute the mean and standard deviation of each channel, over all images and pixels.
 
     Args:
       images: shape (n, height, width, channels); uint8, divided by 255 first, or floating point.

@@ -49,7 +49,7 @@ _CIFAR100 = _Layout(
 
 
 def open_source(location: str, *, coarse: bool = False) -> Source:
-    """Opens "cifar:PATH".
+    """Open "cifar:PATH".
 
     The official training batches are the training part, from which the validation part is carved;
     the official test batch is the test part. The files are pickles. A restricted unpickler reads
@@ -189,7 +189,7 @@ def _names(where: str, content: bytes, key: str, num_classes: int) -> tuple[str,
 
 
 def load_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """Reads a pickled dictionary of lists, strings, integers and arrays of uint8.
+    """Read a pickled dictionary of lists, strings, integers and arrays of uint8.
 
     Args:
       content: the pickle, written by Python 2 or 3.

@@ -8,7 +8,7 @@ import numpy as np
 def corrupt_labels(
     labels: np.ndarray, *, fraction: float, num_classes: int | None, seed: int
 ) -> np.ndarray:
-    """Replaces a fraction of the labels with other labels, drawn uniformly.
+    """Replace a fraction of the labels with other labels, drawn uniformly.
 
     Chooses round(fraction * n) labels without replacement; each becomes one of the
     num_classes - 1 other classes.
@@ -48,7 +48,7 @@ def corrupt_labels(
 def redraw_labels(
     labels: np.ndarray, *, fraction: float, num_classes: int | None, seed: int = 12345
 ) -> np.ndarray:
-    """Redraws each label from all classes with probability `fraction`, as the official code does.
+    """Redraw each label from all classes with probability `fraction`, as the official code does.
 
     A redrawn label may be the true one, so the expected fraction of wrong labels is
     fraction (1 - 1 / num_classes). The number of redrawn labels is random.

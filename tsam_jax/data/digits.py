@@ -13,7 +13,7 @@ NUM_IMAGES = 1797
 
 
 def open_source(location: str = "") -> Source:
-    """Opens "digits": by default 1,000 training, 297 validation and 500 test images.
+    """Open "digits": by default 1,000 training, 297 validation and 500 test images.
 
     Args:
       location: must be empty; the images come with scikit-learn.
@@ -42,7 +42,7 @@ def open_source(location: str = "") -> Source:
 
 
 def load(*, train_size: int = 1000, validation_size: int = 297, split_seed: int = 0) -> Splits:
-    """Loads the digits, shuffled and split into three parts; the test part gets the remainder.
+    """Load the digits, shuffled and split into three parts; the test part gets the remainder.
 
     Args:
       train_size: training images, >= 1.

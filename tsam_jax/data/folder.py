@@ -15,7 +15,7 @@ from tsam_jax.data.splits import Records, Source
 
 
 def open_source(location: str, *, size: int | None = None) -> Source:
-    """Opens "folder:PATH".
+    """Open "folder:PATH".
 
     There are two layouts:
 
@@ -68,7 +68,7 @@ def image_records(
     classes: Sequence[str],
     size: int | None,
 ) -> Records:
-    """Makes records of the files `names`, which are decoded on demand.
+    """Make records of the files `names`, which are decoded on demand.
 
     Args:
       files: the folder or archive.

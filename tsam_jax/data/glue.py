@@ -65,7 +65,7 @@ DEV_MISMATCHED = ("dev_mismatched", "dev_mismatched_sample")
 
 
 def open_source(location: str, *, data_dir: str | Path | None, **tokenization: Any) -> Source:
-    """Opens "glue:TASK".
+    """Open "glue:TASK".
 
     The train file is the training part, from which the validation part is carved. The dev file
     (dev_matched for MNLI) is the test part, because the labels of the official test files are not

@@ -56,7 +56,7 @@ class _Part(NamedTuple):
 
 
 def open_source(location: str, *, size: int | None = None) -> Source:
-    """Opens "npz:PATH".
+    """Open "npz:PATH".
 
     Inputs are under one of two keys:
 

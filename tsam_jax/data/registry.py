@@ -43,7 +43,7 @@ def load(
     subset: int | Mapping[str, int] | None = None,
     **options: Any,
 ) -> Splits:
-    """Loads a data set into memory as training, validation and test parts.
+    """Load a data set into memory as training, validation and test parts.
 
     Names:
 
@@ -110,7 +110,7 @@ def open_splits(
     subset: int | Mapping[str, int] | None = None,
     **options: Any,
 ) -> OpenSplits:
-    """Opens a data set without reading its inputs, for `streaming.Streamed`.
+    """Open a data set without reading its inputs, for `streaming.Streamed`.
 
     Takes the arguments of `load`.
 
@@ -158,7 +158,7 @@ def open_splits(
 
 
 def base_name(name: str) -> tuple[str, str]:
-    """Splits a data set's name into its kind and its location, dropping a version.
+    """Split a data set's name into its kind and its location, dropping a version.
 
     Args:
       name: as in `load`.

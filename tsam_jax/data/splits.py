@@ -103,12 +103,12 @@ class Source(NamedTuple):
 
 
 def array_records(inputs: np.ndarray, labels: np.ndarray) -> Records:
-    """Makes records of inputs that are in memory."""
+    """Make records of inputs that are in memory."""
     return Records(labels, lambda rows: inputs[rows])
 
 
 def read_splits(splits: OpenSplits) -> Splits:
-    """Reads all inputs into memory.
+    """Read all inputs into memory.
 
     Args:
       splits: the data set.
@@ -158,7 +158,7 @@ def cut(
     stratified: bool = False,
     subset: int | Mapping[str, int] | None = None,
 ) -> OpenSplits:
-    """Carves the parts that a source lacks from its training part, then takes subsets.
+    """Carve the parts that a source lacks from its training part, then take subsets.
 
     The training part is put in a seeded random order. Its last examples become the test part, and
     the ones before them the validation part. A subset is the beginning of a part, so larger subsets

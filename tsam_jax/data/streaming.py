@@ -11,7 +11,7 @@ from tsam_jax.data.splits import Examples, Records
 
 
 def order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
-    """Draws the examples of each batch of an epoch: a permutation, cut into full batches.
+    """Draw the examples of each batch of an epoch: a permutation, cut into full batches.
 
     Args:
       key: PRNG key of the epoch.
@@ -73,7 +73,7 @@ class Streamed:
         return len(self.records.labels) // self.batch_size
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Examples]:
-        """Yields the batches `first`, `first + 1`, ... of an epoch."""
+        """Yield the batches `first`, `first + 1`, ... of an epoch."""
         import grain
 
         key = jax.random.fold_in(self.key, epoch)
@@ -106,7 +106,7 @@ class _ReadBatches:
 
 
 def check_installed() -> None:
-    """Raises ImportError if grain, which reads streamed data, is not installed."""
+    """Raise ImportError if grain, which reads streamed data, is not installed."""
     if importlib.util.find_spec("grain") is None:
         msg = "Streaming needs the package grain; run `pip install 'tsam_jax[stream]'`."
         raise ImportError(msg)

@@ -39,7 +39,7 @@ def open_source(
     regression: bool | None = None,
     **tokenization: Any,
 ) -> Source:
-    """Opens "table:PATH".
+    """Open "table:PATH".
 
     Args:
       location: a file, from which all parts are carved; or a folder with a train file and
@@ -89,7 +89,7 @@ def rows_source(
     classes: Sequence[str] | None,
     **tokenization: Any,
 ) -> Source:
-    """Makes a source of kind "text" from each part's rows; `classes` is None for regression."""
+    """Make a source of kind "text" from each part's rows; `classes` is None for regression."""
 
     def read(rows: Rows) -> Text:
         rows = _labelled(rows, label)

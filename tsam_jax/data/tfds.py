@@ -39,7 +39,7 @@ _HOST = ("storage.googleapis.com", 443)
 def open_source(
     location: str, *, data_dir: str | Path | None, size: int | None = None, **tokenization: Any
 ) -> Source:
-    """Opens a data set by its name in TensorFlow Datasets: "cifar10", "dtd", "glue/sst2", ...
+    """Open a data set by its name in TensorFlow Datasets: "cifar10", "dtd", "glue/sst2", ...
 
     The train, validation and test splits are the three parts. If there is a validation split but no
     labelled test split, as in GLUE, the validation split (validation_matched for MNLI) is the test
@@ -106,7 +106,7 @@ def open_source(
 
 
 def prepare(name: str, data_dir: str | Path) -> None:
-    """Downloads and prepares a data set, in the format that can be read without TensorFlow.
+    """Download and prepare a data set, in the format that can be read without TensorFlow.
 
     Without internet access, first put its archives, such as cifar-10-binary.tar.gz, into
     DATA_DIR/downloads/manual/; TensorFlow Datasets lists their names and checksums.

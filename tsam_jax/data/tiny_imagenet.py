@@ -13,7 +13,7 @@ from tsam_jax.data.splits import Source
 
 
 def open_source(location: str, *, size: int | None = None) -> Source:
-    """Opens "tiny-imagenet:PATH".
+    """Open "tiny-imagenet:PATH".
 
     The official train part is the training part, from which the validation part is carved. The
     official val part is the test part, as the labels of the official test part are not public.

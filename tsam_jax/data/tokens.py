@@ -44,7 +44,7 @@ class Tokenizer(NamedTuple):
 def make_tokenizer(
     vocab: str | Path, *, max_length: int = 64, lowercase: bool | None = None
 ) -> Tokenizer:
-    """Makes a tokenizer from a vocabulary.
+    """Make a tokenizer from a vocabulary.
 
     A sentence becomes [CLS] a [SEP], a pair [CLS] a [SEP] b [SEP], with token types 0 up to the
     first [SEP] and 1 after it. A row that is too long loses tokens at the end of its longer
@@ -234,7 +234,7 @@ def text_records(
     lowercase: bool | None = None,
     pad_to_longest: bool = False,
 ) -> tuple[dict[str, Records], int]:
-    """Makes records of the parts of a text data set.
+    """Make records of the parts of a text data set.
 
     Args:
       parts: part -> its sentences and labels.

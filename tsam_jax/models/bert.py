@@ -110,7 +110,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> Bert:
-    """Makes BERT with a randomly initialised head; by default BERT-base.
+    """Make BERT with a randomly initialised head; by default BERT-base.
 
     Args:
       num_outputs: number of logits; 1 for regression.

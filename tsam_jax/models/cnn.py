@@ -75,7 +75,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> CNN:
-    """Makes a CNN of two convolutions and two dense layers, without normalisation.
+    """Make a CNN of two convolutions and two dense layers, without normalisation.
 
     Args:
       num_outputs: number of logits.

@@ -95,7 +95,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> DistilBert:
-    """Makes DistilBERT with a randomly initialised head.
+    """Make DistilBERT with a randomly initialised head.
 
     Args:
       num_outputs: number of logits; 1 for regression.

@@ -50,7 +50,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> MLP:
-    """Makes an MLP whose hidden layers have equal width.
+    """Make an MLP whose hidden layers have equal width.
 
     Args:
       num_inputs: size of a flattened input.

@@ -34,7 +34,7 @@ def load_pretrained(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Module:
-    """Makes a model with the weights of a checkpoint, and with a new head if needed.
+    """Make a model with the weights of a checkpoint, and with a new head if needed.
 
     Supported checkpoints, all in safetensors format (nothing is unpickled):
 
@@ -114,7 +114,7 @@ def load_pretrained(
 
 
 def architecture_of(path: str | os.PathLike[str]) -> str:
-    """Returns the architecture of a checkpoint, such as "bert", without reading its tensors.
+    """Return the architecture of a checkpoint, such as "bert", without reading its tensors.
 
     Raises:
       PretrainedError: if there is no checkpoint.

@@ -77,7 +77,7 @@ class ResNet(nnx.Module):
         self.channels, self.pool_stem, self.remat = channels, pool_stem, remat
 
     def stem(self, images: jax.Array) -> jax.Array:
-        """Maps images (batch, height, width, channels) to the input of the first stage."""
+        """Map images (batch, height, width, channels) to the input of the first stage."""
         _layers.check_images(images, self.channels)
         x = nnx.relu(self.norm(self.conv(images)))
         if self.pool_stem:
@@ -105,7 +105,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> ResNet:
-    """Makes a residual network with basic blocks; by default ResNet-18 for CIFAR.
+    """Make a residual network with basic blocks; by default ResNet-18 for CIFAR.
 
     Args:
       num_outputs: number of logits.

@@ -87,7 +87,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> ViT:
-    """Makes a vision transformer; by default ViT-B/16.
+    """Make a vision transformer; by default ViT-B/16.
 
     Args:
       num_outputs: number of logits.

@@ -87,7 +87,7 @@ def build(
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> WideResNet:
-    """Makes a wide residual network, WRN-depth-widening.
+    """Make a wide residual network, WRN-depth-widening.
 
     Each of its three groups has (depth - 4) / 6 units.
 
@@ -141,7 +141,7 @@ def build(
 
 
 def build_official(num_outputs: int, *, depth: int = 16, **options: Any) -> WideResNet:
-    """Makes the network that the official TSAM code builds for a given depth.
+    """Make the network that the official TSAM code builds for a given depth.
 
     It has one unit more in each group. The official "16-8", the paper's WideResNet, has 3 units in
     each group, which makes it WRN-22-8.

@@ -59,7 +59,7 @@ UNITS: Mapping[str, str] = {"CoLA": "Matthews / accuracy", "STS-B": "Pearson / S
 
 
 def recipe_name(task: str) -> str:
-    """Returns the name of a task's recipe: "sst2-distilbert" for "SST-2"."""
+    """Return the name of a task's recipe: "sst2-distilbert" for "SST-2"."""
     return f"{task.lower().replace('-', '')}-distilbert"
 
 

@@ -69,7 +69,7 @@ def fit(
     checkpoint_every: int = 10,
     console: Console | None = None,
 ) -> Fitted:
-    """Trains a flax model by any method of this library.
+    """Train a flax model by any method of this library.
 
     Args:
       model: an `nnx.Module`, which is not changed, or a function `rngs -> module`. It maps inputs
