@@ -65,13 +65,9 @@ _BUDGET = "Gradient evaluations per method, in passes over the training set; a l
 class Task(Options):
     """Data, network and loss."""
 
-    dataset: str = option(
-        "digits", "Data: digits, cifar10 (or another of tfds), KIND:PATH, glue:TASK."
-    )
+    dataset: str = option("digits", "Data: digits, cifar10 (or any of tfds), KIND:PATH, glue:TASK.")
     data_dir: str | None = option(None, "Folder of data sets that are known by name.")
-    vocabulary: str | None = option(
-        None, "Vocabulary file for text. Default: that of --pretrained."
-    )
+    vocabulary: str | None = option(None, "Vocabulary file. Default: that of --pretrained.")
     max_length: int = option(128, "Tokens per text; longer texts are truncated.", low=1)
     casing: str | None = option(None, "Text: cased or uncased. Default: the checkpoint's.")
     text_columns: tuple[str, ...] = option((), "Columns of a table with text, one or two.")
@@ -86,9 +82,7 @@ class Task(Options):
     model: str | None = option(None, "Network by name. Default: by the kind of data.")
     width: int = option(256, "Hidden units per layer of the mlp.", low=1)
     depth: int = option(2, "Hidden layers of the mlp.", low=0)
-    dropout: float | None = option(
-        None, "Dropout rate. Default: the network's own.", low=0, below=1
-    )
+    dropout: float | None = option(None, "Dropout rate. Default: the network's.", low=0, below=1)
     remat: bool = switch("Recompute activations in the backward pass, to save memory.")
     pretrained: str | None = option(None, "Folder or file of pretrained weights; sets the model.")
     precision: Literal["float32", "bfloat16"] = option("float32", "Precision of the network.")
@@ -245,10 +239,10 @@ def known(name: str, names: Iterable[str], what: str, error: type[Exception] = C
     raise error(msg)
 
 
-def require(right: object, message: str) -> None:
-    """Raises ConfigError unless a condition holds."""
+def require(right: object, message: str, error: type[Exception] = ConfigError) -> None:
+    """Raises an error unless a condition holds."""
     if not right:
-        raise ConfigError(message)
+        raise error(message)
 
 
 @contextlib.contextmanager
@@ -325,8 +319,7 @@ def check_writable(path: Path) -> None:
     """Makes a directory and writes a file in it, so that it fails before the work."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         msg = f"`--out`: cannot write to {path}: {os.strerror(error.errno or 0)}."
         raise ConfigError(msg) from error

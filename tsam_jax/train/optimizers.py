@@ -120,15 +120,10 @@ def make_base(
     to it, if the optimizer has none of its own (L2, coupled, as torch's SGD); then the optimizer,
     with its own decoupled weight decay, if it has one.
 
-    Args:
-      optimizer: the configuration.
-      steps: optimizer steps of the whole training, over which the schedule runs.
-      steps_per_epoch: for `warmup`, which is in epochs.
-      numbers: values of `NUMBERS` in place of the configuration's; they may be traced.
+    `numbers` replace those of the configuration, and may be traced.
 
     Raises:
-      SettingError: if `base` is not an optimizer of optax, or rejects its arguments.
-      ConfigError: if the warm-up is longer than the training, or `base` takes no schedule.
+      ConfigError: if `base` is wrong or takes no schedule, or the warm-up is too long.
 
     Example:
       >>> import jax.numpy as jnp
@@ -159,11 +154,7 @@ def schedule(
     "linear" and "cosine" (half a period) fall to 0; "step": times 0.2 after 30, 60 and 80 % of the
     steps, as in the example of davda54's SAM, from which the paper's code comes.
 
-    Args:
-      optimizer: the configuration.
-      lr: learning rate after the warm-up; may be traced.
-      steps: optimizer steps of the whole training.
-      steps_per_epoch: for `warmup`, which is in epochs.
+    `steps` are those of the whole training; `lr` is reached after the warm-up, and may be traced.
 
     Raises:
       ConfigError: if the schedule is unknown, or the warm-up is longer than the training.

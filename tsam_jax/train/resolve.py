@@ -11,22 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from tsam_jax import data
+from tsam_jax.recipes import Recipe
 from tsam_jax.train import config, defaults
 from tsam_jax.train.mesh import Devices, make_devices
-from tsam_jax.train.metrics import METRICS
+from tsam_jax.train.metrics import LOSSES, METRICS
 from tsam_jax.train.optimizers import SCHEDULES, make_base, parse_base
 from tsam_jax.train.settings import FLAGS, Setting, parse_all
 from tsam_jax.train.task import AUGMENTATIONS, open_data
 
+_KINDS = {"task": config.Task, "optimizer": config.Optimizer, "budget": config.Budget}
+
 
 class Plan(NamedTuple):
-    """A setting with its resolved options.
-
-    Attributes:
-      setting: the method and its numbers.
-      optimizer: the base optimizer, with what the setting overrides.
-      epochs: length of training.
-    """
+    """A setting with its base optimizer, overrides included, and length of training."""
 
     setting: Setting
     optimizer: config.Optimizer
@@ -34,15 +31,9 @@ class Plan(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """The resolved options of a command.
+    """The resolved options of a command, with a plan for each setting.
 
-    Attributes:
-      task: the resolved task.
-      plans: a plan for each setting.
-      opened: the data set, its inputs not yet read.
-      devices: where it runs.
-      rows: option, value and origin of every option, for the table.
-      family: defaults of the model family.
+    The inputs of `opened` are not read yet; `rows` are option, value and origin of every option.
     """
 
     task: config.Task
@@ -56,74 +47,67 @@ class Resolved(NamedTuple):
 def resolve(command: Any) -> Resolved:
     """Resolves the options of `Train`, `Study`, `Compare` or `Sweep`, and checks them.
 
+    Nothing is written; the data set is opened, its inputs are not read.
+
     Args:
       command: with `recipe`, `methods`, `grid`, `mesh`, the flags `t`, `rho`, `s`, and the flags of
         `task`, `optimizer` and `budget`.
 
-    Returns:
-      The plans. Nothing is written; the data set is opened, its inputs are not read.
-
     Raises:
       ConfigError: if an option is out of range, unknown, or does not apply.
     """
-    recipe = None if command.recipe is None else config.find_recipe(command.recipe)
+    recipe = config.find_recipe(command.recipe) if command.recipe is not None else Recipe("")
     flags = {name: config.given(getattr(command, name)) for name in _KINDS}
 
     def merged(name: str, weakest: Iterable[config.Level] = (), setting: Any = None) -> Any:
-        levels = [*weakest, (f"recipe {command.recipe}", getattr(recipe, name) if recipe else {})]
+        levels = [*weakest, (f"recipe {command.recipe}", getattr(recipe, name))]
         levels += [("setting", setting.overrides)] if setting else []
         return config.merge(_KINDS[name], [*levels, ("flag", flags[name])])
 
     task, task_origins = merged("task")
     if task.pretrained is not None:
-        if "model" in flags["task"]:
-            msg = "`--model` and `--pretrained` both name the network: give one."
-            raise config.ConfigError(msg)
+        named = "model" in flags["task"]
+        config.require(not named, "`--model` and `--pretrained` both name the network: give one.")
         task = dataclasses.replace(task, model=None)
-    numbers: dict[str, Any] = {name: getattr(command, name) for name in FLAGS}
-    fixed = {name: x for name, x in numbers.items() if x is not None}
-    given = flags["optimizer"] | flags["budget"]
-    fixed |= {name: x for name, x in given.items() if name in config.OVERRIDES}
-    if "epochs" in flags["budget"]:
-        fixed["budget"] = None
+    given = {name: getattr(command, name) for name in FLAGS} | flags["optimizer"] | flags["budget"]
+    names = [*FLAGS, *config.OVERRIDES]
+    fixed = {name: given[name] for name in names if given.get(name) is not None}
+    if {"epochs", "budget"} & given.keys():
+        fixed["budget"] = given.get("budget")
     _check_names(task, flags)
-    texts = command.methods or (recipe.methods if recipe else ("erm", "sam", "tsam"))
-    everything = recipe.everything if recipe else ()
-    known = dict(recipe.settings) if recipe else {}
-    # Checked before the data are opened, with the settings of some family for bare names.
-    some = defaults.family_of("mlp", fine_tuned=False)
-    parse_all(texts, defaults.settings(some) | known, everything, fixed, command.grid)
-    architecture = task.model if task.pretrained is None else _architecture(task.pretrained)
+
+    def parsed(family: defaults.Family) -> list[Setting]:
+        known = defaults.settings(family) | dict(recipe.settings)
+        everything = recipe.everything or tuple(defaults.settings(family))
+        texts = command.methods or recipe.methods
+        return parse_all(texts, known, everything, fixed, command.grid)
+
+    parsed(defaults.family_of("mlp", fine_tuned=False))  # before the data are opened
+    architecture = _architecture(task)
     task = _with_vocabulary(task)
     opened = open_data(task)
     if architecture is None:
-        task = dataclasses.replace(task, model=defaults.MODELS[opened.kind])
+        architecture = defaults.MODELS[opened.kind]
+        task = dataclasses.replace(task, model=architecture)
         task_origins["model"] = f"kind of data ({opened.kind})"
-    family = defaults.family_of(
-        architecture or defaults.MODELS[opened.kind], fine_tuned=task.pretrained is not None
-    )
-    bare = defaults.settings(family)
-    settings = parse_all(texts, bare | known, everything or tuple(bare), fixed, command.grid)
+    family = defaults.family_of(architecture, fine_tuned=task.pretrained is not None)
     own = {**family.optimizer, "epochs": family.epochs}
     if flags["optimizer"].get("base", own["base"]) != own["base"]:
         own["weight_decay"] = 0.0  # meant for the family's optimizer, coupled or not
     weakest = [(family.name, own)]
     plans, rows, size = [], _rows(task, task_origins), len(opened.train.labels)
-    for setting in settings:
+    for setting in parsed(family):
         optimizer, origins = merged("optimizer", weakest, setting)
         budget, length = merged("budget", weakest, setting)
-        if budget.epochs is None and budget.budget is None:
-            msg = "`--budget` and `--epochs` are both none: give one, the length of training."
-            raise config.ConfigError(msg)
+        none = budget.epochs is None and budget.budget is None
+        why = "`--budget` and `--epochs` are both none: give one, the length of training."
+        config.require(not none, why)
         epochs = budget.epochs or max(1, math.floor((budget.budget or 0) / setting.price + 1e-9))
         # A default must not outlast a short training, nor ask for more examples than there are.
-        fitting: dict[str, Any] = {
-            "warmup": min(optimizer.warmup, epochs / 10),
-            "batch_size": min(optimizer.batch_size, size),
-        }
+        fitting = {"warmup": min(optimizer.warmup, epochs / 10)}
+        if size % optimizer.accumulate == 0:
+            fitting["batch_size"] = min(optimizer.batch_size, size)
         fitting = {name: x for name, x in fitting.items() if origins[name] == family.name}
-        if size % optimizer.accumulate:
-            fitting.pop("batch_size", None)
         optimizer = dataclasses.replace(optimizer, **fitting)
         plans.append(Plan(setting, optimizer, epochs))
         _check_batch(size, optimizer, setting)
@@ -164,9 +148,6 @@ def announce(task: config.Task) -> str:
     return f"Training {network} on {task.dataset}{noise if task.label_noise else ''}."
 
 
-_KINDS = {"task": config.Task, "optimizer": config.Optimizer, "budget": config.Budget}
-
-
 def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
     return [
         (name.replace("_", "-"), "none" if x is None else str(x), origins[name])
@@ -177,55 +158,49 @@ def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
 def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
     """Raises ConfigError for unknown names and values out of range, before the data are opened."""
     from tsam_jax.models import MODELS
-    from tsam_jax.train.metrics import LOSSES
 
+    optimizer = flags["optimizer"]
     for field in dataclasses.fields(config.Optimizer):
-        config.check(field.name, flags["optimizer"].get(field.name), field.metadata)
+        config.check(field.name, optimizer.get(field.name), field.metadata)
     config.Budget(**flags["budget"])
-    parse_base(flags["optimizer"].get("base", "sgd"))
-    for value, names, what in (
-        (flags["optimizer"].get("schedule"), SCHEDULES, "schedule (`--schedule`)"),
-        (task.model, MODELS, "model (`--model`)"),
-        (task.loss, LOSSES, "loss (`--loss`)"),
-        (task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)"),
-        *((name, METRICS, "metric (`--metrics`)") for name in task.metrics),
+    parse_base(optimizer.get("base", "sgd"))
+    for option, value, names in (
+        ("schedule", optimizer.get("schedule"), SCHEDULES),
+        ("model", task.model, MODELS),
+        ("loss", task.loss, LOSSES),
+        ("augmentation", task.augmentation, AUGMENTATIONS),
     ):
         if value is not None:
-            config.known(value, names, what)
+            config.known(value, names, f"{option} (`--{option}`)")
+    for name in task.metrics:
+        config.known(name, METRICS, "metric (`--metrics`)")
 
 
 def _with_vocabulary(task: config.Task) -> config.Task:
     """Takes the vocabulary of a pretrained text model from its folder."""
     if task.vocabulary is not None or task.pretrained is None:
         return task
-    files = ("vocab.txt", "tokenizer.json")
-    if any((Path(task.pretrained) / name).is_file() for name in files):
-        return dataclasses.replace(task, vocabulary=task.pretrained)
-    return task
+    files = [Path(task.pretrained) / name for name in ("vocab.txt", "tokenizer.json")]
+    found = any(file.is_file() for file in files)
+    return dataclasses.replace(task, vocabulary=task.pretrained if found else None)
 
 
-def _architecture(pretrained: str) -> str:
+def _architecture(task: config.Task) -> str | None:
     from tsam_jax.models.pretrained import PretrainedError, architecture_of
 
-    try:
-        return architecture_of(pretrained)
-    except PretrainedError as error:
-        msg = f"`--pretrained`: {error}"
-        raise config.ConfigError(msg) from error
+    if task.pretrained is None:
+        return task.model
+    with config.refused("--pretrained", PretrainedError):
+        return architecture_of(task.pretrained)
 
 
 def _check_batch(train_size: int, optimizer: config.Optimizer, setting: Setting) -> None:
     """Raises ConfigError if a batch exceeds the training part, or a setting cannot split it."""
-    if optimizer.batch_size > train_size:
-        msg = (
-            f"`--batch-size` must be at most the {train_size} training examples, got"
-            f" {optimizer.batch_size}."
-        )
-        raise config.ConfigError(msg)
+    size, few = optimizer.batch_size, f"at most the {train_size} training examples"
+    config.require(size <= train_size, f"`--batch-size` must be {few}, got {size}.")
     s = setting.arguments["s"] if setting.arguments.get("split_batch") else 1
-    if optimizer.batch_size % s:
-        msg = (
-            f"`--batch-size` must be a multiple of s = {s} in `{setting.text}`, whose samples"
-            f" split the batch, got {optimizer.batch_size}."
-        )
-        raise config.ConfigError(msg)
+    config.require(
+        size % s == 0,
+        f"`--batch-size` must be a multiple of s = {s} in `{setting.text}`, whose samples split"
+        f" the batch, got {size}.",
+    )

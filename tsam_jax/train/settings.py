@@ -35,15 +35,9 @@ from tsam_jax.methods import METHODS
 from tsam_jax.train import config
 from tsam_jax.train.config import OVERRIDES, shown
 
-_SCHEDULES = (
-    "constant_schedule",
-    "cosine_decay_schedule",
-    "exponential_decay",
-    "linear_schedule",
-    "piecewise_constant_schedule",
-    "polynomial_schedule",
-    "warmup_cosine_decay_schedule",
-)
+_SCHEDULES: tuple[str, ...] = ("constant_schedule", "cosine_decay_schedule", "exponential_decay")
+_SCHEDULES += ("linear_schedule", "piecewise_constant_schedule", "polynomial_schedule")
+_SCHEDULES += ("warmup_cosine_decay_schedule",)
 _LAWS = ("antithetic", "ball", "filter_scaled", "gaussian", "leaf_scaled", "orthogonal", "sphere")
 _TRACEABLE: dict[str, Any] = {name: getattr(noise, name) for name in _LAWS}
 _TRACEABLE |= {"AutoTilt": tilting.AutoTilt}
@@ -74,14 +68,10 @@ class SettingError(config.ConfigError):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A method with its arguments, parsed once.
+    """A method of `METHODS` with its arguments and `OVERRIDES`, parsed once.
 
-    Attributes:
-      text: canonical spelling.
-      name: name of the method in `METHODS`.
-      nodes: argument or override -> its parsed value.
-      arguments: the method's arguments, evaluated.
-      overrides: values of `OVERRIDES` for this method.
+    `text` is its canonical spelling, `nodes` has the parsed values of both, `arguments` and
+    `overrides` the evaluated ones.
     """
 
     text: str
@@ -135,11 +125,10 @@ class Setting:
     def build(
         self, numbers: Mapping[str, Any] | None = None, *, sample_axis: str | None = None
     ) -> GradientEstimator:
-        """Makes the estimator; raises SettingError if the method rejects its arguments.
+        """Makes the estimator, with `numbers`, which may be traced, in place of its own.
 
-        Args:
-          numbers: values in place of those of `self.numbers`; they may be traced.
-          sample_axis: mesh axis over which the samples are spread.
+        `sample_axis` is the mesh axis over which the samples are spread. Raises SettingError if the
+        method rejects its arguments.
         """
         arguments = dict(self.arguments)
         if numbers:
@@ -174,14 +163,12 @@ def parse(
 
     Args:
       text: `name(argument=value, ...)`, or a bare name.
-      defaults: bare name -> setting: the tuned one of a method, or one that has a name of its own,
-        such as the paper's ESAM1.
+      defaults: bare name -> setting: of a method, or of a name of its own, as the paper's ESAM1.
       fixed: values of flags, which replace those of the setting: of `FLAGS`, where the method has
         the argument, and of `OVERRIDES`, where the setting has it; None drops it.
 
     Raises:
-      SettingError: if the text is not of this form, names something unknown, its method rejects a
-        value, or a flag contradicts a grid.
+      SettingError: if the text is wrong, its method rejects it, or a flag contradicts a grid.
 
     Example:
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)", fixed={"lr": 0.1})]
@@ -214,44 +201,37 @@ def parse_all(
 
     Args:
       texts: settings or grids of settings; "all" means `everything`.
-      defaults: bare name -> setting.
+      defaults: as of `parse`.
       everything: the settings of "all".
-      fixed: values of flags, as of `parse`.
-      grid: numbers for all methods that take them, as of `apply_grid`.
+      fixed: as of `parse`.
+      grid: as of `apply_grid`.
 
     Raises:
-      SettingError: as of `parse`; if there is no setting, one is repeated, or no method takes a
-        flag.
+      SettingError: also if there is no setting, one is repeated, or no method takes a flag.
     """
     fixed = fixed or {}
     texts = list(itertools.chain(*(everything if text == "all" else [text] for text in texts)))
     settings = [setting for text in texts for setting in parse(text, defaults, fixed)]
-    if not settings:
-        msg = "`--methods` needs at least one method, for example `--methods erm sam tsam`."
-        raise SettingError(msg)
-    for key in FLAGS:
-        if key in fixed and not any(setting.takes(key) for setting in settings):
-            names = ", ".join(dict.fromkeys(setting.name for setting in settings))
-            msg = f"`--{key}` does not apply: `{key}` is no argument of {names}."
-            raise SettingError(msg)
+    config.require(settings, "`--methods` needs at least one method: erm, sam, ...", SettingError)
+    names = ", ".join(dict.fromkeys(setting.name for setting in settings))
+    for key in (key for key in FLAGS if key in fixed):
+        why = f"`--{key}` does not apply: `{key}` is no argument of {names}."
+        config.require(any(setting.takes(key) for setting in settings), why, SettingError)
     for text in grid:
         if (key := text.partition("=")[0].strip()) in fixed:
             raise _contradiction(key, f"`--grid {shown(text)}`")
     settings = apply_grid(settings, grid)
     times = collections.Counter(setting.text for setting in settings)
-    if repeated := [text for text, count in times.items() if count > 1]:
-        msg = f"`--methods` has {shown(', '.join(repeated))} more than once."
-        raise SettingError(msg)
+    repeated = ", ".join(text for text, count in times.items() if count > 1)
+    config.require(not repeated, f"`--methods` has {shown(repeated)} more than once.", SettingError)
     return settings
 
 
 def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting]:
     """Replaces numbers of settings by all combinations of those of a grid, without repetitions.
 
-    Args:
-      settings: the settings.
-      grid: "name=value,value": a number of the method, "radius" or "rms" for the size of its
-        noise, or one of `OVERRIDES`. A setting whose method does not take a name keeps its own.
+    A text of the grid is "name=value,value": a number of the method, "radius" or "rms" for the size
+    of its noise, or one of `OVERRIDES`. A setting whose method does not take a name keeps its own.
 
     Raises:
       SettingError: if a text is not of this form, or no method takes its name.
@@ -263,20 +243,19 @@ def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting
        'tilted_sampling(t=1, s=2, noise=ball(radius=9))']
     """
     found, names = list(settings), [text.partition("=")[0].strip() for text in grid]
-    if len({_SIZES[0] if name in _SIZES else name for name in names}) < len(names):
-        msg = "`--grid` has the values of a number more than once."
-        raise SettingError(msg)
+    once = len({_SIZES[0] if name in _SIZES else name for name in names}) == len(names)
+    config.require(once, "`--grid` has the values of a number more than once.", SettingError)
     for text, name in zip(grid, names, strict=True):
         values = text.partition("=")[2].split(",")
-        if not name.isidentifier() or not all(map(_is_number, values)):
-            msg = f"`--grid {shown(text)}` is not a name with numbers, as in `--grid t=1,20`."
-            raise SettingError(msg)
+        option = f"`--grid {shown(text)}`"
+        right = name.isidentifier() and all(map(_is_number, values))
+        why = f"{option} is not a name with numbers, as in `--grid t=1,20`."
+        config.require(right, why, SettingError)
         _check_count(len(found) * len(values), f"--grid {text}")
         numbers = [_expression(value) for value in values]
         changed = [[_replaced(old, name, number) for number in numbers] for old in found]
-        if not any(map(all, changed)):
-            msg = f"`--grid {shown(text)}`: none of the methods takes `{shown(name, 50)}`."
-            raise SettingError(msg)
+        why = f"{option}: none of the methods takes `{shown(name, 50)}`."
+        config.require(any(map(all, changed)), why, SettingError)
         rows = (new if all(new) else [old] for old, new in zip(found, changed, strict=True))
         found = list({one.text: one for one in itertools.chain(*rows) if one}.values())
     return found
