@@ -16,6 +16,8 @@ from tsam_jax.recipes import RECIPES, noisy_digits
 
 _PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
 _COMMON = ("mask", "aux", "strategy")
+_SOURCE = re.compile(r"^Source: (.*?)(?<!\bal)(?<!\bEq)(?:\.\s|;|\Z)", re.DOTALL | re.MULTILINE)
+"""The first sentence of the Source section of a docstring."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +42,7 @@ class Recipes(Command):
 
 def recipes_table() -> Table:
     """The table of recipes: name, task, published results."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("task", overflow="fold")
-    table.add_column("published", overflow="fold")
+    table = _table("recipe", "task", "published")
     for name, recipe in RECIPES.items():
         table.add_row(Text(name, "bold"), Text(recipe.summary), Text(recipe.published or "-"))
     return table
@@ -57,9 +56,7 @@ def methods_table() -> Table:
     from tsam_jax.methods import METHODS, WRAPPERS
     from tsam_jax.train.settings import parse
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
-    table.add_column("method", no_wrap=True)
-    table.add_column("gradient estimate, arguments with defaults, source", overflow="fold")
+    table = _table("method", "gradient estimate, arguments with defaults, source", leading=1)
     table.add_column("gradients\n+ losses\na step", justify="right")
     for name, method in METHODS.items():
         cost = parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].cost
@@ -70,36 +67,30 @@ def methods_table() -> Table:
     return table
 
 
+def _table(*headings: str, **look: Any) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **look)
+    for heading in headings:
+        table.add_column(heading, no_wrap=not table.columns, overflow="fold")
+    return table
+
+
 def _described(name: str, function: Callable[..., Any]) -> tuple[Text, Text]:
     """The name; and formula, arguments and source. Without a formula, the summary in words."""
     from tsam_jax.methods import FORMULAS
 
-    formula = FORMULAS.get(name) or (inspect.getdoc(function) or "").partition("\n")[0]
-    parts = [Text(formula), Text(_knobs(function), "bold"), Text(_source(function), "dim")]
+    words = inspect.getdoc(function) or ""
+    formula = FORMULAS.get(name) or words.partition("\n")[0]
+    parameters = inspect.signature(function).parameters.values()
+    own = [p for p in parameters if p.name not in _COMMON and p.kind is not p.VAR_KEYWORD]
+    knobs = ", ".join(p.name + _default(p.default) * (p.default is not p.empty) for p in own)
+    source = " ".join("".join(_SOURCE.findall(words)[:1]).split())
+    parts = [Text(formula), Text(knobs, "bold"), Text(source, "dim")]
     return Text(name, style="bold"), Text("\n").join(part for part in parts if part)
 
 
-def _knobs(function: Callable[..., Any]) -> str:
-    knobs = []
-    for p in inspect.signature(function).parameters.values():
-        if p.name in _COMMON or p.kind is p.VAR_KEYWORD:
-            continue
-        knobs.append(p.name if p.default is p.empty else f"{p.name}={_shown(p.default)}")
-    return ", ".join(knobs)
-
-
-def _shown(default: object) -> str:
-    if callable(default):
-        return getattr(default, "__name__", "…").replace("<lambda>", "…")
-    if isinstance(default, tuple) and len(default) > 4:
-        return f"({default[0]}, {default[1]}, … {default[-1]})"
-    return repr(default)
-
-
-def _source(function: Callable[..., Any]) -> str:
-    """The first sentence of the docstring's Source section."""
-    text = inspect.getdoc(function) or ""
-    found = re.search(
-        r"^Source: (.*?)(?<!\bal)(?<!\bEq)(?:\.\s|;|\Z)", text, re.DOTALL | re.MULTILINE
-    )
-    return " ".join(found.group(1).split()) if found else ""
+def _default(value: object) -> str:
+    if callable(value):
+        return f"={getattr(value, '__name__', '…').replace('<lambda>', '…')}"
+    if isinstance(value, tuple) and len(value) > 4:
+        return f"=({value[0]}, {value[1]}, … {value[-1]})"
+    return f"={value!r}"

@@ -20,9 +20,8 @@ _MOST_BARS = 10  # with more, settings that wait or are done are hidden, to fit 
 class Progress:
     """Shows the training of several settings; a context manager.
 
-    Args:
-      work: label of each setting -> gradient evaluations it takes, all seeds together.
-      console: where to write; live bars if it is a terminal, else a line every few seconds.
+    `work` is label of each setting -> gradient evaluations it takes, all seeds together. A console
+    that is a terminal gets live bars, another one a line every few seconds.
     """
 
     def __init__(self, work: Mapping[str, float], console: Console) -> None:
@@ -32,16 +31,20 @@ class Progress:
         self._live, self._narrow = console.is_terminal, console.width < _NARROW
         self._many = len(work) > _MOST_BARS
         self._bars = Bars(
-            _text("{task.description}", "bold"),
+            _column("{task.description}", "bold"),
             BarColumn(bar_width=8 if self._narrow else 16),
-            _text("{task.fields[status]}", "none"),
+            _column("{task.fields[status]}", "none"),
             console=console,
             disable=not self._live,
         )
         width = 16 if self._narrow else 24
-        shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
         self._tasks = {
-            label: self._bars.add_task(_shorten(label, width), total=total, **shown)
+            label: self._bars.add_task(
+                label if len(label) <= width else label[: width - 1] + "…",
+                total=total,
+                visible=not self._many,
+                status="waiting",
+            )
             for label, total in work.items()
         }
         self._all = self._bars.add_task("all", total=sum(work.values()), status="")
@@ -71,22 +74,15 @@ class Progress:
         self._bars.update(self._all, completed=everything)
 
     def advance(self, job: Any, this: Any, done: int) -> None:
-        """Shows a round of training.
-
-        Args:
-          job: the `run.Job`.
-          this: the `loop.Round`.
-          done: epochs before the round.
-        """
-        spent = (this.epoch - done) * job.price
+        """Shows a round, `loop.Round`, of a `run.Job` that had done some epochs before."""
+        spent, count = (this.epoch - done) * job.price, len(job.runs)
         self._seconds += this.seconds
-        self._computed += spent * len(job.runs)
-        speed = f"{this.examples_per_second * len(job.runs):,.0f} examples/s"
+        self._computed += spent * count
+        speed = f"{this.examples_per_second * count:,.0f} examples/s"
         for label in dict.fromkeys(run.label for run in job.runs):
             rows = [row for row, run in enumerate(job.runs) if run.label == label]
             self.resume(label, spent * len(rows))
-            status = self._status(job, this, rows)
-            now = time.monotonic()
+            status, now = self._status(job, this, rows), time.monotonic()
             if self._live:
                 task = self._bars.tasks[self._tasks[label]]
                 visible = not self._many or not task.finished
@@ -102,16 +98,13 @@ class Progress:
         means = {name: float(np.mean(x[rows])) for name, x in this.metrics.items()}
         part = "validation" if f"validation_{job.metric}" in means else "train"
         value = metric(job.metric).shown(means[f"{part}_{job.metric}"], digits=1)
-        shown = [
-            f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}",
-            f"epoch {this.epoch}/{job.ends[-1]}",
-            f"loss {means['train_loss']:.3f}",
-            f"{part.replace('validation', 'val')} {value}",
-        ]
+        who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
+        shown = f"{who}  epoch {this.epoch}/{job.ends[-1]}  loss {means['train_loss']:.3f}"
+        shown += f"  {part.replace('validation', 'val')} {value}"
         if "step_effective_sample_size" in means:
             words = "eff." if self._live and self._narrow else "eff. samples"
-            shown.append(f"{words} {means['step_effective_sample_size']:.2f}")
-        return "  ".join(shown)
+            shown += f"  {words} {means['step_effective_sample_size']:.2f}"
+        return shown
 
     def _left(self) -> str:
         left = self._bars.tasks[self._all].remaining or 0.0
@@ -124,9 +117,5 @@ class Progress:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _text(field: str, style: str) -> TextColumn:
+def _column(field: str, style: str) -> TextColumn:
     return TextColumn(field, style=style, markup=False, table_column=Column(no_wrap=True))
-
-
-def _shorten(label: str, width: int) -> str:
-    return label if len(label) <= width else label[: width - 1] + "…"

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tsam_jax._checks import extra
 from tsam_jax.train import config
 
 _EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """Option, which is also the name of its extra -> the module that it needs."""
-
-_PROJECT = "tsam-jax"
 
 Tracker = Callable[[Mapping[str, float], int], None]
 """(numbers by name, without those that are unknown; epoch) -> None."""
@@ -28,16 +27,9 @@ class Tracking(NamedTuple):
 
 def check_available(tracking: Tracking) -> None:
     """Raises ConfigError, with the command that installs it, if a tracker is missing."""
-    for option, module in _EXTRAS.items():
-        if getattr(tracking, option):
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                msg = (
-                    f"`--{option}` needs {module}, which cannot be imported ({error}):"
-                    f" pip install 'tsam_jax[{option}]'."
-                )
-                raise config.ConfigError(msg) from error
+    for option in (option for option in _EXTRAS if getattr(tracking, option)):
+        with config.refused(f"--{option}", ImportError), extra(_EXTRAS[option], option):
+            importlib.import_module(_EXTRAS[option])
 
 
 @contextlib.contextmanager
@@ -46,10 +38,8 @@ def open_trackers(
 ) -> Iterator[tuple[Tracker, ...]]:
     """Opens the trackers of a run, and closes them at the end, also after an error.
 
-    Args:
-      tracking: which ones.
-      directory: the run's directory; None for a run that writes nothing, which has no trackers.
-      epoch: epochs done: numbers of later ones, from before a run was stopped, are replaced.
+    Without a directory there are none. Numbers after `epoch`, from before a run was stopped, are
+    replaced.
     """
     with contextlib.ExitStack() as stack:
         opened: list[Tracker] = []
@@ -83,14 +73,8 @@ def _weights_and_biases(
     known = directory / "wandb_id.txt"
     if not known.exists():
         known.write_text(uuid.uuid4().hex[:12])
-    run = wandb.init(
-        project=_PROJECT,
-        name=directory.name,
-        dir=str(directory),
-        id=known.read_text(),
-        resume="allow",
-        config=dict(configuration),
-    )
+    place = {"project": "tsam-jax", "name": directory.name, "dir": str(directory)}
+    run = wandb.init(id=known.read_text(), resume="allow", config=dict(configuration), **place)
     stack.callback(run.finish)
     return lambda numbers, epoch: run.log({_grouped(k): x for k, x in numbers.items()}, step=epoch)
 
