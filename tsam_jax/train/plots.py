@@ -36,9 +36,6 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
     2 s. Training curves are on the labels that were trained on: with noisy labels, a high accuracy
     means memorised noise. A mean ends where a seed diverged. A sweep shows the best setting of
     each method.
-
-    Returns:
-      A figure with two panels for the metric of the study, and two for the loss.
     """
     shown = list(dict.fromkeys([study["metric"], "loss"]))
     keys = [f"{part}_{name}" for name in shown for part in (study["parts"][-1], "train")]
@@ -62,14 +59,8 @@ def learning_curve(label: str, lines: Sequence[Row], name: str, label_noise: flo
     """`learning_curves` of one run, from the lines of its log."""
     study = {"kind": "study", "settings": [label], "parts": ["test"], "metric": name}
     curve = {key: [line.get(key) for line in lines] for key in lines[-1]}
-    row = {
-        "setting": label,
-        "arguments": {},
-        "seed": 0,
-        "curve": curve,
-        "epochs": curve["epoch"][-1],
-    }
-    row["gradient_evaluations"] = curve["gradient_evaluations"][-1]
+    row = {"setting": label, "arguments": {}, "seed": 0, "curve": curve}
+    row |= {"epochs": curve["epoch"][-1], **lines[-1]}
     return learning_curves(study | {"label_noise": label_noise}, [row])
 
 
@@ -78,9 +69,6 @@ def sharpness(study: Study, rows: Sequence[Row]) -> Figure:
 
     The paper's Figure 2, with the loss at the solution subtracted from the mean, so that a method
     is not called sharp because its loss is high: flat solutions lie low in both panels.
-
-    Returns:
-      A figure with two panels.
     """
     panels: dict[str, dict[str, Curve]] = {"mean": {}, "variance": {}}
     for text, own in by_setting(study, [row for row in rows if row["flatness"]]).items():
@@ -99,8 +87,7 @@ def sharpness(study: Study, rows: Sequence[Row]) -> Figure:
 def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
     """A panel for each method: the best validation value over the two most varied arguments.
 
-    Returns:
-      A figure. The cell of a method's best setting has a frame. All panels have the same colours.
+    The cell of a method's best setting has a frame. All panels have the same colours.
     """
     name, methods = study["metric"], dict.fromkeys(row["method"] for row in rows)
     groups = [[row for row in rows if row["method"] == method] for method in methods]
@@ -127,9 +114,8 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
         panel.set_yticks(range(len(ys)), map(_wrapped, ys))
         panel.imshow(cells, "cividis", scale, aspect="auto")  # even in lightness
         for place, value in np.ndenumerate(cells):
-            colour = "white" if scale(value) < 0.5 else "black"
-            weight = "bold" if place == best else "normal"
-            look = {"color": colour, "weight": weight, "size": style.FONT_SIZE}
+            look = {"color": "white" if scale(value) < 0.5 else "black", "size": style.FONT_SIZE}
+            look |= {"weight": "bold" if place == best else "normal"}
             text = metric(name).shown(value, 1)
             panel.text(place[1], place[0], text, look, ha="center", va="center")
         corner = best[1] - 0.47, best[0] - 0.46

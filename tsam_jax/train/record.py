@@ -24,14 +24,11 @@ _PACKAGES = ("tsam_jax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-lear
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that shape the numbers, and the device."""
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    found = {"python": platform.python_version()}
+    found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
     device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        **found,
-        "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
-        "cpu cores": str(os.cpu_count()),
-    }
+    found["device"] = f"{jax.device_count()} x {device.platform} ({device.device_kind})"
+    return found | {"cpu cores": str(os.cpu_count())}
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -144,13 +141,8 @@ def json_number(x: Any) -> float | None:
 class Log:
     """metrics.jsonl of a run: a line an evaluation, whole or cut back to a checkpoint.
 
-    Attributes:
-      lines: what was measured, the same however often a run is resumed.
-      trackers: functions that also get each line.
-
-    Args:
-      path: the file; None to keep the lines in memory only.
-      write: whether to write it; of several processes one does.
+    `lines` are what was measured, the same however often a run is resumed; `trackers` also get each
+    line. Without a path lines are in memory only; of several processes one writes.
     """
 
     def __init__(self, path: Path | None, *, write: bool = True) -> None:
@@ -189,13 +181,9 @@ class Log:
             write_whole(self._path, "".join(map(self._text, range(kept))).encode())
 
     def write(self, this: Round, row: int, gradients: float, epochs: int) -> dict[str, Any]:
-        """Adds a line, and returns it; in the file it also has the "timing".
+        """Adds a row of what was measured, and returns it; in the file it also has the "timing".
 
-        Args:
-          this: what was measured.
-          row: the row of this run in it.
-          gradients: gradient evaluations so far, loss evaluations included.
-          epochs: epochs planned, for the time left.
+        `gradients` are those so far, loss evaluations included; `epochs` those planned.
         """
         numbers = {name: json_number(x[row]) for name, x in this.metrics.items()}
         per_epoch = (time.monotonic() - self._start) / (this.epoch - self._first)

@@ -1,7 +1,6 @@
 """The report of a study: report.json, figures, and a page that stands alone."""
 
 import base64
-import math
 import shlex
 from collections.abc import Sequence
 from importlib import resources
@@ -101,9 +100,9 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
 
     They have the flags of the sweep; there are none if nothing is finished.
     """
-    chosen = list(table.choose(rows, study["metric"]).values())
-    if not chosen:
+    if not rows:
         return []
+    chosen = table.choose(rows, study["metric"]).values()
     best = table.ranked(rows, study["metric"])[0][0]["setting"]
     recipe, flags = [study["recipe"]] if study["recipe"] else [], study["flags"]
     seeds = [] if "--seeds" in flags else ["--seeds", str(len(study["seeds"]))]
@@ -136,6 +135,5 @@ def _page(study: Study, rows: Sequence[Row], **content: Any) -> str:
 
 
 def _plain(line: Line) -> dict[str, Any]:
-    pairs = line.estimates.items()
-    numbers = {name: [x if math.isfinite(x) else None for x in pair] for name, pair in pairs}
-    return {**line._asdict(), "estimates": numbers}
+    numbers = {name: [*map(record.json_number, x)] for name, x in line.estimates.items()}
+    return line._asdict() | {"estimates": numbers}

@@ -52,8 +52,7 @@ def mean_and_interval(values: Sequence[float] | np.ndarray, /) -> tuple[float, f
     mean +- q s / sqrt(n),  with s the unbiased standard deviation and q the 97.5 % quantile of
     Student's t with n - 1 degrees of freedom (4.30 for 3 seeds, not 1.96).
 
-    Returns:
-      The mean, NaN for no seed, and the half width, NaN for one. NaNs are not skipped.
+    NaN for no seed, and the half width for one; NaNs are not skipped.
 
     Source: Student (W. S. Gosset), "The probable error of a mean", Biometrika 6(1), 1908.
     """
@@ -133,30 +132,27 @@ def names(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 
 def summary(study: Study, rows: Sequence[Row]) -> list[Line]:
     """The estimates of every setting, without those of diverged ones; a sweep's best first."""
-    found, order = [], by_setting(study, rows)
+    found, groups, shown = [], by_setting(study, rows), columns(study, rows)
     best = [own[0]["setting"] for own in ranked(rows, study["metric"])]
-    for text in dict.fromkeys([*best, *order]) if study["kind"] == "sweep" else order:
-        diverged, estimates = [row["seed"] for row in order[text] if row["diverged"]], {}
-        for column in columns(study, rows):
-            known = order[text] if column.unit in _COSTS or not diverged else []
-            values = [value_of(row, *column.path) for row in known]
-            estimates[column.name] = mean_and_interval(values)
-        found.append(Line(text, [row["seed"] for row in order[text]], diverged, estimates))
+    for text in dict.fromkeys([*best, *groups]) if study["kind"] == "sweep" else groups:
+        own = groups[text]
+        diverged = [row["seed"] for row in own if row["diverged"]]
+        known = {c.name: own if c.unit in _COSTS or not diverged else [] for c in shown}
+        values = {c.name: [value_of(row, *c.path) for row in known[c.name]] for c in shown}
+        estimates = {name: mean_and_interval(x) for name, x in values.items()}
+        found.append(Line(text, [row["seed"] for row in own], diverged, estimates))
     return found
 
 
 def differences(study: Study, rows: Sequence[Row]) -> list[Line]:
     """Every setting minus the first one, over the seeds that both finished without diverging."""
     found = {column.name: _paired(study, rows, column) for column in compared(study, rows)}
-    return [
-        Line(
-            text,
-            list(pairs),
-            [],
-            {k: mean_and_interval([*x[text].values()]) for k, x in found.items()},
-        )
-        for text, pairs in next(iter(found.values())).items()
-    ]
+
+    def line(text: str, seeds: list[int]) -> Line:
+        pairs = {name: [*own[text].values()] for name, own in found.items()}
+        return Line(text, seeds, [], {name: mean_and_interval(x) for name, x in pairs.items()})
+
+    return [line(text, list(pairs)) for text, pairs in next(iter(found.values())).items()]
 
 
 def verdict(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -268,30 +264,26 @@ def _sentence(study: Study, rows: Sequence[Row], column: Column) -> str:
     pairs = _paired(study, rows, column, _log if ratio else float)
     sign = 1.0 if ratio else metric(study["metric"]).better(1.0)
     more, less = ("larger", "smaller") if ratio else ("better", "worse")
-    base, seeds = short[study["settings"][0]] + "'s" * ratio, max(map(len, pairs.values()))
-    groups: dict[str, list[str]] = {
-        f"{more} than {base}": [],
-        f"{less} than {base}": [],
-        f"not different from {base} beyond the 95 % interval at {seeds} seeds": [],
-        f"compared with {base} at one seed, without an interval": [],
-    }
-    above, below, alike, alone = groups.values()
-    for text, own in pairs.items():
-        mean, half = mean_and_interval([*own.values()])
-        group, side = (above, more) if sign * mean > 0 else (below, less)
-        group = alone if math.isnan(half) else alike if abs(mean) <= half else group
+    own = "'s" * ratio
+    base, seeds = short[study["settings"][0]] + own, max(map(len, pairs.values()))
+    alike = f"not different from {base} beyond the 95 % interval at {seeds} seeds"
+    alone = f"compared with {base} at one seed, without an interval"
+    ends = (f"{more} than {base}", f"{less} than {base}", alike, alone)
+    groups: dict[str, list[str]] = {end: [] for end in ends}
+    for text, values in pairs.items():
+        mean, half = mean_and_interval([*values.values()])
+        if math.isnan(mean):
+            continue
+        above = sign * mean > 0
+        end = alone if math.isnan(half) else alike if abs(mean) <= half else ends[not above]
         if ratio:
             low, middle, high = (f"{np.exp(abs(mean) + x):.3g}" for x in (-half, 0, half))
-            words = (
-                f"{middle} times {side}"
-                if group is alike or group is alone
-                else f"{middle} times; {low} to {high}"
-            )
+            side = f"; {low} to {high}" if end in ends[:2] else f" {more if above else less}"
+            words = f"{middle} times{side}"
         else:
             k, digits, unit = (100, ".1f", " points") if column.unit == "%" else (1, ".2g", "")
             words = f"{k * mean:+{digits}} ± {k * half:{digits}}{unit}".replace(" ± nan", "")
-        if not math.isnan(mean):
-            group.append(short[text] + "'s" * ratio + f" ({words})")
+        groups[end].append(f"{short[text]}{own} ({words})")
     parts = [
         f"{_listed(items, 'and')} {'is' if len(items) == 1 else 'are'} {end}"
         for end, items in groups.items()
