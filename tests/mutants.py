@@ -316,8 +316,8 @@ MUTANTS = [
     # layers that are fast on a CPU
     Mutant(
         "convolution.py",
-        "return y + _plain(*pair",
-        "return _plain(*pair",
+        "return y + _plain(*swapped",
+        "return _plain(*swapped",
         "test_convolution.py::test_long_sums_of_kernel_gradients_go_in_blocks",
     ),
     Mutant(
