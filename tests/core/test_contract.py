@@ -26,8 +26,20 @@ def rows(names):
 
 
 every_method = pytest.mark.parametrize("name", rows(methods.METHODS))
-sampled = pytest.mark.parametrize("name", rows(n for n, row in TABLE.items() if row.sampled))
+SAMPLED = [name for name, row in TABLE.items() if row.sampled]
+sampled = pytest.mark.parametrize("name", rows(SAMPLED))
+STRATEGIES = ("vectorized", "unrolled", "streamed")
+# quick: tsam under every strategy, the others under one
+sampled_by_strategy = pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(n, x, marks=[] if n == "tsam" or x == "streamed" else pytest.mark.slow)
+        for n in SAMPLED
+        for x in STRATEGIES
+    ],
+)
 masked = pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.masked])
+WITH_NUMBERS = [name for name, row in TABLE.items() if row.numbers]
 with_numbers = pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, row in TABLE.items() for number in row.numbers]
 )
@@ -153,10 +165,13 @@ def test_buffers_can_be_donated(name):
 
 @every_method
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
-@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
-def test_dtypes_and_structures_are_stable(name, dtype, strategy, x64):
-    estimator = make(name, **({"strategy": strategy} if TABLE[name].sampled else {}))
+def test_dtypes_and_structures_are_stable(name, dtype, x64):
+    for options in [{"strategy": x} for x in STRATEGIES] if TABLE[name].sampled else [{}]:
+        check_dtypes_and_structures(make(name, **options), dtype)
+
+
+def check_dtypes_and_structures(estimator, dtype):
     optimizer = make_optimizer(estimator)
     params = {**parameters(dtype), "wide": jnp.float32(2.0)}
     state = jax.eval_shape(optimizer.init, params)
@@ -255,28 +270,31 @@ def test_strict_modes_of_jax(name):
             jax.eval_shape(lambda p: train(make_optimizer(make(name)), 1, p), start)
 
 
-@with_numbers
-def test_numbers_may_be_injected(name, number):
+@pytest.mark.parametrize("name", WITH_NUMBERS)
+def test_numbers_may_be_injected(name):
     row = TABLE[name]
 
     def factory(**numbers):
         return make_optimizer(make(name, **numbers))
 
-    parameter = inspect.Parameter(number, inspect.Parameter.KEYWORD_ONLY)
-    factory.__signature__ = inspect.Signature([parameter])
-    optimizer = optax.inject_hyperparams(factory)(**{number: row.arguments[number]})
-    other, params = row.numbers[number], parameters()
-    step = jax.jit(make_step(optimizer))
+    factory.__signature__ = inspect.Signature([
+        inspect.Parameter(number, inspect.Parameter.KEYWORD_ONLY) for number in row.numbers
+    ])
+    optimizer = optax.inject_hyperparams(factory)(**{n: row.arguments[n] for n in row.numbers})
+    params, step = parameters(), jax.jit(make_step(optimizer))
+    start = optimizer.init(params)
 
-    def first_step(value):
-        state = optimizer.init(params)
-        state.hyperparams[number] = jnp.asarray(value, jnp.float32)
+    def first_step(**numbers):
+        numbers = {n: jnp.asarray(x, jnp.float32) for n, x in numbers.items()}
+        state = start._replace(hyperparams=start.hyperparams | numbers)
         return step(params, state, batch())[0]
 
-    given, changed = first_step(row.arguments[number]), first_step(other)
+    given = first_step()
     assert difference(given, one_step(name)[0]) < 1e-6
-    assert difference(changed, one_step(name, **{number: other})[0]) < 1e-6
-    assert difference(changed, given) > 1e-5
+    for number, other in row.numbers.items():
+        changed = first_step(**{number: other})
+        assert difference(changed, one_step(name, **{number: other})[0]) < 1e-6
+        assert difference(changed, given) > 1e-5
 
 
 @with_numbers
@@ -304,8 +322,7 @@ def test_a_zero_gradient_is_finite(name):
     assert evaluation.value == 0
 
 
-@sampled
-@pytest.mark.parametrize("strategy", ["vectorized", "unrolled", "streamed"])
+@sampled_by_strategy
 def test_samples_that_are_not_finite_are_left_out(name, strategy):
     def broken(p, bad):
         return jnp.where(p["b"][0] > parameters()["b"][0], bad, 1.0) * loss(p, batch())

@@ -19,7 +19,6 @@ import tsam_jax
 from tsam_jax import methods, noise
 
 NAMES = golden_records.names("tsam_mlp", "tsam_convbn", "tsam_quad")
-STRATEGIES = ("unrolled", "vectorized", "streamed")
 SEED = 7
 
 
@@ -196,9 +195,21 @@ def test_all_records_are_covered():
     assert sum(len(group.values[0]) for group in ALL) == 112
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("names", ALL)
-def test_float64(names, strategy, x64):
+def test_float64(names, x64):
+    check(names, "unrolled", jnp.float64)
+
+
+@pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
+@pytest.mark.parametrize("names", in_groups(["tsam_quad"]))
+def test_float64_of_the_other_strategies(names, strategy, x64):
+    check(names, strategy, jnp.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
+@pytest.mark.parametrize("names", in_groups(["tsam_mlp", "tsam_convbn"]))
+def test_float64_of_networks_under_the_other_strategies(names, strategy, x64):
     check(names, strategy, jnp.float64)
 
 

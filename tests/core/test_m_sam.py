@@ -1,5 +1,6 @@
 """m-SAM: estimators on micro-batches, and on each device's share of the batch."""
 
+import functools
 from pathlib import Path
 
 import contract_table
@@ -56,12 +57,16 @@ def hand_loop(inner, m, params, memory, k, x):
     return jax.tree.map(mean, *results)
 
 
+@functools.cache
+def compiled_hand_loop(name):
+    return jax.jit(functools.partial(hand_loop, INNER[name], 2))
+
+
 @every_inner
 @strategies
 def test_hand_loop(name, strategy):
-    inner = INNER[name]
-    step, params = value_and_grad(loss, m_sam(inner, 2, strategy=strategy)), parameters()
-    by_hand = jax.jit(lambda *arguments: hand_loop(inner, 2, *arguments))
+    step, params = value_and_grad(loss, m_sam(INNER[name], 2, strategy=strategy)), parameters()
+    by_hand = compiled_hand_loop(name)
     state, step = step.init(params), jax.jit(step)
     memory, key = state.memory, state.key
     for k in range(3):

@@ -15,7 +15,6 @@ LINES = {
     "batch_in_shard_map": [
         f"axis_name {name}" for name in ("sam", "gsam", "esam2", "vasso", "xsam", "m_sam")
     ],
-    "parameters_stay_sharded": ["fsdp"],
     "one_reduction": ["reduction"],
     "every_gradient_is_exchanged": ["gradients"],
     "refusals": ["refusals"],
@@ -25,3 +24,8 @@ LINES = {
 @pytest.mark.parametrize("part", LINES)
 def test_on_a_mesh(part):
     assert device_programs.run(PROGRAM, part) == LINES[part]
+
+
+@pytest.mark.slow
+def test_parameters_stay_sharded():
+    assert device_programs.run(PROGRAM, "parameters_stay_sharded") == ["fsdp"]

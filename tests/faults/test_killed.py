@@ -157,13 +157,8 @@ CONFIGURATIONS = {
 """What is killed: `pytest -m slow tests/faults/test_killed.py` makes 100 kills."""
 
 
-@pytest.mark.parametrize(
-    ("name", "kills"),
-    [
-        ("memory", 2),
-        *(pytest.param(n, 9 + (n == "memory"), marks=pytest.mark.slow) for n in CONFIGURATIONS),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kills"), [(n, 9 + (n == "memory")) for n in CONFIGURATIONS])
 def test_kills_at_random_moments(tmp_path, name, kills):
     """Each kill leaves epochs of different number; in the end the run is the uninterrupted one."""
     out, whole = tmp_path / "run", tmp_path / "whole"

@@ -175,7 +175,7 @@ def run_in_child(code, *arguments, **options):
     )
 
 
-@pytest.mark.parametrize("where", ["log", "checkpoint"])
+@pytest.mark.parametrize("where", ["log", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_loses_nothing(tmp_path, where):
     out = tmp_path / "run"
     target = {"log": "record.Log.write", "checkpoint": "checkpoint.ocp.CheckpointManager.save"}
@@ -194,6 +194,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, where):
     assert cli.main(["train", "--resume", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_sentence(tmp_path):
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
     uncached = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # its files are large
@@ -203,6 +204,7 @@ def test_a_file_size_limit_is_one_sentence(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_directory_removed_under_a_run_is_an_error(tmp_path):
     out = tmp_path / "run"
     code = "import shutil; from tsam_jax.train import record; old = record.Log.write; "

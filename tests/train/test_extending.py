@@ -77,6 +77,7 @@ def insert(path, after, line):
     path.write_text(text.replace(after, after + line))
 
 
+@pytest.mark.slow
 def test_each_addition_is_one_file(copy):
     package = copy / "tsam_jax"
     (package / "data/spirals.py").write_text(DATA)

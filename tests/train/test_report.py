@@ -32,7 +32,14 @@ def in_words(page):
     return " ".join(html.unescape(body).split())
 
 
-@every_study
+# the others differ in words and rows, of which the tests below are
+WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once", "nothing"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in WITH_FIGURES else pytest.mark.slow) for n in STUDIES],
+)
 def test_report_is_written_and_its_page_stands_alone(name, tmp_path):
     study_, rows = STUDIES[name]
     page = report.write_report(write(tmp_path / "run", study_, rows))

@@ -93,6 +93,7 @@ def test_shards_are_the_study(tmp_path, capsys, whole):
     assert not (out / "rows.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_shards_at_once_do_not_disturb_each_other(tmp_path, whole):
     out = tmp_path / "shards"
     words = ["study", *METHODS, *TINY, "--out", str(out), "--shard"]
@@ -109,6 +110,7 @@ def test_two_shards_at_once_do_not_disturb_each_other(tmp_path, whole):
         )
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle(tmp_path, capsys):
     out = tmp_path / "study"
     words = ["study", "--methods", "sam(rho=0.1)", *SMALL, "--seeds", "1", "--epochs", "400"]
