@@ -55,7 +55,7 @@ def test_no_noise_and_no_ascent_is_bitwise_the_base(base, dtype, x64):
     assert jnp.any(desired["w"] != PARAMS["w"].astype(dtype))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_a_schedule_at_zero_is_bitwise_the_base_op_by_op(dtype, x64):
     """Op by op, since XLA may round a larger program differently."""

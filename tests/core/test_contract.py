@@ -196,8 +196,14 @@ def check_dtypes_and_structures(estimator, dtype):
 
 
 @every_method
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
-@pytest.mark.parametrize("wrapper", [None, "m_sam", "microbatched"])
+@pytest.mark.parametrize(
+    ("wrapper", "dtype"),
+    [
+        pytest.param(w, x, marks=pytest.mark.slow if w and x != jnp.bfloat16 else [])
+        for w in (None, "m_sam", "microbatched")
+        for x in (jnp.float32, jnp.bfloat16, jnp.float64)
+    ],
+)
 @pytest.mark.filterwarnings("ignore::tsam_jax.HalfPrecisionWarning")
 def test_metrics_and_memory_are_those_that_init_declares(name, wrapper, dtype, x64):
     estimator, params = make(name), parameters(dtype)

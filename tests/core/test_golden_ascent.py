@@ -64,6 +64,7 @@ def test_float64(name, x64):
     check(name, jnp.float64, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_float32(name):
     check(name, jnp.float32, 1e-5)

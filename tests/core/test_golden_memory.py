@@ -120,6 +120,7 @@ def test_xsam_float64(name, x64):
     np.testing.assert_allclose(actual["state"].memory, arrays["alpha_used"], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in XSAM if name != NEGLOSS])
 def test_xsam_float32(name):
     record = golden_records.load(name)

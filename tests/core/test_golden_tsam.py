@@ -218,13 +218,19 @@ def test_float32(names):
     check(names, "unrolled", jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vectorized", "streamed"])
 @pytest.mark.parametrize("names", in_groups(["tsam_quad"]))
 def test_float32_of_the_other_strategies(names, strategy):
     check(names, strategy, jnp.float32)
 
 
-@pytest.mark.parametrize("name", golden_records.names("tsam_mlp", "tsam_convbn", "tsam_quad"))
+QUICK = golden_records.names("tsam_quad")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def test_noise_laws_scale_normals_as_the_official_code_does(name, x64, monkeypatch):
     record = golden_records.load(name)
     meta, desired = record.meta, golden_records.noise(record)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import device_programs
 import numpy as np
+import pytest
 
 PROGRAM = Path(__file__).parent / "process_program.py"
 DEVICES = 4
@@ -25,6 +26,7 @@ def start(count: int, port: int, out: Path) -> list[subprocess.Popen]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as held:  # until the end, so that no other program gets the port
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # gRPC shares it in this way

@@ -109,14 +109,12 @@ SAME_SHAPE = {
 }
 
 
+QUICK = {"tsam", "vasso", "nothing but a schedule", "base"}
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            n, marks=[] if n in {"tsam", "vasso", "schedule", "base"} else pytest.mark.slow
-        )
-        for n in SAME_SHAPE
-    ],
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SAME_SHAPE],
 )
 def test_settings_that_differ_in_numbers_share_a_program_and_give_what_each_gives_alone(
     network, data, name
