@@ -722,7 +722,7 @@ MUTANTS = [
         "../train/test_cli.py::test_methods_lists_every_method_with_cost_and_source",
     ),
     # the way of a training
-    Mutant("train/restore.py", "points += [_weights", "points[:0] = [_weights", WAY),
+    Mutant("train/restore.py", "points += [weights", "points[:0] = [weights", WAY),
     # which run is resumed, what it costs, what it shares, who owns it
     Mutant("train/loop.py", "if ema is None else state.average\n", "\n", AVERAGED),
     Mutant(
@@ -733,7 +733,7 @@ MUTANTS = [
     ),
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
-    Mutant("train/checkpoint.py", 'moved = meta["step"] != step', "moved = False", RENAMED),
+    Mutant("train/checkpoint.py", 'if meta["step"] != step:', "if False:", RENAMED),
     Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", SHARDS),
     Mutant("train/study.py", "not in finished]", "not in ()]", CONTINUED),
     Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOKS),

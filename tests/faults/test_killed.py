@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.train import loop, restore
-from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
-from tsam_jax.train.run import identity_text
+from tsam_jax.train import restore
+from tsam_jax.train.checkpoint import BEST, LAST
 from tsam_jax.train.task import load_task
 
 SMALL = ["--train-size", "100", "--width", "4", "--batch-size", "50", "--checkpoint-every", "2"]
@@ -49,12 +48,12 @@ def final_states(directory: Path):
     loaded = load_task(task, [0])
     one = restore.make_run(plan, task, 0, directory, loaded.digest)
     job = restore.make_job(loaded, plan, [one], 1)
-    start = job.program.init([0], [loop.numbers_for(plan.setting, plan.optimizer)])
+    start = job.start()
     params, rest = jax.tree.map(lambda x: x[0], job.program.weights(start, job.data))
     likes = {LAST: start._asdict(), BEST: {"params": params, "rest": rest}}
     states = {}
     for folder, like in likes.items():
-        with open_checkpoints(directory, identity_text(one), folder=folder) as checkpoints:
+        with one.checkpoints(folder) as checkpoints:
             tree = checkpoints.restore(like)
             states[folder] = checkpoints.newest, jax.tree.map(_plain, tree)
     return states

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
+from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
 from tsam_jax.train.config import ConfigError
 from tsam_jax.train.loop import TrainState
 
@@ -29,13 +29,13 @@ def state_at(step, value=1.5):
 
 
 def saved(directory, *states, identity="mine", **folder):
-    with open_checkpoints(directory, identity, **folder) as checkpoints:
+    with Checkpoints(directory, identity, **folder) as checkpoints:
         for state in states:
             checkpoints.save(int(state.step[0]), state._asdict())
 
 
 def restored(directory, identity="mine", step=None):
-    with open_checkpoints(directory, identity) as checkpoints:
+    with Checkpoints(directory, identity) as checkpoints:
         return checkpoints.restore(state_at(0)._asdict(), step)
 
 
@@ -61,14 +61,14 @@ def test_the_newest_two_come_back(tmp_path):
     assert_same(restored(tmp_path), state_at(3, 0.75))
     assert_same(restored(tmp_path, step=2), state_at(2, 0.5))
     assert {path.name for path in (tmp_path / LAST).iterdir()} == {"2", "3"}
-    with open_checkpoints(tmp_path, "mine") as checkpoints:
+    with Checkpoints(tmp_path, "mine") as checkpoints:
         assert checkpoints.newest == 3
         assert checkpoints.steps == [2, 3]
 
 
 def test_no_checkpoint_is_none(tmp_path):
     assert restored(tmp_path) is None
-    with open_checkpoints(tmp_path, "mine") as checkpoints:
+    with Checkpoints(tmp_path, "mine") as checkpoints:
         assert checkpoints.newest is None
         assert checkpoints.steps == []
 
@@ -86,7 +86,7 @@ def test_the_best_folder_keeps_one(tmp_path):
 
 def test_the_best_folder_has_weights_alone(tmp_path):
     weights = {"params": state_at(0).params, "rest": {"mean": jnp.arange(3.0)}}
-    with open_checkpoints(tmp_path, "mine", folder=BEST, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, "mine", folder=BEST, keep=1) as checkpoints:
         checkpoints.save(7, weights)
         found = checkpoints.restore(jax.tree.map(jnp.zeros_like, weights))
     jax.tree.map(np.testing.assert_array_equal, found, weights)
@@ -95,11 +95,11 @@ def test_the_best_folder_has_weights_alone(tmp_path):
 def test_a_checkpoint_is_checked_without_reading_its_arrays(tmp_path):
     saved(tmp_path, state_at(3), identity="another")
     with (
-        open_checkpoints(tmp_path, "mine") as checkpoints,
+        Checkpoints(tmp_path, "mine") as checkpoints,
         pytest.raises(ConfigError, match="is of another run"),
     ):
         checkpoints.check(3)
-    with open_checkpoints(tmp_path, "another") as checkpoints:
+    with Checkpoints(tmp_path, "another") as checkpoints:
         assert len(checkpoints.check(3)) == 64
 
 

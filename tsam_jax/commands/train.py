@@ -109,7 +109,7 @@ class Train(Common):
                 figure = plots.learning_curve(run.label, lines, job.metric, task.label_noise)
                 (directory / "learning_curve.png").write_bytes(style.image(figure, "png"))
         if outcome.diverged is not None:
-            message = refusal(run, outcome.diverged, restore.last_epoch(job, directory))
+            message = refusal(run.label, outcome)
             say(Console(stderr=True), f"tsam-jax: error: {message}")
             return 1
         for part in ("validation", "test"):
@@ -143,9 +143,8 @@ class Evaluate(Command):
         from tsam_jax.train.restore import restore
 
         job, epoch, weights = restore(self.checkpoint, (self.part,))
-        state = job.program.init([job.runs[0].seed], [job.runs[0].numbers])
         rows = jax.tree.map(lambda x: x[None], weights)
-        found = job.program.measure(rows, state, job.data)
+        found = job.program.measure(rows, job.start(), job.data)
         say(console, f"epoch {epoch:g}")
         say(console, measured(self.part, {name: float(x[0]) for name, x in found.items()}))
         return 0

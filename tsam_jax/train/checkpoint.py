@@ -1,17 +1,17 @@
 """Checkpoints: atomic, checked, bit for bit, no pickle (orbax)."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsam_jax.train.config import ConfigError
+from tsam_jax.train.config import ConfigError, require
 
 LAST, BEST = "checkpoints", "best"
 """Folders of a run: its newest states, and the weights of its best epoch on the validation part."""
@@ -20,26 +20,38 @@ _FORMAT = "tsam_jax training state, 2"
 
 
 class Checkpoints:
-    """The checkpoints of one folder.
+    """The checkpoints in one folder of a run, a context manager.
 
     Args:
-      manager: the orbax manager of the folder.
+      directory: the run's directory.
       identity: identifies the run; a checkpoint with another identity is rejected.
+      folder: `LAST` or `BEST`, in it.
+      keep: how many of the newest are kept.
     """
 
-    def __init__(self, manager: ocp.CheckpointManager, identity: str) -> None:
-        self._manager, self._identity = manager, identity
+    def __init__(
+        self, directory: Path, identity: str, *, folder: str = LAST, keep: int = 2
+    ) -> None:
+        self._path, self._identity = (directory / folder).resolve(), identity
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        with _reading(self._path):
+            self._manager = ocp.CheckpointManager(self._path, options=options)
 
-    @property
-    def newest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        step: int | None = self._manager.latest_step()
-        return step
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._manager.close()  # waits for all saves
 
     @property
     def steps(self) -> list[int]:
         """Steps of the kept checkpoints, ascending."""
         return sorted(self._manager.all_steps())
+
+    @property
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
+        return max(self.steps, default=None)
 
     def save(self, step: int, tree: dict[str, Any]) -> None:
         """Saves a tree; an interrupted save leaves the previous checkpoint intact.
@@ -59,33 +71,32 @@ class Checkpoints:
             # The next round is given the state's buffers, which an unfinished save may still read.
             self._manager.wait_until_finished()
         except Exception as error:  # orbax has no class of its own for what it cannot write
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            msg = f"the checkpoint {self._path(step)} cannot be written ({reason})"
+            msg = f"the checkpoint {self._path / str(step)} cannot be written ({_reason(error)})"
             msg += "; the former one is as it was"
             raise OSError(msg) from error
         finally:
             logging.disable(before)
 
-    def check(self, step: int) -> str:
+    def check(self, step: int | None = None) -> str:
         """Returns a checkpoint's hash; raises ConfigError if it is damaged or of another run."""
-        path, args = self._path(step), ocp.args.Composite(meta=ocp.args.JsonRestore())
-        try:
+        step = self.newest if step is None else step
+        if step is None:
+            return ""
+        with _reading(self._path / str(step)):
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
-            found, identity, digest = meta["format"], meta["identity"], meta["digest"]
-            moved = meta["step"] != step
-        except Exception as error:  # orbax has no class of its own for what it cannot read
-            raise ConfigError(_damaged(path, error)) from error
-        if moved:
-            raise ConfigError(_damaged(path, f"it is of step {meta['step']}, under another name"))
-        if (found, identity) != (_FORMAT, self._identity):
-            msg = (
-                f"the checkpoint {path} is of another run, or another version. Nothing was changed."
-                " Use the same options as for that run, or another directory."
-            )
-            raise ConfigError(msg)
-        return str(digest)
+            found, digest = (meta["format"], meta["identity"]), str(meta["digest"])
+            if meta["step"] != step:
+                msg = f"it is of step {meta['step']}, under another name"
+                raise ValueError(msg)
+        require(
+            found == (_FORMAT, self._identity),
+            f"the checkpoint {self._path / str(step)} is of another run, or another version."
+            " Nothing was changed. Use the options of that run, or another directory.",
+        )
+        return digest
 
-    def restore(self, like: dict[str, Any], step: int | None = None) -> dict[str, Any] | None:
+    def restore(self, like: dict[str, Any], step: int | None = None) -> Any:
         """Restores a tree; the files do not change.
 
         Args:
@@ -101,52 +112,30 @@ class Checkpoints:
         step = self.newest if step is None else step
         if step is None:
             return None
-        path, digest = self._path(step), self.check(step)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        try:
-            tree: dict[str, Any] = self._manager.restore(step, args=args)["state"]
-        except Exception as error:
-            raise ConfigError(_damaged(path, error)) from error
-        if hash_tree(tree) != digest:
-            raise ConfigError(_damaged(path, "its content is not what was saved"))
+        digest, target = self.check(step), jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        with _reading(self._path / str(step)):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            tree = self._manager.restore(step, args=args)["state"]
+            if hash_tree(tree) != digest:
+                msg = "its content is not what was saved"
+                raise ValueError(msg)
         return tree
 
-    def _path(self, step: int) -> Path:
-        return Path(self._manager.directory) / str(step)
 
-
-@contextmanager
-def open_checkpoints(
-    directory: Path, identity: str = "", *, folder: str = LAST, keep: int = 2
-) -> Iterator[Checkpoints]:
-    """Opens the checkpoints of a run; on exit all saves are finished.
-
-    Args:
-      directory: the run's directory.
-      identity: identifies the run.
-      folder: `LAST` or `BEST`, in it.
-      keep: how many of the newest are kept.
-
-    Raises:
-      ConfigError: if the folder cannot be read.
-    """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-    path = (directory / folder).resolve()
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        manager = ocp.CheckpointManager(path, options=options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_damaged(path, error)) from error
-    with manager:
-        yield Checkpoints(manager, identity)
+        yield
+    except Exception as error:  # orbax has no class of its own for what it cannot read
+        msg = (
+            f"the checkpoint {path} cannot be read ({_reason(error)}). Nothing was changed. To"
+            " resume from an older one, move this folder away and resume again."
+        )
+        raise ConfigError(msg) from error
 
 
-def _damaged(path: Path, error: object) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return (
-        f"the checkpoint {path} cannot be read ({reason}). Nothing was changed. To resume from an"
-        " older one, move this folder away and resume again."
-    )
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def hash_tree(tree: Any, before: str = "") -> str:

@@ -21,7 +21,6 @@ from tsam_jax.train.config import Optimizer
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
-from tsam_jax.train.restore import last_epoch
 from tsam_jax.train.settings import SettingError, parse
 from tsam_jax.train.task import MEASURED, Data
 
@@ -170,8 +169,7 @@ def fit(
     with Progress({label: job.price * epochs}, console) as progress:
         [outcome] = run.train(job, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
-        kept = "none" if path is None else last_epoch(job, path)
-        raise run.Diverged(run.refusal(job.runs[0], outcome.diverged, kept))
+        raise run.Diverged(run.refusal(label, outcome))
     trained = network.merge(*outcome.weights)
     return Fitted(trained, outcome.log.lines, outcome.best, outcome.state, outcome.complete)
 

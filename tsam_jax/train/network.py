@@ -53,50 +53,46 @@ def make_network(
 ) -> Network:
     """Makes the pure functions of a model.
 
+    Keys and counters of dropout are in `rest`: all probes of a step start from the same ones, and
+    so use the same masks.
+
     Args:
-      model: a flax model that maps inputs to outputs (n, outputs), or a function `rngs -> model`.
-        Inputs that are a dict are passed by name.
+      model: maps inputs to outputs (n, outputs); inputs that are a dict are passed by name.
       loss: (outputs, labels) -> the loss of each example.
       metrics: name -> (outputs, labels) -> a number.
       augment: (key, inputs) -> inputs of the model in training; default: what `prepare` returns.
       prepare: inputs -> inputs of the model in evaluation; default: the inputs.
-
-    Returns:
-      A `Network`. Keys and counters of dropout are in `rest`: all probes of a step start from the
-      same ones, and so use the same masks.
     """
-    ready = prepare if prepare is not None else lambda inputs: inputs
+    ready = prepare or (lambda inputs: inputs)
+
+    def init(key: jax.Array) -> Any:
+        own = model if isinstance(model, nnx.Module) else model(nnx.Rngs(key))
+        return jax.tree.map(jnp.copy, split_model(own)[1:])
 
     if isinstance(model, nnx.Module):
-        shapes = nnx.clone(model)  # its mode is changed below
-
-        def init(key: jax.Array) -> tuple[Any, Any]:
-            del key
-            params, rest = jax.tree.map(jnp.copy, split_model(model)[1:])
-            return params, rest
-
+        start, shapes = init, nnx.clone(model)  # its mode is changed below
     else:
-        shapes = nnx.eval_shape(lambda: model(nnx.Rngs(0)))
-
-        @jax.jit
-        def init(key: jax.Array) -> tuple[Any, Any]:
-            params, rest = split_model(model(nnx.Rngs(key)))[1:]
-            return params, rest
-
-    chosen = _statistics(shapes)
-    shapes.train()
-    training = split_model(shapes)[0]
+        start, shapes = jax.jit(init), nnx.eval_shape(lambda: model(nnx.Rngs(0)))
     shapes.eval()
     evaluation = split_model(shapes)[0]
+    shapes.train()
+    training = split_model(shapes)[0]
+    norms = [node for _, node in nnx.iter_graph(shapes) if isinstance(node, nnx.BatchNorm)]
+    for norm in norms:
+        norm.momentum = 0.0  # statistics of one batch
+    calibrating = split_model(shapes)[0]
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    variables = jax.tree.leaves(nnx.split(shapes, nnx.Param, ...)[2], is_leaf=is_variable)
 
     def forward(graph: Any, params: Any, rest: Any, inputs: Any) -> tuple[jax.Array, Any]:
         merged = nnx.merge(graph, params, rest)
         outputs = merged(**inputs) if isinstance(inputs, dict) else merged(inputs)
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), merged
+        after = split_model(merged)[2]
+        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), after
 
     def mean_loss(params: Any, batch: Batch, rest: Any) -> tuple[jax.Array, Any]:
-        outputs, merged = forward(training, params, rest, batch.inputs)
-        return jnp.mean(loss(outputs, batch.labels)), split_model(merged)[2]
+        outputs, after = forward(training, params, rest, batch.inputs)
+        return jnp.mean(loss(outputs, batch.labels)), after
 
     def predict(params: Any, inputs: Any, rest: Any) -> jax.Array:
         return forward(evaluation, params, rest, ready(inputs))[0]
@@ -106,59 +102,23 @@ def make_network(
         return {"loss": jnp.mean(loss(outputs, labels)), **values}
 
     def recalibrate(params: Any, rest: Any, batches: Any) -> Any:
-        leaves, tree = jax.tree.flatten(rest)
-        structure: Any = tree
-        if not any(chosen):
+        if not norms:
             return rest
-
-        def after(start: float, inputs: Any) -> list[jax.Array]:
-            """Statistics after one batch, of running ones that are all `start`."""
-            filled = [
-                jnp.full_like(x, start) if own else x for x, own in zip(leaves, chosen, strict=True)
-            ]
-            merged = forward(training, params, structure.unflatten(filled), ready(inputs))[1]
-            return jax.tree.leaves(split_model(merged)[2])
-
-        # The update is linear, new = kept * old + (1 - kept) * batch: two starts give `kept`.
-        first = jax.tree.map(lambda x: x[0], batches)
-        zero, one = after(0.0, first), after(1.0, first)
-        total, _ = jax.lax.scan(
-            lambda total, some: (jax.tree.map(jnp.add, total, statistics(after(0.0, some))), None),
-            jax.tree.map(jnp.zeros_like, statistics(leaves)),
-            batches,
+        after = jax.lax.map(lambda x: forward(calibrating, params, rest, ready(x))[1], batches)
+        leaves, tree = jax.tree.flatten(rest)
+        triples = zip(variables, leaves, jax.tree.leaves(after), strict=True)
+        return tree.unflatten(
+            new.mean(0) if isinstance(variable, nnx.BatchStat) else old
+            for variable, old, new in triples
         )
-        count, sums = jax.tree.leaves(batches)[0].shape[0], iter(total)
-        return structure.unflatten([
-            next(sums) / (count * (1 - (b - a))) if own else x
-            for x, own, a, b in zip(leaves, chosen, zero, one, strict=True)
-        ])
 
-    def statistics(leaves: list[jax.Array]) -> list[jax.Array]:
-        return [x for x, own in zip(leaves, chosen, strict=True) if own]
-
-    augmented = augment if augment is not None else lambda _, inputs: ready(inputs)
-    return Network(
-        init,
-        augmented,
-        mean_loss,
-        predict,
-        score,
-        lambda *state: nnx.merge(evaluation, *state),
-        recalibrate,
-    )
+    augmented = augment or (lambda _, inputs: ready(inputs))
+    merge = lambda *state: nnx.merge(evaluation, *state)  # noqa: E731
+    return Network(start, augmented, mean_loss, predict, score, merge, recalibrate)
 
 
 def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> jax.Array:
-    """Applies a function of a batch to `size` examples at a time, to bound its memory.
-
-    Args:
-      function: batch -> array with the same leading axis.
-      inputs: pytree with a leading axis.
-      size: examples at a time.
-
-    Returns:
-      The value of `function(inputs)`.
-    """
+    """Applies a function of a batch to `size` examples at a time, to bound its memory."""
     count = jax.tree.leaves(inputs)[0].shape[0]
     if count <= size:
         return function(inputs)
@@ -166,18 +126,10 @@ def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> j
     rows = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
     some = lambda rows: jax.tree.map(lambda x: x[rows], inputs)  # noqa: E731
     outputs: jax.Array = jax.lax.map(lambda rows: function(some(rows)), rows)
-    outputs = outputs.reshape(chunks * size, *outputs.shape[2:])
-    return outputs[:count]
+    return outputs.reshape(chunks * size, *outputs.shape[2:])[:count]
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
     """The graph, the parameters and the rest of a model, the last two as plain pytrees."""
     graph, params, *rest = nnx.split(model, nnx.Param, ...)
     return graph, nnx.as_pure(params), nnx.as_pure(rest[0])
-
-
-def _statistics(model: nnx.Module) -> list[bool]:
-    """Which leaves of the rest of a model are BatchNorm statistics."""
-    _, _, *rest = nnx.split(model, nnx.Param, ...)
-    variables = jax.tree.leaves(rest, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    return [isinstance(variable, nnx.BatchStat) for variable in variables]

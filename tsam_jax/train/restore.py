@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from tsam_jax import noise
 from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenvalues
 from tsam_jax.train import config, loop, record
-from tsam_jax.train.checkpoint import BEST, LAST, open_checkpoints
+from tsam_jax.train.checkpoint import BEST, LAST
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.resolve import Plan
-from tsam_jax.train.run import Job, Run, identity_text, looks, stream_of
+from tsam_jax.train.run import Job, Run, looks, stream_of
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import Loaded, load_task, select_seeds
 
@@ -31,8 +31,6 @@ class Trained(NamedTuple):
     """A trained network.
 
     Attributes:
-      run: the run.
-      epoch: epochs done.
       params: the parameters that are measured: their average, if training kept one.
       loss: params -> mean loss over training examples, with the labels trained on, in evaluation
         mode and without augmentation; shape ().
@@ -57,22 +55,12 @@ def make_job(
     parts: tuple[str, ...] = loop.PARTS,
     program: loop.Program | None = None,
 ) -> Job:
-    """Makes the job of runs that share a program.
-
-    Args:
-      loaded: the task, with the seeds of the runs.
-      plan: a setting of the program; runs may differ in numbers.
-      runs: the runs.
-      evaluations: how often they are measured.
-      parts: parts of the data set that are measured.
-      program: the compiled functions, if there are some.
-    """
-    names = [name for name in loaded.metrics if name != "loss"]
-    size, devices = loaded.train_size, loaded.devices
+    """Makes the job of runs that differ in seeds and numbers; compiles it without a `program`."""
+    size, stream = loaded.train_size, None
     if program is None:
         how = loop.plan_for(plan.setting, plan.optimizer, size, plan.epochs)
-        program = loop.make_program(loaded.network, how, size, parts, devices, names)
-    stream = None
+        devices, metrics = loaded.devices, loaded.metrics
+        program = loop.make_program(loaded.network, how, size, parts, devices, metrics)
     if loaded.records is not None:
         stream = stream_of(loaded.records, plan.optimizer.batch_size, runs[0].seed)
     own, seeds = loaded.data, [run.seed for run in runs]
@@ -106,8 +94,17 @@ def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, int, Any]:
       ConfigError: if there is no such checkpoint, or it is damaged.
     """
     directory, folder, step = _found(checkpoint)
-    job = _load_job(directory, parts)
-    step, weights = _weights(job, directory, folder, step)
+    saved, task, plan = read_plan(directory, "checkpoint")
+    loaded = load_task(task, [saved["seed"]])
+    config.require(
+        saved["data"] == loaded.digest,
+        f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now.",
+    )
+    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
+    job = make_job(loaded, plan, [run], 1, parts)
+    found = _saved(job, folder, lambda steps: steps[-1:] if step is None else [step])
+    config.require(found, f"`checkpoint`: {directory / folder} has no checkpoint yet.")
+    [(step, weights)] = found
     return job, step // job.program.steps_per_epoch, weights
 
 
@@ -129,9 +126,10 @@ def load_several(
       ConfigError: if there is no such checkpoint, it is damaged, or its training data are
         streamed; if there is none, or one is given twice.
     """
-    if not checkpoints or len(set(checkpoints)) < len(checkpoints):
-        msg = f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}."
-        raise config.ConfigError(msg)
+    config.require(
+        checkpoints and len(set(checkpoints)) == len(checkpoints),
+        f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}.",
+    )
     loaded = [_load_trained(path, examples, trajectory=trajectory) for path in checkpoints]
     names = _names(loaded)
     paths = [path.resolve() for path in checkpoints]
@@ -159,9 +157,10 @@ def _names(loaded: list[Trained]) -> list[str]:
 
 def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:
     job, epoch, (params, rest) = restore(checkpoint, ())
-    if job.stream is not None:
-        msg = f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory."
-        raise config.ConfigError(msg)
+    config.require(
+        job.stream is None,
+        f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory.",
+    )
     batches = some_batches(Batch(job.data.train.inputs, job.data.train.labels[0]), examples)
     loss = training_loss(job.network, rest, batches)
     way = _trajectory(checkpoint, job) if trajectory else None
@@ -171,41 +170,36 @@ def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Train
 def _trajectory(checkpoint: Path, job: Job) -> Any:
     """The parameters of a training from the initial ones to the newest checkpoint."""
     directory, folder, step = _found(checkpoint)
-    if folder != LAST or step is not None:
-        msg = f"`--trajectory` needs whole runs, got the checkpoint {checkpoint}: name {directory}."
-        raise config.ConfigError(msg)
-    with open_checkpoints(directory, identity_text(job.runs[0])) as checkpoints:
-        steps = checkpoints.steps
-    if len(steps) < 2:
-        msg = (
-            f"`--trajectory` needs at least two checkpoints, got {len(steps)} in"
-            f" {directory / LAST}: train with a smaller `--checkpoint-every` and"
-            " `--keep-checkpoints` of 2 or more."
-        )
-        raise config.ConfigError(msg)
-    start = job.program.weights(_start(job), job.data)
-    points = [jax.tree.map(lambda x: x[0], start[0])]
-    points += [_weights(job, directory, LAST, step)[1][0] for step in steps]
-    return jax.tree.map(lambda *x: jnp.stack(x), *points)
+    config.require(
+        folder == LAST and step is None,
+        f"`--trajectory` needs whole runs, got the checkpoint {checkpoint}: name {directory}.",
+    )
+    saved = _saved(job, LAST, list)
+    config.require(
+        len(saved) > 1,
+        f"`--trajectory` needs at least two checkpoints, got {len(saved)} in {directory / LAST}:"
+        " train with a smaller `--checkpoint-every` and `--keep-checkpoints` of 2 or more.",
+    )
+    points = [_measured(job, job.start())]
+    points += [weights for _, weights in saved]
+    return jax.tree.map(lambda *x: jnp.stack(x), *(params for params, _ in points))
 
 
-def some_batches(train: Batch, examples: int) -> Batch:
+def some_batches(train: Batch, examples: int) -> Any:
     """The first training examples in batches, with a leading axis; whole batches only."""
     count = min(examples, len(train.labels))
     at_once = min(count, _AT_ONCE)
     rows = jnp.arange(count - count % at_once).reshape(-1, at_once)
-    batches: Batch = jax.tree.map(lambda x: x[rows], train)
-    return batches
+    return jax.tree.map(lambda x: x[rows], train)
 
 
-def training_loss(network: Network, rest: Any, batches: Batch) -> Callable[[Any], jax.Array]:
+def training_loss(network: Network, rest: Any, batches: Batch) -> Any:
     """Params -> mean loss over batches, in evaluation mode; in the memory of one batch."""
 
     def loss(params: Any, batch: Batch) -> jax.Array:
         return network.score(network.predict(params, batch.inputs, rest), batch.labels)["loss"]
 
-    found: Callable[[Any], jax.Array] = mean_over_batches(loss, batches)
-    return found
+    return mean_over_batches(loss, batches)
 
 
 def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
@@ -241,73 +235,49 @@ _KINDS = {"setting": str, "seed": int, "epochs": int, "data": str, "task": dict,
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
     """Reads config.json of a run; raises ConfigError, which names the option, if it is invalid."""
     msg = f"`{option}`: {directory} is not the directory of a training run"
-    if not (directory / "config.json").exists():
-        raise config.ConfigError(msg + ".")
+    config.require((directory / "config.json").exists(), msg + ".")
     saved = record.read_json(directory / "config.json")
     odd = [name for name, kind in _KINDS.items() if type(saved.get(name)) is not kind]
     for options in (config.Task, config.Optimizer) if not odd else ():
         names = {field.name for field in dataclasses.fields(options)}
         odd += sorted(names ^ saved[options.__name__.lower()].keys())
-    if odd:
-        msg += f": its config.json has no valid {config.shown(', '.join(odd))}."
-        raise config.ConfigError(msg)
+    config.require(not odd, f"{msg}: its config.json has no valid {config.shown(', '.join(odd))}.")
     task: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in saved["task"].items()}
     optimizer = config.Optimizer(**saved["optimizer"])
     plan = Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
     return saved, config.Task(**task), plan
 
 
-def _load_job(directory: Path, parts: tuple[str, ...]) -> Job:
-    saved, task, plan = read_plan(directory, "checkpoint")
-    loaded = load_task(task, [saved["seed"]])
-    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
-    if saved.get("data") != loaded.digest:
-        msg = f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now."
-        raise config.ConfigError(msg)
-    return make_job(loaded, plan, [run], 1, parts)
+def _measured(job: Job, state: loop.TrainState) -> Any:
+    """The weights (params, rest) of one run that are measured."""
+    return jax.tree.map(lambda x: x[0], job.program.weights(state, job.data))
 
 
-def _start(job: Job) -> loop.TrainState:
-    return job.program.init([run.seed for run in job.runs], [run.numbers for run in job.runs])
-
-
-def _weights(job: Job, directory: Path, folder: str, step: int | None) -> tuple[int, Any]:
-    """The step of a checkpoint, and its weights."""
-    start = _start(job)
-    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+def _saved(
+    job: Job, folder: str, choose: Callable[[list[int]], list[int]]
+) -> list[tuple[int, Any]]:
+    """(step, weights) of the chosen checkpoints of a run."""
+    start = job.start()
     like = start._asdict()
     if folder == BEST:
-        params, rest = first(job.program.weights(start, job.data))
-        like = {"params": params, "rest": rest}
-    with open_checkpoints(directory, identity_text(job.runs[0]), folder=folder) as checkpoints:
-        step = checkpoints.newest if step is None else step
-        tree = checkpoints.restore(like, step)
-    if tree is None or step is None:
-        msg = f"`checkpoint`: {directory / folder} has no checkpoint yet."
-        raise config.ConfigError(msg)
+        like = dict(zip(("params", "rest"), _measured(job, start), strict=True))
+    with job.runs[0].checkpoints(folder) as checkpoints:
+        found = [(step, checkpoints.restore(like, step)) for step in choose(checkpoints.steps)]
     if folder == BEST:
-        return step, (tree["params"], tree["rest"])
-    return step, first(job.program.weights(loop.TrainState(**tree), job.data))
+        return [(step, (tree["params"], tree["rest"])) for step, tree in found]
+    return [(step, _measured(job, loop.TrainState(**tree))) for step, tree in found]
 
 
 def _found(path: Path) -> tuple[Path, str, int | None]:
     """The run, the folder in it, and the step, None for the newest."""
     path = path.resolve()
-    if not path.is_dir():
-        msg = (
-            f"`checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax"
-            " train` or of a study (cells/...), or `best` in it."
-        )
-        raise config.ConfigError(msg)
+    config.require(
+        path.is_dir(),
+        f"`checkpoint`: {path} is not a directory: it must be that of a run of `tsam-jax train` or"
+        " of a study (cells/...), or `best` in it.",
+    )
     if path.name in {LAST, BEST}:
         return path.parent, path.name, None
     if path.parent.name in {LAST, BEST} and path.name.isdecimal():
         return path.parent.parent, path.parent.name, int(path.name)
     return path, LAST, None
-
-
-def last_epoch(job: Job, directory: Path) -> str:
-    """The epoch of the newest checkpoint of a run, in words."""
-    with open_checkpoints(directory, identity_text(job.runs[0])) as checkpoints:
-        newest = checkpoints.newest
-    return f"after epoch {newest // job.program.steps_per_epoch}" if newest else "none"

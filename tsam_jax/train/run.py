@@ -16,7 +16,7 @@ from rich.console import Console
 from tsam_jax.data import Records, streaming
 from tsam_jax.estimator import known_cost
 from tsam_jax.train import loop
-from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints, open_checkpoints
+from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
 from tsam_jax.train.config import VALUE_COST
 from tsam_jax.train.metrics import metric
 from tsam_jax.train.network import Batch, Network
@@ -45,9 +45,15 @@ class Run(NamedTuple):
     identity: Mapping[str, Any]
     directory: Path | None = None
 
+    def checkpoints(self, folder: str = LAST, *, keep: int = 2) -> Checkpoints:
+        """Opens the checkpoints in a folder of its directory."""
+        assert self.directory is not None
+        identity = json.dumps(self.identity, sort_keys=True, default=str)
+        return Checkpoints(self.directory, identity, folder=folder, keep=keep)
+
 
 class Job(NamedTuple):
-    """A group of runs that one program trains.
+    """A group of runs that one program trains; all have a directory, or none.
 
     Attributes:
       data: the data of the runs' seeds.
@@ -70,6 +76,12 @@ class Job(NamedTuple):
         cost = known_cost(self.program.cost)
         return self.program.steps_per_epoch * (cost.gradients + VALUE_COST * cost.values)
 
+    def start(self) -> loop.TrainState:
+        """The initial state."""
+        return self.program.init(
+            [run.seed for run in self.runs], [run.numbers for run in self.runs]
+        )
+
 
 class Outcome(NamedTuple):
     """The result of one run.
@@ -80,6 +92,7 @@ class Outcome(NamedTuple):
       state: the last state, with a leading axis of 1.
       best: the line of the best epoch on the validation part; None if there is none.
       diverged: where its loss was not finite; None if nowhere.
+      saved: the epoch of the newest checkpoint, in words.
     """
 
     complete: bool
@@ -88,6 +101,7 @@ class Outcome(NamedTuple):
     log: Log
     best: dict[str, Any] | None
     diverged: str | None
+    saved: str
 
 
 def looks(epochs: int, count: int) -> list[int]:
@@ -105,11 +119,6 @@ def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
     """The batches of an epoch, read while the device works: those of data that are kept on it."""
     batches = streaming.Streamed(records, batch_size, loop.order_key(seed))
     return lambda epoch: (Batch(*batch) for batch in batches.epoch(epoch))
-
-
-def identity_text(run: Run) -> str:
-    """The identity of a run, as its checkpoints keep it."""
-    return json.dumps(run.identity, sort_keys=True, default=str)
 
 
 def train(
@@ -140,26 +149,24 @@ def train(
       ConfigError: if a checkpoint is damaged, or of another run; then nothing was changed.
     """
     program, runs, epochs = job.program, job.runs, job.ends[-1]
-    steps = program.steps_per_epoch
+    steps, writes = program.steps_per_epoch, jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
-        folders = [stack.enter_context(_open(run, keep_checkpoints)) for run in runs]
-
-        def begin() -> tuple[loop.TrainState, int]:
-            """The newest saved state, or the first one, and its epoch."""
-            start = program.init([run.seed for run in runs], [run.numbers for run in runs])
-            state = _restored(folders, start) or start
-            return state, int(state.step[0]) // steps
-
-        state, done = begin()
+        folders = []
+        for run in runs if runs[0].directory is not None else ():
+            newest = stack.enter_context(run.checkpoints(keep=keep_checkpoints))
+            folders.append((newest, stack.enter_context(run.checkpoints(BEST, keep=1))))
+            folders[-1][1].check()
+        state = _newest(folders, job.start())
+        done = int(state.step[0]) // steps
         files = [run.directory and run.directory / "metrics.jsonl" for run in runs]
-        logs = [Log(file, write=jax.process_index() == 0) for file in files]
+        logs = [Log(file, write=writes) for file in files]
         if any(log.lines for log in logs) and not done:
             progress.note(runs[0].label, "no checkpoint yet: starting from the beginning")
         for run, log in zip(runs, logs, strict=True):
             log.keep_until(done, job.ends)
-            told = run.directory if jax.process_index() == 0 else None
-            log.trackers = stack.enter_context(open_trackers(tracking, told, done))
+            place = run.directory if writes else None
+            log.trackers = stack.enter_context(open_trackers(tracking, place, done))
             progress.resume(run.label, done * job.price)
         weights, last = program.weights(state, job.data), state
         best: list[Any] = [None] * len(runs)
@@ -171,7 +178,8 @@ def train(
                 for row, log in enumerate(logs):
                     line = log.write(this, row, this.epoch * job.price, epochs)
                     if line is best_line(log, job.metric) and not broken[row]:
-                        best[row] = this.epoch, _row(weights, row)
+                        own = jax.tree.map(lambda x, row=row: jnp.copy(x[row]), weights)
+                        best[row] = this.epoch, own  # a copy: the next round gives its buffers up
                 complete = this.epoch == epochs
                 # not every multiple need be an epoch that is evaluated
                 due = checkpoint_every and this.epoch // checkpoint_every > done // checkpoint_every
@@ -186,22 +194,18 @@ def train(
                 if stop.is_set():
                     break
         except KeyboardInterrupt:  # at once: what was being computed is lost
-            complete = False
-            last, done = begin()
+            complete, last = False, _newest(folders, job.start())
             for log in logs:
-                log.keep_until(done, job.ends)
+                log.keep_until(int(last.step[0]) // steps, job.ends)
             weights = program.weights(last, job.data)
-        return [
-            Outcome(
-                complete,
-                jax.tree.map(lambda x, row=row: x[row], weights),
-                jax.tree.map(lambda x, row=row: x[row : row + 1], last),
-                log,
-                best_line(log, job.metric),
-                _where(job, last, log, row),
-            )
-            for row, log in enumerate(logs)
-        ]
+        outcomes = []
+        for row, log in enumerate(logs):
+            own = jax.tree.map(lambda x, row=row: x[row], weights)
+            step = folders[row][0].newest if folders else None
+            saved = f"after epoch {step // steps}" if step else "none"
+            best_one, where = best_line(log, job.metric), _where(last, log, row, steps)
+            outcomes.append(Outcome(complete, own, _cut(last, row), log, best_one, where, saved))
+        return outcomes
 
 
 def best_line(log: Log, name: str) -> dict[str, Any] | None:
@@ -211,84 +215,59 @@ def best_line(log: Log, name: str) -> dict[str, Any] | None:
     return max(known, key=lambda line: metric(name).better(line[name]), default=None)
 
 
-def refusal(run: Run, where: str, saved: str) -> str:
+def refusal(label: str, outcome: Outcome) -> str:
     """The message for a loss that is not finite."""
     return (
-        f"`{run.label}`: the loss is not finite at {where}. Last good checkpoint: {saved}. Try a"
-        " lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up (`--warmup 1`), a smaller"
-        " rho or noise radius, or `--precision float32`."
+        f"`{label}`: the loss is not finite at {outcome.diverged}. Last good checkpoint:"
+        f" {outcome.saved}. Try a lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up"
+        " (`--warmup 1`), a smaller rho or noise radius, or `--precision float32`."
     )
 
 
-class _Folders(NamedTuple):
-    """The checkpoints of a run: the newest states, and the best weights."""
-
-    last: Checkpoints
-    best: Checkpoints
+_Folders = tuple[Checkpoints, Checkpoints]
+"""The checkpoints of a run: the newest states, and the best weights."""
 
 
-@contextlib.contextmanager
-def _open(run: Run, keep: int) -> Iterator[_Folders | None]:
-    if run.directory is None:
-        yield None
-        return
-    text = identity_text(run)
-    with (
-        open_checkpoints(run.directory, text, folder=LAST, keep=keep) as last,
-        open_checkpoints(run.directory, text, folder=BEST, keep=1) as best,
-    ):
-        if best.newest is not None:
-            best.check(best.newest)
-        yield _Folders(last, best)
-
-
-def _restored(folders: Sequence[_Folders | None], like: loop.TrainState) -> loop.TrainState | None:
-    """The newest state that all runs have; None if one has none."""
-    opened = [folder.last for folder in folders if folder is not None]
-    common = set.intersection(*(set(one.steps) for one in opened)) if opened else set()
+def _newest(folders: Sequence[_Folders], start: loop.TrainState) -> loop.TrainState:
+    """The newest saved state that all runs have; else the first one."""
+    common = set.intersection(*(set(last.steps) for last, _ in folders)) if folders else set()
     if not common:
-        for one in opened:  # those of another run are an error, not overwritten
-            if one.newest is not None:
-                one.check(one.newest)
-        return None
+        for last, _ in folders:
+            last.check()  # those of another run are an error, not overwritten
+        return start
     rows: list[Any] = [
-        one.restore(jax.tree.map(lambda x, row=row: x[row : row + 1], like)._asdict(), max(common))
-        for row, one in enumerate(opened)
+        last.restore(_cut(start, row)._asdict(), max(common))
+        for row, (last, _) in enumerate(folders)
     ]
     joined = jax.tree.map(lambda *x: jnp.concatenate(x), *rows) if len(rows) > 1 else rows[0]
     return loop.TrainState(**joined)
 
 
 def _save(
-    folders: Sequence[_Folders | None],
-    best: list[Any],
-    this: loop.Round,
-    broken: Sequence[bool],
-    steps: int,
+    folders: Sequence[_Folders], best: list[Any], this: loop.Round, broken: list[bool], steps: int
 ) -> None:
     """Saves the best weights, then the state: what is resumed has the best of its past."""
-    for row, folder in enumerate(folders):
-        if folder is None or broken[row]:
+    for row, (last, chosen) in enumerate(folders):
+        if broken[row]:
             continue
         if best[row] is not None:
             epoch, (params, rest) = best[row]
-            folder.best.save(epoch * steps, {"params": params, "rest": rest})
+            chosen.save(epoch * steps, {"params": params, "rest": rest})
             best[row] = None
-        own = jax.tree.map(lambda x, row=row: x[row : row + 1], this.state)
-        folder.last.save(this.epoch * steps, own._asdict())
+        last.save(this.epoch * steps, _cut(this.state, row)._asdict())
 
 
-def _row(tree: Any, row: int) -> Any:
-    return jax.tree.map(lambda x: jnp.copy(x[row]), tree)  # the next round gives its buffers up
+def _cut(state: loop.TrainState, row: int) -> Any:
+    return jax.tree.map(lambda x: x[row : row + 1], state)
 
 
 def _broken(this: loop.Round, row: int) -> bool:
     return bool(this.state.broken[row]) or not math.isfinite(this.metrics["train_loss"][row])
 
 
-def _where(job: Job, state: loop.TrainState, log: Log, row: int) -> str | None:
+def _where(state: loop.TrainState, log: Log, row: int, steps: int) -> str | None:
     """Where the loss of a run is not finite."""
-    step, last, steps = int(state.broken[row]), log.last, job.program.steps_per_epoch
+    step, last = int(state.broken[row]), log.last
     if not step and last is not None and last.get("train_loss") is None:
         step = last["epoch"] * steps
     return f"step {step}, epoch {(step - 1) // steps + 1}" if step else None
@@ -297,20 +276,16 @@ def _where(job: Job, state: loop.TrainState, log: Log, row: int) -> str | None:
 @contextlib.contextmanager
 def _interrupts(console: Console) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C into an event, in the main thread; the second one is as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before: Any = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, or somebody else's
+    stop, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before is not signal.default_int_handler:  # ignored, or somebody else's
         yield stop
         return
 
-    def first(number: int, frame: Any) -> None:
+    def first(*_: Any) -> None:
         stop.set()
         signal.signal(signal.SIGINT, before)
         console.print("Stopping after this epoch; press Ctrl-C again to stop at once.")
-        del number, frame
 
     signal.signal(signal.SIGINT, first)
     try:
