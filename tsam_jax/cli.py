@@ -8,6 +8,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+_HELP = """usage: tsam-jax COMMAND [OPTIONS]
+
+Tilted Sharpness-Aware Minimization: train, compare and choose settings.
+
+commands:
+{}
+
+Options of a command: tsam-jax COMMAND --help"""
 _NEEDED = "`tsam-jax` needs the extra `train`: pip install 'tsam_jax[train]' ({})."
 
 
@@ -24,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import tyro
         from rich.console import Console
 
-        from tsam_jax.commands import INTERRUPTED, commands
-        from tsam_jax.train.config import ConfigError
-        from tsam_jax.train.config import known as check_known
+        from tsam_jax.commands import INTERRUPTED, commands, say
+        from tsam_jax.train import config
     except ImportError as error:
         sys.stderr.write(f"tsam-jax: error: {_NEEDED.format(error)}\n")
         return 2
@@ -37,23 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     known = commands()
     if not words or words[0] in {"-h", "--help"}:
-        summaries = {name: str(kind.__doc__).partition("\n")[0] for name, kind in known.items()}
-        lines = [f"  {name:<10} {summary}" for name, summary in summaries.items()]
-        console.print(
-            "usage: tsam-jax COMMAND [OPTIONS]\n\nTilted Sharpness-Aware Minimization: train,"
-            " compare and choose settings.\n\ncommands:\n" + "\n".join(lines) + "\n\nOptions of a"
-            " command: tsam-jax COMMAND --help",
-            markup=False,
-            highlight=False,
-        )
+        lines = [
+            f"  {name:<10} {str(kind.__doc__).splitlines()[0]}" for name, kind in known.items()
+        ]
+        say(console, _HELP.format("\n".join(lines)))
         return 0
     name, *rest = words
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: errors.print(
-                f"tsam-jax: warning: {message}", markup=False, highlight=False, soft_wrap=True
+            warnings.showwarning = lambda message, *_, **__: say(
+                errors, f"tsam-jax: warning: {message}"
             )
-            check_known(name, known, "command")
+            config.known(name, known, "command")
             again, rest = _resumed(name, rest)
             command = tyro.cli(
                 known[name],
@@ -63,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if hasattr(command, "words"):
                 out = command.out if again is None else again
-                command = dataclasses.replace(command, words=(name, *rest), out=out)
+                command = dataclasses.replace(command, words=(name, *rest), out=out).with_recipe()
             return int(command.run(console))
-    except ConfigError as error:
-        errors.print(f"tsam-jax: error: {error}", markup=False, highlight=False, soft_wrap=True)
+    except config.ConfigError as error:
+        say(errors, f"tsam-jax: error: {error}")
         return 2
     except OSError as error:  # a full disk, a closed pipe, a directory that was removed
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
@@ -81,15 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     """The directory to resume and the words that it was started with; None and `words` if none."""
-    from tsam_jax.train.config import ConfigError
+    from tsam_jax.train.config import ConfigError, require
 
-    option = [word for word in words if word.partition("=")[0] == "--resume"]
+    given = [word.partition("=") for word in words]
+    option = [(joint, value) for flag, joint, value in given if flag == "--resume"]
     if not option:
         return None, words
-    value = option[0].partition("=")[2] or words[-1]
-    if len(words) > 2 - ("=" in option[0]) or value == "--resume":
-        msg = "`--resume` continues a run as it was started: leave out the other options."
-        raise ConfigError(msg)
+    joint, value = option[0]
+    value = value or words[-1]
+    require(
+        len(words) <= 2 - len(joint) and value != "--resume",
+        "`--resume` continues a run as it was started: leave out the other options.",
+    )
     from tsam_jax.train.record import read_json
 
     directory = Path(value)
@@ -104,20 +109,19 @@ def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
 
 def _checked(words: list[str], command: type) -> list[str]:
     """The words of a command, with the option `command.first` before a first word without one."""
-    from tsam_jax.train.config import ConfigError
+    from tsam_jax.train.config import require
 
     options = [word.partition("=")[0] for word in words]
     first = getattr(command, "first", None)  # any dataclass with `run` is a command
     for option, reason in getattr(command, "refused", {}).items():
-        if option in options:
-            msg = f"`{option}` {reason}"
-            raise ConfigError(msg)
+        require(option not in options, f"`{option}` {reason}")
     if not words or words[0].startswith("-") or first is None:
         return words
     option = "--dataset" if first == "--recipe" and ":" in words[0] else str(first)
-    if option in options:
-        msg = f"`{option}` is given more than once: as the first word and as an option."
-        raise ConfigError(msg)
+    require(
+        option not in options,
+        f"`{option}` is given more than once: as the first word and as an option.",
+    )
     return [option, *words]
 
 

@@ -205,7 +205,7 @@ def cells_of(*texts, budget=None, **fields):
 
 def groups_of(*texts):
     loaded = load_task(TASK, [0])
-    groups = study._groups(cells_of(*texts), loaded, vectorize=True)
+    groups = study._groups(cells_of(*texts), loaded)
     return [[cell.plan.setting.text for cell in group] for group in groups]
 
 
@@ -269,7 +269,7 @@ def test_memory_bounds_what_trains_at_once(monkeypatch):
     loaded = load_task(TASK, [0])
     cells = cells_of("erm(lr=[0.1, 0.2, 0.3, 0.4, 0.5])")
     monkeypatch.setattr(study, "_BYTES_TOGETHER", 3 * 4 * 6 * (64 * 8 + 8 + 8 * 10 + 10))
-    groups = list(study._groups(cells, loaded, vectorize=True))
+    groups = list(study._groups(cells, loaded))
     assert [len(group) for group in groups] == [3, 2]
 
 

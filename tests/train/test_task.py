@@ -16,7 +16,6 @@ from tsam_jax import cli, data
 from tsam_jax.commands.train import Train
 from tsam_jax.data import augmentation
 from tsam_jax.train import config, loop, restore, run
-from tsam_jax.train import task as task_module
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import resolve
 from tsam_jax.train.settings import parse
@@ -279,7 +278,11 @@ def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
 
 
-def test_errors_of_readers_name_the_flags():
-    error = data.DataError("give `size=` a number, `vocab` a file, and `lowercase`")
+def test_errors_of_readers_name_the_flags(monkeypatch):
+    def unreadable(*_, **__):
+        raise data.DataError("give `size=` a number, `vocab` a file, and `lowercase`")
+
+    monkeypatch.setattr(data, "open_splits", unreadable)
     shown = "give `--image-size` a number, `--vocabulary` a file, and `--casing`"
-    assert task_module._in_flags(error) == shown
+    with pytest.raises(config.ConfigError, match=f"`--dataset digits`: {shown}"):
+        open_data(config.Task())

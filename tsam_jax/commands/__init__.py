@@ -9,7 +9,8 @@ import datetime as dt
 import importlib
 import pkgutil
 import secrets
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin
 
@@ -26,15 +27,10 @@ OUT = "Directory of the results. Default: runs/COMMAND-DATE-TIME-ID."
 
 
 class Command:
-    """Base of the commands: help without None, and numbers within their bounds.
+    """Base of the commands: help without None, and numbers within their bounds."""
 
-    Attributes:
-      first: the option that a first word without an option sets.
-      refused: option of other commands -> the end of the error for its user.
-    """
-
-    first: ClassVar[str | None] = None
-    refused: ClassVar[Mapping[str, str]] = {}
+    first: ClassVar[str | None] = None  # the option that a first word without an option sets
+    refused: ClassVar[Mapping[str, str]] = {}  # option of other commands -> the end of the error
 
     def __init_subclass__(cls) -> None:
         """Sets how help shows the options that may be left out."""
@@ -82,6 +78,15 @@ class Common(Command):
         named = self.recipe or self.task.dataset
         return self if named else dataclasses.replace(self, recipe="digits")
 
+    def resolved(self, console: Console) -> Any:
+        """Its `train.resolve.Resolved` options, which are printed."""
+        from tsam_jax.train.resolve import announce, render, resolve
+
+        found = resolve(self)
+        say(console, announce(found.task))
+        console.print(render(found))
+        return found
+
     def flags(self) -> tuple[str, ...]:
         """The flags of data, network, optimizer and budget that were given, to be repeated."""
         found = []
@@ -125,6 +130,12 @@ def default_directory(command: str) -> Path:
 def say(console: Console, text: str) -> None:
     """Prints a line as it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def interrupted(console: Console, words: Sequence[Any]) -> int:
+    """Prints how to continue with `tsam-jax` and these words; returns the exit status."""
+    say(console, f"Interrupted; resume with: {shlex.join(['tsam-jax', *map(str, words)])}")
+    return INTERRUPTED
 
 
 def commands() -> dict[str, type[Any]]:

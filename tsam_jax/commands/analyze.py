@@ -29,26 +29,19 @@ class Analyze(Examination):
         from tsam_jax.train import record
 
         directory, networks = self.open("analyze")
-        key, count = jax.random.key(self.seed), len(networks)
+        key = jax.random.key(self.seed)
         models: dict[str, Any] = {}
         spectra = {}
+        options: dict[str, Any] = {"num_samples": self.samples, "num_eigenvalues": self.eigenvalues}
         density = jax.jit(analysis.spectral_density, static_argnums=0)
         for place, (name, one) in enumerate(networks.items(), 1):
-            say(console, f"[{place}/{count}] {name}: sharpness and Hessian")
-            models |= analysis.report(
-                {name: (one.loss, one.params)},
-                key,
-                t=self.t,
-                rho=self.rho,
-                num_samples=self.samples,
-                num_eigenvalues=self.eigenvalues,
-            )
-            say(console, f"[{place}/{count}] {name}: spectrum")
+            part, own = f"[{place}/{len(networks)}] {name}", {name: (one.loss, one.params)}
+            say(console, f"{part}: sharpness and Hessian")
+            models |= analysis.report(own, key, t=self.t, rho=self.rho, **options)
+            say(console, f"{part}: spectrum")
             spectra[name] = density(one.loss, one.params, jax.random.fold_in(key, 1))
-        for plot, drawn in {
-            "sharpness": _sharpness(models),
-            "spectra": figures.spectra(spectra),
-        }.items():
+        plots = {"sharpness": _sharpness(models), "spectra": figures.spectra(spectra)}
+        for plot, drawn in plots.items():
             (directory / f"{plot}.png").write_bytes(style.image(drawn, "png"))
         sizes = sorted({one.examples for one in networks.values()})
         found = {

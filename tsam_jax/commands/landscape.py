@@ -1,7 +1,7 @@
 """`tsam-jax landscape`: slices of the training loss around trained networks."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -32,9 +32,8 @@ class Landscape(Examination):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if not 1 <= len(self.checkpoints) <= 3:
-            msg = f"`CHECKPOINTS` must be one to three, got {len(self.checkpoints)}."
-            raise config.ConfigError(msg)
+        count = len(self.checkpoints)
+        config.require(1 <= count <= 3, f"`CHECKPOINTS` must be one to three, got {count}.")
         super().__post_init__()
 
     def run(self, console: Console) -> int:
@@ -47,25 +46,19 @@ class Landscape(Examination):
 
         directory, networks = self.open("landscape", trajectory=self.trajectory)
         shapes = {str(jax.tree.map(np.shape, one.params)) for one in networks.values()}
-        if len(shapes) > 1:
-            msg = (
-                "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane."
-            )
-            raise config.ConfigError(msg)
+        config.require(
+            len(shapes) == 1,
+            "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane.",
+        )
         losses = {name: one.loss for name, one in networks.items()}
         params = {name: one.params for name, one in networks.items()}
         if self.trajectory:
             ways = {name: one.trajectory for name, one in networks.items()}
             figure, data = slices.along(losses, ways, points=self.points)
         elif len(networks) == 1:
-            figure, data = slices.around(
-                losses,
-                params,
-                jax.random.key(self.seed),
-                directions=self.directions,
-                points=self.points,
-                reach=self.reach,
-            )
+            options: dict[str, Any] = {"directions": self.directions, "reach": self.reach}
+            key = jax.random.key(self.seed)
+            figure, data = slices.around(losses, params, key, points=self.points, **options)
         else:
             draw = slices.between if len(networks) == 2 else slices.through
             figure, data = draw(losses, params, points=self.points)

@@ -1,13 +1,12 @@
 """`tsam-jax study`, and its two views: `compare` with a report, `sweep` with a choice."""
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.console import Console
 
-from tsam_jax.commands import INTERRUPTED, Common, default_directory, say
+from tsam_jax.commands import Common, default_directory, interrupted, say
 from tsam_jax.train import config
 from tsam_jax.train.config import option
 
@@ -52,29 +51,24 @@ class Study(Common):
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""
         from tsam_jax.train.report import read_study, write_report
-        from tsam_jax.train.resolve import announce, render, resolve
         from tsam_jax.train.study import run_study
 
-        command = self.with_recipe()
-        if command.view == "sweep" and not command.methods and command.recipe is not None:
-            recipe = config.find_recipe(command.recipe)
-            command = dataclasses.replace(command, methods=recipe.search or recipe.methods)
-        resolved = resolve(command)
-        directory = command.out or default_directory(command.view)
-        say(console, announce(resolved.task))
-        console.print(render(resolved))
+        command = self
+        if self.view == "sweep" and not self.methods and self.recipe is not None:
+            recipe = config.find_recipe(self.recipe)
+            command = dataclasses.replace(self, methods=recipe.search or recipe.methods)
+        resolved = command.resolved(console)
+        directory = self.out or default_directory(self.view)
         complete = run_study(resolved, command, directory, console)
         page = write_report(directory)
         study, rows = read_study(directory)
         show(console, study, rows)
         say(console, f"Report: {page}")
         if not complete:
-            words = [command.view, "--resume", str(directory)]
-            if command.shard is not None:  # a resumed directory is all of its shards
-                words = [*command.words, "--out", str(directory)]
-            again = shlex.join(["tsam-jax", *words])
-            say(console, f"Interrupted; resume with: {again}")
-            return INTERRUPTED
+            words: list[Any] = [self.view, "--resume", directory]
+            if self.shard is not None:  # a resumed directory is all of its shards
+                words = [*self.words, "--out", directory]
+            return interrupted(console, words)
         diverged = [row for row in rows if row["diverged"]]
         for row in diverged:
             say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}")

@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
-from tsam_jax.commands import INTERRUPTED, Command, Common, default_directory, say
+from tsam_jax.commands import Command, Common, default_directory, interrupted, say
 from tsam_jax.train import config
 from tsam_jax.train.config import option
 
@@ -43,8 +42,7 @@ class Train(Common):
     @property
     def methods(self) -> tuple[str, ...]:
         """The method, as the other commands have it."""
-        recipe = None if self.recipe is None else config.find_recipe(self.recipe)
-        return (self.method or (recipe.method if recipe else "tsam"),)
+        return (self.method or (config.find_recipe(self.recipe).method if self.recipe else "tsam"),)
 
     grid = ()
 
@@ -53,50 +51,46 @@ class Train(Common):
         import jax
 
         from tsam_jax.analysis import style
-        from tsam_jax.train import mesh, plots, record, restore
+        from tsam_jax.train import mesh, plots, record, restore, run
         from tsam_jax.train.progress import Progress
-        from tsam_jax.train.resolve import announce, render, resolve
-        from tsam_jax.train.run import refusal, train
         from tsam_jax.train.task import load_task
         from tsam_jax.train.trackers import Tracking, check_available
 
-        command = self.with_recipe()
-        mesh.join_processes(command.distributed)
-        tracking = Tracking(command.tensorboard, command.wandb)
+        mesh.join_processes(self.distributed)
+        tracking = Tracking(self.tensorboard, self.wandb)
         check_available(tracking)
-        if jax.process_count() > 1 and command.out is None:
-            msg = "`--distributed` needs `--out`: one directory for all processes."
-            raise config.ConfigError(msg)
-        directory, first = command.out or default_directory("train"), jax.process_index() == 0
+        config.require(
+            jax.process_count() == 1 or self.out is not None,
+            "`--distributed` needs `--out`: one directory for all processes.",
+        )
+        directory, first = self.out or default_directory("train"), jax.process_index() == 0
         console = console if first else Console(quiet=True)
-        resolved = resolve(command)
-        if len(resolved.plans) > 1:
-            msg = f"`--method` takes one setting, got {len(resolved.plans)}: use `tsam-jax study`."
-            raise config.ConfigError(msg)
-        say(console, announce(resolved.task))
-        console.print(render(resolved))
+        resolved = self.resolved(console)
+        config.require(
+            len(resolved.plans) == 1,
+            f"`--method` takes one setting, got {len(resolved.plans)}: use `tsam-jax study`.",
+        )
         [plan], task = resolved.plans, resolved.task
-        loaded = load_task(task, [command.seed], resolved.devices, resolved.opened)
-        run = restore.make_run(plan, task, command.seed, directory, loaded.digest)
-        record.check_same(directory / "config.json", run.identity)
+        loaded = load_task(task, [self.seed], resolved.devices, resolved.opened)
+        one = restore.make_run(plan, task, self.seed, directory, loaded.digest)
+        record.check_same(directory / "config.json", one.identity)
         mesh.wait_for_others()  # the first one writes when all have checked
         config.check_writable(directory)
         lock = record.owned(directory) if first else contextlib.nullcontext()
-        job = restore.make_job(loaded, plan, [run], plan.epochs)
-        with lock, Progress({run.label: job.price * plan.epochs}, console) as progress:
+        job = restore.make_job(loaded, plan, [one], plan.epochs)
+        with lock, Progress({one.label: job.price * plan.epochs}, console) as progress:
             if first:
-                described = {**run.identity, "words": command.words}
-                record.write_json(directory / "config.json", described)
-            [outcome] = train(
+                record.write_json(directory / "config.json", {**one.identity, "words": self.words})
+            [outcome] = run.train(
                 job,
                 progress,
-                checkpoint_every=command.checkpoint_every,
-                keep_checkpoints=command.keep_checkpoints,
-                tracking=tracking._replace(config=dict(run.identity)),
+                checkpoint_every=self.checkpoint_every,
+                keep_checkpoints=self.keep_checkpoints,
+                tracking=tracking._replace(config=dict(one.identity)),
             )
         result = {
             "complete": outcome.complete and outcome.diverged is None,
-            "setting": run.label,
+            "setting": one.label,
             "epochs": plan.epochs,
             "metrics": outcome.log.last,
             "best": outcome.best,
@@ -106,21 +100,17 @@ class Train(Common):
         if first:
             record.write_json(directory / "result.json", result)
             if lines := outcome.log.lines:
-                figure = plots.learning_curve(run.label, lines, job.metric, task.label_noise)
+                figure = plots.learning_curve(one.label, lines, job.metric, task.label_noise)
                 (directory / "learning_curve.png").write_bytes(style.image(figure, "png"))
         if outcome.diverged is not None:
-            message = refusal(run.label, outcome)
+            message = run.refusal(one.label, outcome)
             say(Console(stderr=True), f"tsam-jax: error: {message}")
             return 1
         for part in ("validation", "test"):
             if text := measured(part, outcome.log.last or {}):
                 say(console, text)
         say(console, f"Run: {directory}")
-        if not outcome.complete:
-            again = shlex.join(["tsam-jax", "train", "--resume", str(directory)])
-            say(console, f"Interrupted; resume with: {again}")
-            return INTERRUPTED
-        return 0
+        return 0 if outcome.complete else interrupted(console, ["train", "--resume", directory])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +144,6 @@ def measured(part: str, line: Mapping[str, Any]) -> str:
     """The loss and the metrics of a part in one line; "" without any."""
     from tsam_jax.train.metrics import metric
 
-    own = {k.removeprefix(f"{part}_"): x for k, x in line.items() if k.startswith(f"{part}_")}
-    shown = [f"{name} {metric(name).shown(x)}" for name, x in sorted(own.items()) if x is not None]
+    own = [(metric(k), x) for k, x in sorted(line.items()) if k.startswith(f"{part}_")]
+    shown = [f"{found.name} {found.shown(x)}" for found, x in own if x is not None]
     return f"{part}: {', '.join(shown)}" if shown else ""

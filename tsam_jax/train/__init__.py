@@ -17,5 +17,4 @@ def __getattr__(name: str) -> Any:
 
     with _checks.extra("tsam_jax.train", "train"):
         from tsam_jax.train import fitting
-
     return getattr(fitting, name)

@@ -128,14 +128,22 @@ def fit(
     """
     splits, records = _splits(data, validation, test)
     train_size = len(splits.train.labels if records is None else records.labels)
-    _check(splits, train_size, epochs, batch_size, accumulate, ema)
-    numbers = jnp.issubdtype(splits.train.labels.dtype, jnp.inexact)
+    regression = jnp.issubdtype(splits.train.labels.dtype, jnp.inexact)
     if metrics is None:
-        metrics = {} if numbers else {"accuracy": METRICS["accuracy"].function}
-    loss = ("mse" if numbers else "cross-entropy") if loss is None else loss
-    if isinstance(loss, str) and loss not in LOSSES:
-        msg = f"`fit(loss=...)` must be a function or one of {', '.join(LOSSES)}, got {loss!r}."
-        raise ValueError(msg)
+        metrics = {} if regression else {"accuracy": METRICS["accuracy"].function}
+    loss = ("mse" if regression else "cross-entropy") if loss is None else loss
+    divides = accumulate >= 1 and batch_size % accumulate == 0
+    names = ", ".join(LOSSES)
+    for name, value, right, rule in (
+        ("batch_size", batch_size, 1 <= batch_size <= train_size, f"be between 1 and {train_size}"),
+        ("accumulate", accumulate, divides, f"divide `batch_size`, {batch_size}"),
+        ("epochs", epochs, epochs >= 1, "be a positive integer"),
+        ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
+        ("loss", loss, callable(loss) or loss in LOSSES, f"be a function or one of {names}"),
+    ):
+        if not right:
+            msg = f"`fit({name}=...)` must {rule}, got {value!r}."
+            raise ValueError(msg)
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
     network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
     label, estimator = _estimator(method)
@@ -152,21 +160,19 @@ def fit(
     identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
-        seen = None if records is None else records.labels
-        identity["data"] = hash_tree((splits, seen))
+        identity["data"] = hash_tree((splits, records and records.labels))
         static = (accumulate, ema, recalibrate, sorted(metrics))
         identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, static)
     job = run.Job(
-        runs=[run.Run(label, seed, {}, identity, path)],
-        network=network,
-        program=loop.make_program(network, plan, train_size, parts),
-        data=splits._replace(train=splits.train._replace(labels=splits.train.labels[None])),
-        ends=range(1, epochs + 1),
-        metric=next(iter(metrics), "loss"),
-        stream=None if records is None else run.stream_of(records, batch_size, seed),
+        [run.Run(label, seed, {}, identity, path)],
+        network,
+        loop.make_program(network, plan, train_size, parts),
+        splits._replace(train=splits.train._replace(labels=splits.train.labels[None])),
+        range(1, epochs + 1),
+        next(iter(metrics), "loss"),
+        None if records is None else run.stream_of(records, batch_size, seed),
     )
-    console = console if console is not None else Console(quiet=True)
-    with Progress({label: job.price * epochs}, console) as progress:
+    with Progress({label: job.price * epochs}, console or Console(quiet=True)) as progress:
         [outcome] = run.train(job, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
         raise run.Diverged(run.refusal(label, outcome))
@@ -213,39 +219,18 @@ def _splits(
             msg = f"`fit(validation=..., test=...)` are for data that are not `{kind}`."
             raise ValueError(msg)
         data, validation, test = data[:3]  # type: ignore[assignment]
-    records = data if isinstance(data, Records) else None
-    parts: list[Any] = [data, validation, test]
-    # Of streamed examples, the training part has those that are measured.
-    parts = [_read(part) if isinstance(part, Records) else part for part in parts]
-    placed = (part and Batch(*jax.tree.map(jnp.asarray, tuple(part))) for part in parts)
-    return Data(*placed), records
-
-
-def _read(part: Records) -> Examples:
-    """The examples that are measured."""
-    rows = np.arange(min(MEASURED, len(part.labels)))
-    return part.read(rows), part.labels[rows]
-
-
-def _check(
-    data: Data, train_size: int, epochs: int, batch_size: int, accumulate: int, ema: float | None
-) -> None:
-    for name, part in zip(data._fields, data, strict=True):
-        sizes = {x.shape[:1] for x in jax.tree.leaves(part)}
+    placed: dict[str, Batch | None] = {}
+    for name, part in zip(Data._fields, (data, validation, test), strict=True):
+        examples: Any = part
+        if isinstance(part, Records):  # those that are measured
+            rows = np.arange(min(MEASURED, len(part.labels)))
+            examples = part.read(rows), part.labels[rows]
+        placed[name] = examples and Batch(*jax.tree.map(jnp.asarray, tuple(examples)))
+        sizes = {x.shape[:1] for x in jax.tree.leaves(placed[name])}
         if len(sizes) > 1 or () in sizes:
             msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
             raise ValueError(msg)
-    divides = accumulate >= 1 and batch_size % accumulate == 0
-    rules = (
-        ("batch_size", batch_size, 1 <= batch_size <= train_size, f"be between 1 and {train_size}"),
-        ("accumulate", accumulate, divides, f"divide `batch_size`, {batch_size}"),
-        ("epochs", epochs, epochs >= 1, "be a positive integer"),
-        ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
-    )
-    for name, value, right, rule in rules:
-        if not right:
-            msg = f"`fit({name}=...)` must {rule}, got {value!r}."
-            raise ValueError(msg)
+    return Data(**placed), data if isinstance(data, Records) else None  # type: ignore[arg-type]
 
 
 def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., GradientEstimator]]:

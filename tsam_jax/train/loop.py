@@ -1,5 +1,6 @@
 """The one training loop: any method, any network, one run or several at once."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tsam_jax.data import streaming
 from tsam_jax.estimator import Cost, GradientEstimator, value_and_grad
 from tsam_jax.methods import microbatched
 from tsam_jax.train.config import Optimizer
@@ -59,19 +61,12 @@ class TrainState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to train a network. Numbers are arguments: runs that differ only in them share a plan.
+    """How to train a network. Numbers are arguments: runs that differ only in them share a plan."""
 
-    Attributes:
-      estimator: (numbers, sample_axis=axis) -> the gradient estimator.
-      base: numbers -> the base optimizer.
-      cost: cost of a step.
-      options: batch size, micro-batches, average of the parameters, and recalibration.
-    """
-
-    estimator: Callable[..., GradientEstimator]
+    estimator: Callable[..., GradientEstimator]  # (numbers, sample_axis=axis) -> estimator
     base: Callable[[Mapping[str, Any]], optax.GradientTransformation]
-    cost: Cost | None
-    options: Optimizer
+    cost: Cost | None  # of a step
+    options: Optimizer  # batch size, micro-batches, average of the parameters, recalibration
 
 
 class Program(NamedTuple):
@@ -101,13 +96,8 @@ class Program(NamedTuple):
 def plan_for(setting: Setting, optimizer: Optimizer, train_size: int, epochs: int) -> Plan:
     """How a setting is trained, its schedules over so many epochs."""
     per_epoch = train_size // optimizer.batch_size
-
-    def base(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
-        own = {name: numbers[name] for name in NUMBERS if name in numbers}
-        return make_base(
-            optimizer, steps=epochs * per_epoch, steps_per_epoch=per_epoch, numbers=own
-        )
-
+    make = functools.partial(make_base, steps=epochs * per_epoch, steps_per_epoch=per_epoch)
+    base = lambda numbers: make(optimizer, numbers=numbers)  # noqa: E731
     return Plan(setting.build, base, setting.cost, optimizer)
 
 
@@ -126,14 +116,8 @@ def make_program(
 ) -> Program:
     """Compiles the training of one plan.
 
-    Args:
-      network: the network and its loss.
-      plan: how it is trained.
-      train_size: number of training examples; the rest of an epoch after the last full batch is
-        left out.
-      parts: the parts that are measured, some of `PARTS`.
-      devices: the mesh that it runs on.
-      metrics: names of metrics, of which those on the host are added to the network's.
+    The rest of an epoch after the last full batch is left out. Of the named `metrics`, those on the
+    host are added to the network's.
     """
     devices = devices or Devices()
     batch_size, ema = plan.options.batch_size, plan.options.ema
@@ -152,13 +136,12 @@ def make_program(
     starts = jax.jit(jax.vmap(start))
 
     def init(seeds: Sequence[int], numbers: Sequence[Mapping[str, float]] = ()) -> TrainState:
-        keys = [_keys(seed) for seed in seeds]
-        networks = [network.init(key[0]) for key in keys]  # may read files, so it is not mapped
+        rows = jnp.stack([keys(seed) for seed in seeds])
+        networks = [network.init(key) for key in rows[:, 0]]  # may read files, so it is not mapped
         params, rest = jax.tree.map(lambda *x: jnp.stack(x), *networks)
-        rows = jnp.stack([key[1:] for key in keys])
         names = numbers[0] if numbers else {}
         table = {name: jnp.asarray([own[name] for own in numbers], float) for name in names}
-        return devices.replicate(starts(rows, params, rest, table))  # type: ignore[no-any-return]
+        return devices.replicate(starts(rows[:, 1:], params, rest, table))  # type: ignore[no-any-return]
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _AUGMENT), state.step)
@@ -172,31 +155,18 @@ def make_program(
         updates, base = plan.base(state.numbers).update(grads, state.base, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
-        average = state.average
-        if ema is not None:
-            average = _averaged(average, (params, rest), ema, state.step)
-        return state._replace(
-            step=done,
-            params=params,
-            rest=rest,
-            estimator=own,
-            base=base,
-            average=average,
-            broken=jnp.where((state.broken == 0) & ~jnp.isfinite(value), done, state.broken),
-        )
+        average = () if ema is None else _averaged(state.average, (params, rest), ema, state.step)
+        broken = jnp.where((state.broken == 0) & ~jnp.isfinite(value), done, state.broken)
+        return TrainState(done, state.key, params, rest, own, base, average, broken, state.numbers)
 
     def feed(state: TrainState, batches: Batch) -> TrainState:
         return jax.lax.scan(lambda state, batch: (step(state, batch), None), state, batches)[0]
 
     def one_epoch(state: TrainState, train: Batch) -> TrainState:
         key = jax.random.fold_in(state.key, state.step // steps)
-        order = jax.random.permutation(key, train_size)
-        order = order[: steps * batch_size].reshape(steps, batch_size)
-
-        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, None]:
-            return step(state, jax.tree.map(lambda x: x[rows], train)), None
-
-        return jax.lax.scan(body, state, order)[0]
+        take = lambda rows: jax.tree.map(lambda x: x[rows], train)  # noqa: E731
+        body = lambda state, rows: (step(state, take(rows)), None)  # noqa: E731
+        return jax.lax.scan(body, state, streaming.order(key, train_size, batch_size))[0]
 
     def advance(state: TrainState, data: Data, epochs: jax.Array) -> TrainState:
         body = lambda _, state: one_epoch(state, data.train)  # noqa: E731
@@ -205,10 +175,9 @@ def make_program(
     def weights(state: TrainState, data: Data) -> Any:
         params, rest = (state.params, state.rest) if ema is None else state.average
         if plan.options.recalibrate:
-            inputs, count = data.train.inputs, min(train_size, MEASURED) // batch_size
-            some = jax.tree.map(lambda x: x[: count * batch_size], inputs)
-            shape = (count, batch_size)
-            batches = jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), some)
+            count = min(train_size, MEASURED) // batch_size
+            rows = np.arange(count * batch_size).reshape(count, batch_size)
+            batches = jax.tree.map(lambda x: x[rows], data.train.inputs)
             rest = network.recalibrate(params, rest, batches)
         return params, rest
 
@@ -216,13 +185,15 @@ def make_program(
         found: dict[str, jax.Array] = {}
         predict = lambda some: network.predict(weights[0], some, weights[1])  # noqa: E731
         for part in parts:
-            examples = measured_examples(data, part, min(train_size, MEASURED))
+            examples = getattr(data, part)
+            if part == "train":  # the first ones
+                examples = jax.tree.map(lambda x: x[: min(train_size, MEASURED)], examples)
             outputs = in_chunks(predict, examples.inputs, _CHUNK)
             own = network.score(outputs, examples.labels) | ({"": outputs} if on_host else {})
             found |= {f"{part}_{name}": value for name, value in own.items()}
         last = state.estimator.last.metrics
         found |= {f"step_{name}": jnp.mean(x) for name, x in last.items()}
-        return devices.everywhere(found)  # type: ignore[no-any-return]
+        return devices.split(found, None)  # type: ignore[no-any-return]
 
     shared: Any = None
     axes: Any = Data(Batch(shared, 0), shared, shared)  # labels differ by seed
@@ -271,19 +242,8 @@ def _first(tree: Any, axis: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def measured_examples(data: Data, part: str, count: int) -> Batch:
-    """The examples of a part that are measured: of the training part the first ones."""
-    examples: Batch = getattr(data, part)
-    return jax.tree.map(lambda x: x[:count], examples) if part == "train" else examples
-
-
-def order_key(seed: int) -> jax.Array:
-    """The key of a seed's order of batches; that of an epoch is `fold_in(key, epoch)`."""
-    return _keys(seed)[1]
-
-
-def _keys(seed: int) -> jax.Array:
-    """The keys of the weights, the order of the batches and the noise."""
+def keys(seed: int) -> jax.Array:
+    """The keys of the weights, of the order of the batches and of the noise."""
     return jax.random.split(jax.random.key(seed), 3)
 
 
@@ -303,11 +263,11 @@ def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
 
 
 class Round(NamedTuple):
-    """The state of training after some epochs.
+    """The state of training after some epochs; metrics and weights with a leading axis over runs.
 
     Attributes:
       state: the state, until the next round is asked for.
-      weights: (params, rest) that were measured, with a leading axis over runs.
+      weights: (params, rest) that were measured.
       seconds: time for the epochs of this round, without compilation and evaluation.
       examples_per_second: training examples of one run, in that time.
       metrics: numbers of the measured parts and of the estimator, shape (g,) each.
@@ -335,13 +295,9 @@ def train(
       program: the compiled functions.
       state: where to start; its buffers are donated.
       data: the data of this group of runs; with a `stream`, those that are measured.
-      ends: epochs at which to measure, ascending; the last one ends the training. Those that lie
-        behind the state are skipped.
+      ends: epochs at which to measure, ascending; those that lie behind the state are skipped.
       stream: epoch -> its `program.steps_per_epoch` batches, for data that do not fit on the
         device; all runs of the group get the same.
-
-    Yields:
-      A `Round` after each.
     """
     done = int(state.step[0]) // program.steps_per_epoch
     ahead = [end for end in ends if end > done]
@@ -353,8 +309,9 @@ def train(
             state = program.advance(state, data, end - done)
         else:
             for epoch in range(done, end):
-                for batches in _stacked(stream(epoch)):
-                    state = program.feed(state, batches)
+                batches = iter(stream(epoch))
+                while some := list(itertools.islice(batches, _DISPATCH)):
+                    state = program.feed(state, jax.tree.map(lambda *x: np.stack(x), *some))
         state = jax.block_until_ready(state)
         seconds = time.perf_counter() - start
         examples = (end - done) * program.steps_per_epoch * program.batch_size
@@ -362,10 +319,3 @@ def train(
         metrics = program.measure(weights, state, data)
         yield Round(state, weights, end, seconds, examples / seconds, metrics)
         done = end
-
-
-def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Some batches at a time, with a leading axis: one dispatch for all of them."""
-    batches = iter(batches)
-    while some := list(itertools.islice(batches, _DISPATCH)):
-        yield jax.tree.map(lambda *x: np.stack(x), *some)

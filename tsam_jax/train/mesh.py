@@ -9,24 +9,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tsam_jax.train.config import ConfigError, Optimizer
+from tsam_jax.train import config
 from tsam_jax.train.settings import Setting
 
 AXES = ("data", "sample")
-_EXAMPLE = "for example `--mesh data=4,sample=2`"
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Reads the sizes of the axes.
-
-    Args:
-      text: `axis=size`, separated by commas; the axes are `AXES`.
-
-    Returns:
-      Axis -> number of devices, for both axes.
-
-    Raises:
-      ConfigError: if the text is not of this form.
+    """Reads the sizes of both axes.
 
     Example:
       >>> parse_mesh("sample=2")
@@ -35,24 +25,19 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = (word.strip() for word in part.partition("="))
-        if name not in AXES or name in sizes or not size.isdecimal() or int(size) < 1:
-            msg = (
-                f"`--mesh` must give a size of at least 1 to the axes {' and '.join(AXES)}, once"
-                f" each, {_EXAMPLE}, got {text!r}."
-            )
-            raise ConfigError(msg)
+        config.require(
+            name in AXES and name not in sizes and size.isdecimal() and int(size) > 0,
+            f"`--mesh` must give a size of at least 1 to the axes {' and '.join(AXES)}, once each,"
+            f" for example `--mesh data=4,sample=2`, got {text!r}.",
+        )
         sizes[name] = int(size)
     return {name: sizes.get(name, 1) for name in AXES}
 
 
 class Devices(NamedTuple):
-    """The devices of a run, and the placement of its arrays.
+    """The devices of a run, and the placement of its arrays; without a mesh, a single device."""
 
-    Attributes:
-      mesh: axes "data" and "sample"; None for a single device.
-    """
-
-    mesh: jax.sharding.Mesh | None = None
+    mesh: jax.sharding.Mesh | None = None  # axes "data" and "sample"
 
     @property
     def sample_axis(self) -> str | None:
@@ -81,10 +66,9 @@ class Devices(NamedTuple):
 
         return jax.tree.map(place, tree)
 
-    def share(self, count: int) -> np.ndarray:
+    def share(self, count: int) -> Any:
         """The rows of `count` that this process reads, those of its devices; the last repeats."""
-        rows: np.ndarray = np.minimum(self._places(count)[0], count - 1)
-        return rows
+        return np.minimum(self._places(count)[0], count - 1)
 
     def counted(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows that this process counts, and their places in `share`: each in one process."""
@@ -94,17 +78,15 @@ class Devices(NamedTuple):
 
     def _places(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of this process, from 0, and the first process that has each."""
-        assert self.mesh is not None
-        size = self.mesh.shape["data"]
-        each = -(-count // size)
-        owners: dict[int, set[int]] = {}
-        of_devices: dict[Any, Any] = dict(self._rows.devices_indices_map((each * size,)))
+        each = -(-count // self._rows.mesh.shape["data"])
+        owners: dict[int, list[int]] = {}
+        shape = (each * self._rows.mesh.shape["data"],)
+        of_devices: dict[Any, Any] = dict(self._rows.devices_indices_map(shape))
         for device, (index,) in of_devices.items():
-            owners.setdefault(index.start or 0, set()).add(device.process_index)
-        starts = sorted(k for k, some in owners.items() if jax.process_index() in some)
-        places = [np.arange(start, start + each) for start in starts]
-        first = [np.full(each, min(owners[start])) for start in starts]
-        return np.concatenate(places), np.concatenate(first)
+            owners.setdefault(index.start or 0, []).append(device.process_index)
+        starts = sorted(start for start, own in owners.items() if jax.process_index() in own)
+        places = np.concatenate([np.arange(start, start + each) for start in starts])
+        return places, np.repeat([min(owners[start]) for start in starts], each)
 
     def join(self, tree: Any) -> Any:
         """Joins the `share` of every process into arrays that are split over the processes."""
@@ -116,9 +98,7 @@ class Devices(NamedTuple):
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
-    def pooled(
-        self, count: int, mean: Any, std: Any
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def pooled(self, count: int, mean: Any, std: Any) -> tuple[tuple[float, ...], ...]:
         """Mean and standard deviation of all processes' values, `count` of them in this one."""
         squares = np.square(std) * (count - 1) + count * np.square(mean)
         own = np.stack([np.full_like(mean, count), count * np.asarray(mean), squares])
@@ -134,30 +114,18 @@ class Devices(NamedTuple):
         every = np.asarray(multihost_utils.process_allgather(own))
         return sum(int.from_bytes(x.tobytes()) for x in every) % 2**256
 
-    def split(self, batch: Any) -> Any:
-        """Splits the leading axis over "data", in a compiled program."""
-        return self._constrained(batch, PartitionSpec("data"))
-
-    def everywhere(self, tree: Any) -> Any:
-        """Replicates results, in a compiled program."""
-        return self._constrained(tree, PartitionSpec())
-
-    def _constrained(self, tree: Any, spec: PartitionSpec) -> Any:
+    def split(self, tree: Any, axis: str | None = "data") -> Any:
+        """Splits the leading axis, or replicates for None, in a compiled program."""
         if self.mesh is None:
             return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec(axis)))
 
     def spread(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The program in which samples are spread; its arguments are the same on all devices."""
         if self.sample_axis is None:
             return step
-        return jax.shard_map(
-            step,
-            mesh=self.mesh,
-            in_specs=PartitionSpec(),
-            out_specs=PartitionSpec(),
-            axis_names={"sample"},
-        )
+        mesh, same = self.mesh, PartitionSpec()
+        return jax.shard_map(step, mesh=mesh, in_specs=same, out_specs=same, axis_names={"sample"})
 
 
 def join_processes(text: str | None) -> None:
@@ -174,18 +142,16 @@ def join_processes(text: str | None) -> None:
     if text is None or jax.distributed.is_initialized():
         return
     address, *numbers = text.split(",")
-    if text != "auto" and (len(numbers) != 2 or not all(x.isdecimal() for x in numbers)):
-        msg = f"`--distributed` must be auto or HOST:PORT,COUNT,INDEX, got {text!r}."
-        raise ConfigError(msg)
-    try:
+    config.require(
+        text == "auto" or (len(numbers) == 2 and all(x.isdecimal() for x in numbers)),
+        f"`--distributed` must be auto or HOST:PORT,COUNT,INDEX, got {text!r}.",
+    )
+    with config.refused(f"--distributed {text}", ValueError, RuntimeError):
         if text == "auto":
             jax.distributed.initialize()
         else:
             count, index = map(int, numbers)
             jax.distributed.initialize(address, count, index)
-    except (ValueError, RuntimeError) as error:
-        msg = f"`--distributed {text}`: {error}"
-        raise ConfigError(msg) from error
 
 
 def wait_for_others() -> None:
@@ -194,7 +160,7 @@ def wait_for_others() -> None:
         multihost_utils.sync_global_devices("tsam_jax")
 
 
-def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> Devices:
+def make_devices(text: str | None, setting: Setting, optimizer: config.Optimizer) -> Devices:
     """Makes the mesh of a run.
 
     Args:
@@ -211,26 +177,21 @@ def make_devices(text: str | None, setting: Setting, optimizer: Optimizer) -> De
     given = f"`--mesh {text}`" if text else f"`--distributed`, with {len(there)} devices in all"
     sizes = parse_mesh(text or f"data={len(there)}")
     needed = math.prod(sizes.values())
-    samples, wrong = setting.arguments.get("s", 1), ""
-    if needed > len(there):
-        names = ", ".join(map(str, there[:8])) + (", ..." if len(there) > 8 else "")
-        wrong = (
-            f" needs {needed} devices; this machine has {len(there)}: {names}."
-            " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)"
-        )
-    elif optimizer.batch_size % sizes["data"]:
-        wrong = (
-            f": the {sizes['data']} devices of axis data must divide `--batch-size`,"
-            f" {optimizer.batch_size}."
-        )
-    elif samples % sizes["sample"]:
-        wrong = (
-            f": the {sizes['sample']} devices of axis sample must divide the samples of a step,"
-            f" s = {samples} in `{setting.text}`."
-        )
-    if wrong:
-        raise ConfigError(given + wrong)
-    types = (AxisType.Auto,) * len(AXES)
-    return Devices(
-        jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=there[:needed])
+    samples, batch = setting.arguments.get("s", 1), optimizer.batch_size
+    names = ", ".join(map(str, there[:8])) + (", ..." if len(there) > 8 else "")
+    config.require(
+        needed <= len(there),
+        f"{given} needs {needed} devices; this machine has {len(there)}: {names}."
+        " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)",
     )
+    for axis, number, what in (
+        ("data", batch, f"`--batch-size`, {batch}"),
+        ("sample", samples, f"the samples of a step, s = {samples} in `{setting.text}`"),
+    ):
+        config.require(
+            number % sizes[axis] == 0,
+            f"{given}: the {sizes[axis]} devices of axis {axis} must divide {what}.",
+        )
+    types = (AxisType.Auto,) * len(AXES)
+    shape = tuple(sizes.values())
+    return Devices(jax.make_mesh(shape, AXES, axis_types=types, devices=there[:needed]))

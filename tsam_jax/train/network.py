@@ -82,7 +82,8 @@ def make_network(
         norm.momentum = 0.0  # statistics of one batch
     calibrating = split_model(shapes)[0]
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    variables = jax.tree.leaves(nnx.split(shapes, nnx.Param, ...)[2], is_leaf=is_variable)
+    others = jax.tree.leaves(nnx.state(shapes, nnx.Not(nnx.Param)), is_leaf=is_variable)
+    statistics = [isinstance(x, nnx.BatchStat) for x in others]
 
     def forward(graph: Any, params: Any, rest: Any, inputs: Any) -> tuple[jax.Array, Any]:
         merged = nnx.merge(graph, params, rest)
@@ -105,12 +106,8 @@ def make_network(
         if not norms:
             return rest
         after = jax.lax.map(lambda x: forward(calibrating, params, rest, ready(x))[1], batches)
-        leaves, tree = jax.tree.flatten(rest)
-        triples = zip(variables, leaves, jax.tree.leaves(after), strict=True)
-        return tree.unflatten(
-            new.mean(0) if isinstance(variable, nnx.BatchStat) else old
-            for variable, old, new in triples
-        )
+        chosen = jax.tree.unflatten(jax.tree.structure(rest), statistics)
+        return jax.tree.map(lambda own, x, new: new.mean(0) if own else x, chosen, rest, after)
 
     augmented = augment or (lambda _, inputs: ready(inputs))
     merge = lambda *state: nnx.merge(evaluation, *state)  # noqa: E731
@@ -129,7 +126,7 @@ def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> j
     return outputs.reshape(chunks * size, *outputs.shape[2:])[:count]
 
 
-def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
+def split_model(model: nnx.Module) -> Any:
     """The graph, the parameters and the rest of a model, the last two as plain pytrees."""
-    graph, params, *rest = nnx.split(model, nnx.Param, ...)
-    return graph, nnx.as_pure(params), nnx.as_pure(rest[0])
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    return graph, *map(nnx.as_pure, states)

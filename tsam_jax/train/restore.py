@@ -206,9 +206,9 @@ def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
     """Makes the function that measures flatness, compiled once for all runs of a study.
 
     Returns:
-      (weights, batches of training examples) -> "loss" at the parameters; its "mean" and "variance"
-      under Gaussian noise of each of "noise_rms" per coordinate, the same noise for every run;
-      "top_eigenvalue" of its Hessian.
+      (weights, batches of training examples) -> numbers for JSON: "loss" at the parameters; its
+      "mean" and "variance" under Gaussian noise of each of `NOISE_RMS` per coordinate, the same
+      noise for every run; "top_eigenvalue" of its Hessian.
 
     Cost: 151 losses and 30 Hessian products of the examples.
     """
@@ -226,7 +226,8 @@ def make_flatness(network: Network) -> Callable[[Any, Batch], dict[str, Any]]:
         found = {"loss": loss(params), "mean": hood.mean, "variance": hood.variance}
         return found | {"top_eigenvalue": top.values[0]}
 
-    return lambda weights, batches: jax.device_get(measure(*weights, batches))
+    plain = lambda x: jax.tree.map(record.json_number, x.tolist())  # noqa: E731
+    return lambda weights, batches: jax.tree.map(plain, measure(*weights, batches))
 
 
 _KINDS = {"setting": str, "seed": int, "epochs": int, "data": str, "task": dict, "optimizer": dict}

@@ -117,7 +117,7 @@ def looks(epochs: int, count: int) -> list[int]:
 
 def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
     """The batches of an epoch, read while the device works: those of data that are kept on it."""
-    batches = streaming.Streamed(records, batch_size, loop.order_key(seed))
+    batches = streaming.Streamed(records, batch_size, loop.keys(seed)[1])
     return lambda epoch: (Batch(*batch) for batch in batches.epoch(epoch))
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 
 from tsam_jax.train import config, loop, record, restore
-from tsam_jax.train.network import Batch
 from tsam_jax.train.optimizers import NUMBERS
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import Plan, Resolved
@@ -42,10 +41,10 @@ def parse_shard(text: str | None) -> tuple[int, int]:
       ((2, 4), (1, 1))
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        msg = f"`--shard` must be I/N with I from 1 to N, for example 2/4, got {text!r}."
-        raise config.ConfigError(msg)
-    return int(found[1]), int(found[2])
+    i, n = map(int, found.groups()) if found else (0, 0)
+    msg = f"`--shard` must be I/N with I from 1 to N, for example 2/4, got {text!r}."
+    config.require(1 <= i <= n, msg)
+    return i, n
 
 
 def without_shard(words: Sequence[str]) -> list[str]:
@@ -55,9 +54,8 @@ def without_shard(words: Sequence[str]) -> list[str]:
       >>> without_shard(["study", "--shard", "1/2", "--seeds", "3"])
       ['study', '--seeds', '3']
     """
-    values = [k + 1 for k, word in enumerate(words) if word == "--shard"]
-    kept = [word for k, word in enumerate(words) if k not in values]
-    return [word for word in kept if word.partition("=")[0] != "--shard"]
+    pairs = zip(["", *words], words, strict=False)
+    return [x for before, x in pairs if before != "--shard" and x.partition("=")[0] != "--shard"]
 
 
 def run_study(resolved: Resolved, command: Any, directory: Path, console: Console) -> bool:
@@ -76,9 +74,10 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     Raises:
       ConfigError: if the directory has another study, or files of something else.
     """
-    if resolved.task.stream:
-        msg = "`--stream` is for `tsam-jax train`: the runs of a study share data on the device."
-        raise config.ConfigError(msg)
+    config.require(
+        not resolved.task.stream,
+        "`--stream` is for `tsam-jax train`: the runs of a study share data on the device.",
+    )
     i, n = parse_shard(command.shard)
     seeds = range(command.seeds)
     pairs = [(plan, seed) for plan in resolved.plans for seed in seeds]
@@ -101,13 +100,14 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     vectorize = command.vectorize
     if vectorize is None:  # a fixed rule: what is decided by timing is not reproducible
         vectorize = resolved.task.model == "mlp"
-    trainer = _Trainer(resolved, command, loaded, directory)
-    with (
-        record.owned(directory, path.stem),
-        Progress(_work(missing, loaded.train_size), console) as progress,
-    ):
-        for group in _groups(missing, loaded, vectorize=vectorize):
-            for cell, row in trainer.train(group, progress):
+    train_group = _trainer(resolved, command, loaded, directory)
+    work: dict[str, float] = {}
+    for _, plan, _ in missing:
+        steps = plan.epochs * (loaded.train_size // plan.optimizer.batch_size)
+        work[plan.setting.text] = work.get(plan.setting.text, 0) + steps * plan.setting.price
+    with record.owned(directory, path.stem), Progress(work, console) as progress:
+        for group in _groups(missing, loaded) if vectorize else ([cell] for cell in missing):
+            for cell, row in train_group(group, progress):
                 if row is None:
                     return False
                 record.add_line(path, row)
@@ -115,87 +115,70 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     return True
 
 
-class _Trainer:
-    """Trains groups of cells; keeps compiled programs."""
+def _trainer(resolved: Resolved, command: Any, loaded: Loaded, directory: Path) -> Any:
+    """(cells of a group, progress) -> each cell with its row, None if it is not finished."""
+    programs: dict[Any, loop.Program] = {}
+    flatness, parts = restore.make_flatness(loaded.network), _parts(command)
+    count = min(command.evaluations, *(plan.epochs for plan in resolved.plans))
 
-    def __init__(self, resolved: Resolved, command: Any, loaded: Loaded, directory: Path) -> None:
-        self._resolved, self._command, self._loaded = resolved, command, loaded
-        self._directory, self._parts = directory, _parts(command)
-        self._count = min(command.evaluations, *(plan.epochs for plan in resolved.plans))
-        self._programs: dict[Any, loop.Program] = {}
-        self._flatness = restore.make_flatness(loaded.network)
-
-    def train(
-        self, group: Sequence[Cell], progress: Progress
-    ) -> Iterator[tuple[Cell, dict[str, Any] | None]]:
-        """Trains the cells of a group; yields each with its row, None if it is not finished."""
-        plan, task = group[0].plan, self._resolved.task
-        runs = []
+    def train_group(group: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Any]]:
+        plan, runs = group[0].plan, []
         for cell in group:
-            folder = self._directory / cell.folder
+            folder = directory / cell.folder
             folder.mkdir(parents=True, exist_ok=True)
-            run = restore.make_run(cell.plan, task, cell.seed, folder, self._loaded.digest)
+            run = restore.make_run(cell.plan, resolved.task, cell.seed, folder, loaded.digest)
             record.write_json(folder / "config.json", dict(run.identity))
             runs.append(run)
-        key = _shared(plan)
-        progress.note(plan.setting.text, "training" if key in self._programs else "compiling")
-        program = self._programs.get(key)
-        job = restore.make_job(self._loaded, plan, runs, self._count, self._parts, program)
-        self._programs[key] = job.program
-        outcomes = train(
-            job, progress, checkpoint_every=max(1, plan.epochs // 5), keep_checkpoints=1
-        )
+        program = programs.get(key := _shared(plan))
+        progress.note(plan.setting.text, "training" if program else "compiling")
+        job = restore.make_job(loaded, plan, runs, count, parts, program)
+        programs[key] = job.program
+        every = max(1, plan.epochs // 5)
+        outcomes = train(job, progress, checkpoint_every=every, keep_checkpoints=1)
         for cell, outcome in zip(group, outcomes, strict=True):
             if not outcome.complete and outcome.diverged is None:
                 yield cell, None
                 return
-            row = self._row(cell, job, outcome)
-            if self._command.flatness_examples and outcome.diverged is None:
+            row = _row(cell, job, outcome)
+            if command.flatness_examples and outcome.diverged is None:
                 progress.note(cell.plan.setting.text, f"seed {cell.seed}  measuring flatness")
-                row |= self._measured(cell, outcome)
+                train_part = loaded.data.train
+                own = train_part._replace(labels=train_part.labels[cell.seed])
+                try:  # a failure must not lose the training
+                    batches = restore.some_batches(own, command.flatness_examples)
+                    found = flatness(outcome.weights, batches)
+                    row["flatness"] = {"noise_rms": list(restore.NOISE_RMS), **found}
+                except (RuntimeError, ValueError, MemoryError) as error:  # XLA's are RuntimeErrors
+                    said = str(error) or type(error).__name__
+                    row["flatness_error"] = said.splitlines()[0][:300]
             yield cell, row
 
-    def _row(self, cell: Cell, job: Job, outcome: Outcome) -> dict[str, Any]:
-        lines, (gradients, values) = outcome.log.lines, cell.plan.setting.cost
-        curve = {name: [line.get(name) for line in lines] for name in (lines[-1] if lines else ())}
-        curve.pop("gradient_evaluations", None)
-        return {
-            "setting": cell.plan.setting.text,
-            "method": cell.plan.setting.name,
-            "arguments": cell.plan.setting.written,
-            "seed": cell.seed,
-            "directory": cell.folder,
-            "optimizer": vars(cell.plan.optimizer),
-            "epochs": cell.plan.epochs,
-            "steps_per_epoch": job.program.steps_per_epoch,
-            "gradients_per_step": gradients,
-            "values_per_step": values,
-            "gradient_evaluations": cell.plan.epochs * job.price,
-            "seconds": outcome.log.seconds / len(job.runs),
-            "diverged": outcome.diverged,
-            "curve": curve,
-            "final": outcome.log.last,
-            "best": outcome.best,
-            "flatness": None,
-            "flatness_error": None,
-        }
-
-    def _measured(self, cell: Cell, outcome: Outcome) -> dict[str, Any]:
-        """Flatness, or the error: a failure must not lose the training."""
-        train = self._loaded.data.train
-        own = Batch(train.inputs, train.labels[cell.seed])
-        try:
-            batches = restore.some_batches(own, self._command.flatness_examples)
-            found = self._flatness(outcome.weights, batches)
-        except (RuntimeError, ValueError, MemoryError) as error:  # XLA's are RuntimeErrors
-            return {"flatness_error": (str(error) or type(error).__name__).splitlines()[0][:300]}
-        plain = {name: _plain(x) for name, x in found.items()}
-        return {"flatness": {"noise_rms": list(restore.NOISE_RMS), **plain}}
+    return train_group
 
 
-def _plain(x: Any) -> Any:
-    values = np.asarray(x, float)
-    return [*map(record.json_number, values)] if values.ndim else record.json_number(values)
+def _row(cell: Cell, job: Job, outcome: Outcome) -> dict[str, Any]:
+    setting, lines = cell.plan.setting, outcome.log.lines
+    names = [name for name in (lines[-1] if lines else ()) if name != "gradient_evaluations"]
+    return {
+        "setting": setting.text,
+        "method": setting.name,
+        "arguments": setting.written,
+        "seed": cell.seed,
+        "directory": cell.folder,
+        "optimizer": vars(cell.plan.optimizer),
+        "epochs": cell.plan.epochs,
+        "steps_per_epoch": job.program.steps_per_epoch,
+        "gradients_per_step": setting.cost.gradients,
+        "values_per_step": setting.cost.values,
+        "gradient_evaluations": cell.plan.epochs * job.price,
+        "seconds": outcome.log.seconds / len(job.runs),
+        "diverged": outcome.diverged,
+        "curve": {name: [line.get(name) for line in lines] for name in names},
+        "final": outcome.log.last,
+        "best": outcome.best,
+        "flatness": None,
+        "flatness_error": None,
+    }
 
 
 def _parts(command: Any) -> tuple[str, ...]:
@@ -224,26 +207,14 @@ def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
     }
 
 
-def _work(cells: Sequence[Cell], train_size: int) -> dict[str, float]:
-    """Gradient evaluations of each setting, all its seeds together."""
-    work: dict[str, float] = {}
-    for _, plan, _ in cells:
-        steps = plan.epochs * (train_size // plan.optimizer.batch_size)
-        work[plan.setting.text] = work.get(plan.setting.text, 0) + steps * plan.setting.price
-    return work
-
-
 def _shared(plan: Plan) -> tuple[Any, ...]:
     """Key of the program of a plan: plans that differ only in numbers share it."""
     static = {k: x for k, x in vars(plan.optimizer).items() if k not in NUMBERS}
     return plan.setting.shape, tuple(static.items()), plan.epochs, plan.setting.cost
 
 
-def _groups(cells: Sequence[Cell], loaded: Loaded, *, vectorize: bool) -> Iterator[list[Cell]]:
-    """Cells that train at once, as many as fit; one at a time by default."""
-    if not vectorize:
-        yield from ([cell] for cell in cells)
-        return
+def _groups(cells: Sequence[Cell], loaded: Loaded) -> Iterator[list[Cell]]:
+    """Cells that train at once, as many as fit."""
     shapes = jax.eval_shape(lambda: loaded.network.init(jax.random.key(0))[0])
     size: int = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     together: dict[Any, list[Cell]] = {}

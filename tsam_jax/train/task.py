@@ -1,8 +1,10 @@
 """The task: its data on the device, and its network with what is done to its inputs."""
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ from tsam_jax.train import config
 from tsam_jax.train.checkpoint import hash_tree
 from tsam_jax.train.mesh import Devices
 from tsam_jax.train.metrics import LOSSES, METRICS, metrics_of
-from tsam_jax.train.network import Batch, Network, make_network, split_model
+from tsam_jax.train.network import Batch, Model, Network, make_network, split_model
 
 MEASURED = 10_000
 """Training examples that are measured, the first ones: as many as a usual test part."""
@@ -39,27 +41,16 @@ class Data(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A task that is ready for training.
+    """A task that is ready for training, for some seeds."""
 
-    Attributes:
-      data: the examples, `train.labels` of shape (seeds, n).
-      seeds: the seeds.
-      devices: where the examples are.
-      network: the network.
-      train_size: number of training examples.
-      metrics: names of the metrics, then "loss"; the first name selects epochs and settings.
-      records: the training examples of the first seed, if they are streamed; else None.
-      digest: a hash of the data as they are read, without label noise.
-    """
-
-    data: Data
+    data: Data  # `train.labels` of shape (seeds, n)
     seeds: Sequence[int]
-    devices: Devices
+    devices: Devices  # where the examples are
     network: Network
     train_size: int
-    metrics: tuple[str, ...]
-    records: data.Records | None = None
-    digest: str = ""
+    metrics: tuple[str, ...]  # names, "loss" last; the first one selects epochs and settings
+    records: data.Records | None = None  # training examples of the first seed, if streamed
+    digest: str = ""  # a hash of the data as they are read, without label noise
 
 
 def open_data(task: config.Task) -> data.OpenSplits:
@@ -82,20 +73,22 @@ def open_data(task: config.Task) -> data.OpenSplits:
     held_out = task.evaluation_size
     sizes = {"train": task.train_size, "validation": held_out, "test": held_out}
     subset = {part: size for part, size in sizes.items() if size is not None}
-    try:
+    with _reading(f"--dataset {task.dataset}"):
         return data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
+
+
+_FLAGS = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`", "`lowercase`": "`--casing`"}
+
+
+@contextlib.contextmanager
+def _reading(option: str) -> Iterator[None]:
+    """Raises ConfigError for the error of a reader, with the flags of its arguments."""
+    try:
+        yield
     except (data.DataError, ImportError) as error:
-        msg = f"`--dataset {task.dataset}`: {_in_flags(error)}"
+        said = re.sub("|".join(_FLAGS), lambda found: _FLAGS[found[0]], str(error))
+        msg = f"`{option}`: {said}"
         raise config.ConfigError(msg) from error
-
-
-def _in_flags(error: Exception) -> str:
-    """The message of a reader, with the flags of its arguments."""
-    flags = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`", "`lowercase`": "`--casing`"}
-    said = str(error)
-    for argument, flag in flags.items():
-        said = said.replace(argument, flag)
-    return said
 
 
 def load_task(
@@ -104,14 +97,9 @@ def load_task(
     devices: Devices | None = None,
     opened: data.OpenSplits | None = None,
 ) -> Loaded:
-    """Reads the data set, and prepares the task as `prepare_task` does.
+    """Reads the data set, if it is not `opened` yet, and prepares the task.
 
-    Args:
-      task: the task.
-      seeds: one for each run.
-      devices: where the examples are placed. Each of several processes reads its share of the
-        training examples.
-      opened: the data set, if it is open.
+    Each of several processes reads its share of the training examples.
 
     Raises:
       ConfigError: if there is no such data set, or its files cannot be used.
@@ -119,20 +107,17 @@ def load_task(
     opened = open_data(task) if opened is None else opened
     whole, devices = opened.train, devices or Devices()
     shared = devices.processes > 1 and not task.stream
-    try:
-        if task.stream:
+    if task.stream:
+        with _reading("--stream"):
             data.streaming.check_installed()
-            count = min(MEASURED, len(whole.labels))
-            opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
-        elif shared:
-            rows = devices.share(len(whole.labels))
-            share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
-            opened = opened._replace(train=share)
+        count = min(MEASURED, len(whole.labels))
+        opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
+    elif shared:
+        rows = devices.share(len(whole.labels))
+        share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
+        opened = opened._replace(train=share)
+    with _reading(f"--dataset {task.dataset}"):
         splits = data.read_splits(opened)
-    except (data.DataError, ImportError) as error:
-        option = "stream" if isinstance(error, ImportError) else f"dataset {task.dataset}"
-        msg = f"`--{option}`: {_in_flags(error)}"
-        raise config.ConfigError(msg) from error
     if shared and splits.mean:
         own = splits.train.inputs[: len(np.unique(rows))]  # without repetitions, at the end
         pixels = own.size // own.shape[-1]
@@ -159,12 +144,13 @@ def prepare_task(
     """
     names = metrics_of(task, splits.num_classes)
     compiled = {n: METRICS[n].function for n in names if not METRICS[n].on_host}
-    network = network_for(task, splits, compiled)
-    devices = devices or Devices()
+    network, devices = network_for(task, splits, compiled), devices or Devices()
     clean = splits.train.labels if records is None else records.labels
-    labels = _labels(task, clean, splits.num_classes, seeds)
-    shown = labels[:, : MEASURED if task.stream else None]
-    inputs = splits.train.inputs
+    labels = np.stack([clean] * len(seeds))
+    if task.label_noise:
+        law = functools.partial(data.LABEL_NOISE[task.noise_law], num_classes=splits.num_classes)
+        labels = np.stack([law(clean, fraction=task.label_noise, seed=seed) for seed in seeds])
+    shown, inputs = labels[:, : MEASURED if task.stream else None], splits.train.inputs
     if devices.processes > 1 and not task.stream:
         rows, places = devices.counted(len(clean))
         own = jax.tree.map(lambda x: x[places], inputs)
@@ -175,9 +161,8 @@ def prepare_task(
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
     streamed = data.Records(labels[0], records.read) if task.stream and records else None
     others = {"test": splits.test, "validation": splits.validation, "labels": clean}
-    digest = hash_tree(others, str(hashed))
-    metrics = (*names, "loss")
-    return Loaded(placed, seeds, devices, network, len(clean), metrics, streamed, digest)
+    names, digest = (*names, "loss"), hash_tree(others, str(hashed))
+    return Loaded(placed, seeds, devices, network, len(clean), names, streamed, digest)
 
 
 def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
@@ -201,14 +186,9 @@ def select_seeds(data: Data, rows: Sequence[int]) -> Data:
 def network_for(
     task: config.Task, splits: Splits, metrics: Mapping[str, Callable[..., Any]]
 ) -> Network:
-    """Makes the network of a task.
+    """Makes the network of a task, for its data set.
 
     Images are normalised by the statistics of the training part in the compiled step.
-
-    Args:
-      task: the task.
-      splits: its data set, for the shape of the inputs and the number of outputs.
-      metrics: what is compiled beside the loss.
 
     Raises:
       ConfigError: if the model, the augmentation or the loss is not for such data.
@@ -216,62 +196,50 @@ def network_for(
     regression = splits.num_classes is None
     name = task.loss or ("mse" if regression else "cross-entropy")
     config.known(name, LOSSES, "loss (`--loss`)")
-    if regression != (name == "mse"):
-        rule = "mse for regression, another one for classes"
-        msg = f"`--loss` must be {rule}, got {name!r} for {task.dataset}."
-        raise config.ConfigError(msg)
-    if regression and (task.label_smoothing or task.label_noise):
-        msg = (
-            "`--label-smoothing` and `--label-noise` are for classes, and"
-            f" {task.dataset} has numbers: leave them out."
-        )
-        raise config.ConfigError(msg)
-    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
-    loss = functools.partial(LOSSES[name], **smoothing)
-    augment, prepare = _preparations(task, splits)
-    make = functools.partial(
-        make_network, loss=loss, metrics=metrics, augment=augment, prepare=prepare
+    config.require(
+        regression == (name == "mse"),
+        f"`--loss` must be mse for regression, another one for classes, got {name!r} for"
+        f" {task.dataset}.",
     )
+    config.require(
+        not regression or not (task.label_smoothing or task.label_noise),
+        "`--label-smoothing` and `--label-noise` are for classes, and"
+        f" {task.dataset} has numbers: leave them out.",
+    )
+    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
+    options: dict[str, Any] = {"loss": functools.partial(LOSSES[name], **smoothing)}
+    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
+    augment = AUGMENTATIONS[task.augmentation]
+    config.require(
+        splits.mean or augment is None,
+        f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none.",
+    )
+    if splits.mean:
+        statistics: dict[str, Any] = {"mean": splits.mean, "std": splits.std}
+        options["prepare"] = functools.partial(augmentation.normalise, **statistics)
+        options["augment"] = augment and functools.partial(augment, **statistics)
+    own: dict[str, Any] = {"remat": task.remat, "num_outputs": splits.num_classes or 1}
+    own |= {"dtype": jnp.bfloat16} if task.precision == "bfloat16" else {}
+    own |= {"dropout": task.dropout} if task.dropout is not None else {}
     if task.pretrained is None:
-        return make(_model(task, splits))
-    build = _pretrained(task, splits)
+        return make_network(_model(task, splits, own), metrics=metrics, **options)
+    build = functools.partial(_pretrained, task.pretrained, own)
     # Files are not read while a function is compiled: their content would be part of it.
-    network = make(build(nnx.Rngs(0)))
+    network = make_network(build(nnx.Rngs(0)), metrics=metrics, **options)
     return network._replace(init=lambda key: split_model(build(nnx.Rngs(key)))[1:])
 
 
-def _labels(
-    task: config.Task, labels: np.ndarray, classes: int | None, seeds: Sequence[int]
-) -> np.ndarray:
-    """The labels to train on, shape (seeds, n)."""
-    if not task.label_noise or classes is None:
-        return np.stack([labels] * len(seeds))
-    law = data.LABEL_NOISE[task.noise_law]
-    noisy = [law(labels, fraction=task.label_noise, num_classes=classes, seed=n) for n in seeds]
-    return np.stack(noisy)
-
-
-def _options(task: config.Task) -> dict[str, Any]:
-    """Options of every model."""
-    options: dict[str, Any] = {"remat": task.remat}
-    if task.precision == "bfloat16":
-        options["dtype"] = jnp.bfloat16
-    if task.dropout is not None:
-        options["dropout"] = task.dropout
-    return options
-
-
-def _model(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.Module]:
+def _model(task: config.Task, splits: Splits, options: dict[str, Any]) -> Model:
     """The function that makes a model of the zoo, for these inputs."""
-    model = task.model or ""
+    model, inputs = task.model or "", splits.train.inputs
     config.known(model, MODELS, "model")
-    entry, options, inputs = MODELS[model], _options(task), splits.train.inputs
     text = isinstance(inputs, dict)
     shape = () if text else inputs.shape[1:]
-    if (entry.kind == "text") != text or (len(shape) != 3 and model != "mlp" and not text):
-        have = "text" if text else f"inputs of shape {shape}"
-        msg = f"`--model {model}` is for {entry.kind}, and {task.dataset} has {have}."
-        raise config.ConfigError(msg)
+    have = "text" if text else f"inputs of shape {shape}"
+    config.require(
+        (MODELS[model].kind == "text") == text and (len(shape) == 3 or model == "mlp" or text),
+        f"`--model {model}` is for {MODELS[model].kind}, and {task.dataset} has {have}.",
+    )
     if model == "mlp":
         options |= {"width": task.width, "depth": task.depth}
     if text:
@@ -279,35 +247,12 @@ def _model(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.Module
         options |= {"vocabulary": splits.vocab_size, "max_length": length}
     else:
         options["image_shape"] = shape
-    outputs = splits.num_classes or 1
-    return lambda rngs: entry.build(outputs, **options, rngs=rngs)
+    return lambda rngs: MODELS[model].build(**options, rngs=rngs)
 
 
-def _pretrained(task: config.Task, splits: Splits) -> Callable[[nnx.Rngs], nnx.Module]:
-    """The function that reads a pretrained model, with a new head from random numbers."""
+def _pretrained(path: str, options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+    """Reads a pretrained model, with a new head from random numbers."""
     from tsam_jax.models.pretrained import PretrainedError, load_pretrained
 
-    options, path, outputs = _options(task), str(task.pretrained), splits.num_classes or 1
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        try:
-            return load_pretrained(path, num_outputs=outputs, rngs=rngs, **options)
-        except (PretrainedError, ValueError) as error:
-            msg = f"`--pretrained`: {error}"
-            raise config.ConfigError(msg) from error
-
-    return build
-
-
-def _preparations(task: config.Task, splits: Splits) -> tuple[Any, Any]:
-    """The functions of the inputs in training and in evaluation, or None."""
-    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
-    augment = AUGMENTATIONS[task.augmentation]
-    if not splits.mean:
-        if augment is not None:
-            msg = f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none."
-            raise config.ConfigError(msg)
-        return None, None
-    statistics: dict[str, Any] = {"mean": splits.mean, "std": splits.std}
-    prepare = functools.partial(augmentation.normalise, **statistics)
-    return (functools.partial(augment, **statistics) if augment else None), prepare
+    with config.refused("--pretrained", PretrainedError, ValueError):
+        return load_pretrained(path, rngs=rngs, **options)
