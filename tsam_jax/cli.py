@@ -85,11 +85,10 @@ def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     """The directory to resume and the words that it was started with; None and `words` if none."""
     from tsam_jax.train.config import ConfigError, require
 
-    given = [word.partition("=") for word in words]
-    option = [(joint, value) for flag, joint, value in given if flag == "--resume"]
+    option = [word for word in words if word.partition("=")[0] == "--resume"]
     if not option:
         return None, words
-    joint, value = option[0]
+    _, joint, value = option[0].partition("=")
     value = value or words[-1]
     require(
         len(words) <= 2 - len(joint) and value != "--resume",

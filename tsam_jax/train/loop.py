@@ -34,30 +34,17 @@ _AUGMENT = 2**32 - 1  # no epoch: the keys of the augmentation are not those of 
 
 
 class TrainState(NamedTuple):
-    """Training state, with a leading axis over runs.
+    """Training state, with a leading axis over runs."""
 
-    Attributes:
-      step: optimizer steps done, which is also the position in the data; shape (), int32.
-      key: PRNG key of the order of the batches and of the augmentation; shape ().
-      params: the parameters.
-      rest: the other state of the network.
-      estimator: state of the gradient estimator.
-      base: state of the base optimizer.
-      average: average of (params, rest), which is measured; () if there is none.
-      broken: the first step with a loss that is not finite, counted from 1; 0 if there is none;
-        shape (), int32.
-      numbers: name -> number of the method or the base optimizer, shape ().
-    """
-
-    step: jax.Array
-    key: jax.Array
+    step: jax.Array  # optimizer steps done, which is also the position in the data; int32
+    key: jax.Array  # of the order of the batches and of the augmentation
     params: Any
-    rest: Any
+    rest: Any  # the other state of the network
     estimator: Any
-    base: Any
-    average: Any
-    broken: jax.Array
-    numbers: dict[str, jax.Array]
+    base: Any  # state of the base optimizer
+    average: Any  # average of (params, rest), which is measured; () if there is none
+    broken: jax.Array  # the first step with a loss that is not finite, from 1; 0 if none; int32
+    numbers: dict[str, jax.Array]  # of the method and of the base optimizer
 
 
 class Plan(NamedTuple):
@@ -70,13 +57,13 @@ class Plan(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions that train a group of runs.
+    """Compiled functions that train a group of runs; old states are donated.
 
     Attributes:
       init: (seeds, numbers of each run) -> `TrainState` with a leading axis over them.
-      advance: (state, data, number of epochs) -> state; the old state is donated.
+      advance: (state, data, number of epochs) -> state.
       feed: (state, batches with a leading axis over steps) -> state, for data that are not on the
-        device; the old state is donated.
+        device.
       weights: (state, data) -> (params, rest) that are measured: averages if there are some,
         recalibrated if asked.
       measure: (weights, state, data) -> numbers of the measured parts, such as "test_loss", and the
@@ -209,16 +196,10 @@ def make_program(
                 found[f"{part}_{name}"] = np.array(values, np.float32)
         return found
 
-    return Program(
-        init,
-        _rows(devices.spread(advance), (0, axes, None), donate=True),
-        _rows(devices.spread(feed), (0, None), donate=True),
-        _rows(weights, (0, axes)),
-        measure,
-        plan.cost,
-        steps,
-        batch_size,
-    )
+    on_device = _rows(devices.spread(advance), (0, axes, None), donate=True)
+    streamed = _rows(devices.spread(feed), (0, None), donate=True)
+    weigh = _rows(weights, (0, axes))
+    return Program(init, on_device, streamed, weigh, measure, plan.cost, steps, batch_size)
 
 
 def _rows(function: Callable[..., Any], axes: tuple[Any, ...], *, donate: bool = False) -> Any:
@@ -248,37 +229,25 @@ def keys(seed: int) -> jax.Array:
 
 
 def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """The exponential average after step n, with the decay min(decay, (1 + n) / (10 + n)).
-
-    The decay is that of TensorFlow. Values that cannot be averaged are the new ones.
-    """
+    """The exponential average after step n; the decay is min(decay, (1 + n) / (10 + n)), as TF's."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
     def mixed(old: jax.Array, x: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):  # keys and counters
-            return x
-        return (x + kept * (old - x)).astype(x.dtype)
+        averaged = jnp.issubdtype(x.dtype, jnp.inexact)  # not keys and counters
+        return (x + kept * (old - x)).astype(x.dtype) if averaged else x
 
     return jax.tree.map(mixed, average, new)
 
 
 class Round(NamedTuple):
-    """The state of training after some epochs; metrics and weights with a leading axis over runs.
+    """The state of training after some epochs, with a leading axis over runs."""
 
-    Attributes:
-      state: the state, until the next round is asked for.
-      weights: (params, rest) that were measured.
-      seconds: time for the epochs of this round, without compilation and evaluation.
-      examples_per_second: training examples of one run, in that time.
-      metrics: numbers of the measured parts and of the estimator, shape (g,) each.
-    """
-
-    state: TrainState
-    weights: Any
+    state: TrainState  # until the next round is asked for
+    weights: Any  # (params, rest) that were measured
     epoch: int
-    seconds: float
-    examples_per_second: float
-    metrics: dict[str, np.ndarray]
+    seconds: float  # of the epochs of this round, without compilation and evaluation
+    examples_per_second: float  # of one run, in that time
+    metrics: dict[str, np.ndarray]  # of the measured parts and of the estimator, shape (g,) each
 
 
 def train(

@@ -108,8 +108,6 @@ class Devices(NamedTuple):
 
     def total(self, value: int) -> int:
         """The sum of all processes' integers, below 2**256, modulo 2**256."""
-        if self.processes == 1:
-            return value
         own = np.frombuffer(value.to_bytes(32), np.uint8)
         every = np.asarray(multihost_utils.process_allgather(own))
         return sum(int.from_bytes(x.tobytes()) for x in every) % 2**256
@@ -161,12 +159,7 @@ def wait_for_others() -> None:
 
 
 def make_devices(text: str | None, setting: Setting, optimizer: config.Optimizer) -> Devices:
-    """Makes the mesh of a run.
-
-    Args:
-      text: `--mesh`; None for a single device, or for all devices of several processes.
-      setting: the method, whose samples are split over "sample".
-      optimizer: the base optimizer, whose batch is split over "data".
+    """Makes the mesh of a run, of `--mesh`; by default one device, or all of several processes.
 
     Raises:
       ConfigError: if there are too few devices, or they do not divide the batch or the samples.

@@ -28,23 +28,14 @@ _AT_ONCE = 250  # examples in memory, with what a Hessian product keeps of them
 
 
 class Trained(NamedTuple):
-    """A trained network.
-
-    Attributes:
-      params: the parameters that are measured: their average, if training kept one.
-      loss: params -> mean loss over training examples, with the labels trained on, in evaluation
-        mode and without augmentation; shape ().
-      examples: number of these examples.
-      trajectory: params with a leading axis over the start and the kept checkpoints, in order;
-        None if they were not asked for.
-    """
+    """A trained network."""
 
     run: Run
     epoch: int
-    params: Any
-    loss: Callable[[Any], jax.Array]
-    examples: int
-    trajectory: Any = None
+    params: Any  # that are measured: their average, if training kept one
+    loss: Callable[[Any], jax.Array]  # params -> mean loss, as of `training_loss`
+    examples: int  # of the loss
+    trajectory: Any = None  # params with a leading axis over the start and the kept checkpoints
 
 
 def make_job(
@@ -113,10 +104,7 @@ def load_several(
 ) -> dict[str, Trained]:
     """Loads trained networks and their losses over the first training examples.
 
-    Args:
-      checkpoints: as for `restore`.
-      examples: number of training examples.
-      trajectory: whether to load the parameters of the trainings as well.
+    The losses are of the labels trained on, in evaluation mode and without augmentation.
 
     Returns:
       Name -> network: method, arguments in which settings of a method differ, seed and epoch; a

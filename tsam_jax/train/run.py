@@ -25,25 +25,19 @@ from tsam_jax.train.record import Log
 from tsam_jax.train.task import Data
 from tsam_jax.train.trackers import Tracking, open_trackers
 
-_UNTRACKED = Tracking()
-
 
 class Diverged(Exception):  # noqa: N818 - what happened, for the user to read
     """A loss that is not finite; the message has the step and remedies."""
 
 
 class Run(NamedTuple):
-    """One (setting, seed): its name in displays, seed, and numbers for the program.
+    """One (setting, seed)."""
 
-    `identity` is what its checkpoints must have been made from, and `directory` the place of
-    metrics.jsonl and the checkpoints, None to write nothing.
-    """
-
-    label: str
+    label: str  # in displays
     seed: int
-    numbers: Mapping[str, float]
-    identity: Mapping[str, Any]
-    directory: Path | None = None
+    numbers: Mapping[str, float]  # for the program
+    identity: Mapping[str, Any]  # what its checkpoints must have been made from
+    directory: Path | None = None  # of metrics.jsonl and the checkpoints; None to write nothing
 
     def checkpoints(self, folder: str = LAST, *, keep: int = 2) -> Checkpoints:
         """Opens the checkpoints in a folder of its directory."""
@@ -53,22 +47,15 @@ class Run(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A group of runs that one program trains; all have a directory, or none.
-
-    Attributes:
-      data: the data of the runs' seeds.
-      ends: epochs at which the runs are measured; the last one ends the training.
-      metric: name of the metric that the best epoch is chosen by.
-      stream: the training data, if they are not on the device.
-    """
+    """A group of runs that one program trains; all have a directory, or none."""
 
     runs: Sequence[Run]
     network: Network
     program: loop.Program
-    data: Data
-    ends: Sequence[int]
-    metric: str
-    stream: loop.Stream | None = None
+    data: Data  # of the runs' seeds
+    ends: Sequence[int]  # epochs at which the runs are measured; the last one ends the training
+    metric: str  # that chooses the best epoch
+    stream: loop.Stream | None = None  # the training data, if they are not on the device
 
     @property
     def price(self) -> float:
@@ -84,24 +71,15 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of one run.
+    """The result of one run."""
 
-    Attributes:
-      complete: whether the training reached its end.
-      weights: (params, rest) that were last measured, or of the initial state.
-      state: the last state, with a leading axis of 1.
-      best: the line of the best epoch on the validation part; None if there is none.
-      diverged: where its loss was not finite; None if nowhere.
-      saved: the epoch of the newest checkpoint, in words.
-    """
-
-    complete: bool
-    weights: Any
-    state: loop.TrainState
+    complete: bool  # whether the training reached its end
+    weights: Any  # (params, rest) that were last measured, or of the initial state
+    state: loop.TrainState  # the last state, with a leading axis of 1
     log: Log
-    best: dict[str, Any] | None
-    diverged: str | None
-    saved: str
+    best: dict[str, Any] | None  # the line of the best epoch on the validation part
+    diverged: str | None  # where its loss was not finite
+    saved: str  # the epoch of the newest checkpoint, in words
 
 
 def looks(epochs: int, count: int) -> list[int]:
@@ -125,9 +103,9 @@ def train(
     job: Job,
     progress: Progress,
     *,
-    checkpoint_every: int | None = 10,
+    checkpoint_every: int = 10,
     keep_checkpoints: int = 2,
-    tracking: Tracking = _UNTRACKED,
+    tracking: Tracking = Tracking(),  # noqa: B008
 ) -> list[Outcome]:
     """Trains, or resumes from the newest checkpoints, to the last of `job.ends`.
 
@@ -138,7 +116,7 @@ def train(
     Args:
       job: the runs.
       progress: where progress is shown.
-      checkpoint_every: epochs between checkpoints; None for one at the end.
+      checkpoint_every: epochs between checkpoints.
       keep_checkpoints: how many of the newest are kept.
       tracking: the trackers of the log.
 
@@ -182,7 +160,7 @@ def train(
                         best[row] = this.epoch, own  # a copy: the next round gives its buffers up
                 complete = this.epoch == epochs
                 # not every multiple need be an epoch that is evaluated
-                due = checkpoint_every and this.epoch // checkpoint_every > done // checkpoint_every
+                due = this.epoch // checkpoint_every > done // checkpoint_every
                 if all(broken):
                     break
                 if due or complete or stop.is_set():
@@ -224,8 +202,7 @@ def refusal(label: str, outcome: Outcome) -> str:
     )
 
 
-_Folders = tuple[Checkpoints, Checkpoints]
-"""The checkpoints of a run: the newest states, and the best weights."""
+_Folders = tuple[Checkpoints, Checkpoints]  # of the newest states, and of the best weights
 
 
 def _newest(folders: Sequence[_Folders], start: loop.TrainState) -> loop.TrainState:
