@@ -229,7 +229,7 @@ def keys(seed: int) -> jax.Array:
 
 
 def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """The exponential average after step n; the decay is min(decay, (1 + n) / (10 + n)), as TF's."""
+    """The exponential average after step n; decay min(decay, (1 + n) / (10 + n)), as TensorFlow's."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
     def mixed(old: jax.Array, x: jax.Array) -> jax.Array:
