@@ -208,19 +208,11 @@ def _rows(function: Callable[..., Any], axes: tuple[Any, ...], *, donate: bool =
     def over_rows(*arguments: Any) -> Any:
         if len(jax.tree.leaves(arguments[0])[0]) > 1:
             return jax.vmap(function, in_axes=axes)(*arguments)
-        own = [_first(x, axis) for x, axis in zip(arguments, axes, strict=True)]
+        row = lambda axis, tree: tree if axis is None else jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+        own = jax.tree.map(row, axes, arguments, is_leaf=lambda axis: axis is None)
         return jax.tree.map(lambda x: x[None], function(*own))
 
     return jax.jit(over_rows, donate_argnums=(0,) if donate else ())
-
-
-def _first(tree: Any, axis: Any) -> Any:
-    """The first row of what is mapped over: all of a tree, none, or the labels of `Data`."""
-    if axis is None:
-        return tree
-    if isinstance(axis, Data):
-        return tree._replace(train=tree.train._replace(labels=tree.train.labels[0]))
-    return jax.tree.map(lambda x: x[0], tree)
 
 
 def keys(seed: int) -> jax.Array:
@@ -229,7 +221,7 @@ def keys(seed: int) -> jax.Array:
 
 
 def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """The exponential average after step n; decay min(decay, (1 + n) / (10 + n)), as TensorFlow's."""
+    """The exponential average after step n, with TensorFlow's decay."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
     def mixed(old: jax.Array, x: jax.Array) -> jax.Array:
