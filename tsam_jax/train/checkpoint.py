@@ -20,13 +20,9 @@ _FORMAT = "tsam_jax training state, 2"
 
 
 class Checkpoints:
-    """The checkpoints in one folder of a run, a context manager.
+    """The checkpoints in a folder of a run; the newest `keep` remain.
 
-    Args:
-      directory: the run's directory.
-      identity: identifies the run; a checkpoint with another identity is rejected.
-      folder: `LAST` or `BEST`, in it.
-      keep: how many of the newest are kept.
+    A checkpoint with another identity is of another run, and rejected.
     """
 
     def __init__(
@@ -97,14 +93,7 @@ class Checkpoints:
         return digest
 
     def restore(self, like: dict[str, Any], step: int | None = None) -> Any:
-        """Restores a tree; the files do not change.
-
-        Args:
-          like: a tree with the same structure, shapes and dtypes.
-          step: which one; default: the newest.
-
-        Returns:
-          The tree, or None if there is no checkpoint.
+        """Restores a tree like another one, by default the newest; None if there is none.
 
         Raises:
           ConfigError: if the checkpoint is damaged, or of another run.

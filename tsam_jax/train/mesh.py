@@ -129,13 +129,9 @@ class Devices(NamedTuple):
 def join_processes(text: str | None) -> None:
     """Joins the other processes of a run, before anything is computed.
 
-    Args:
-      text: `--distributed`: "auto" for what a launcher (SLURM, Open MPI, Kubernetes, Cloud TPU)
-        has in the environment, or "HOST:PORT,COUNT,INDEX" of the first process, the number of
-        processes and the number of this one, from 0. None for a run of one process.
-
-    Raises:
-      ConfigError: if the text is neither, or no launcher is found.
+    `--distributed` is "auto" for what a launcher (SLURM, Open MPI, Kubernetes, Cloud TPU) has in
+    the environment, or "HOST:PORT,COUNT,INDEX" of the first process, the number of processes and
+    the number of this one, from 0; None for a run of one process.
     """
     if text is None or jax.distributed.is_initialized():
         return

@@ -72,14 +72,10 @@ def make_run(
 
 
 def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, int, Any]:
-    """Restores the weights of a checkpoint; nothing is written.
-
-    Args:
-      checkpoint: directory of a run, for its newest checkpoint; RUN/best or RUN/checkpoints/STEP.
-      parts: the parts of the data set that the job measures.
+    """Restores the weights of a checkpoint: RUN (the newest), RUN/best or RUN/checkpoints/STEP.
 
     Returns:
-      The training, the epoch, and the weights (params, rest) that are measured.
+      The training, which measures `parts`; the epoch; the weights (params, rest).
 
     Raises:
       ConfigError: if there is no such checkpoint, or it is damaged.
@@ -119,28 +115,19 @@ def load_several(
         f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}.",
     )
     loaded = [_load_trained(path, examples, trajectory=trajectory) for path in checkpoints]
-    names = _names(loaded)
+    settings, names = [parse(one.run.label)[0] for one in loaded], []
+    for own, one in zip(settings, loaded, strict=True):
+        alike = [set(other.written.items()) for other in settings if other.name == own.name]
+        shared = set.intersection(*alike)
+        words = ", ".join(f"{k}={x}" for k, x in own.written.items() if (k, x) not in shared)
+        shown = f"{own.name}({words})" if words else own.name
+        names.append(f"{shown}, seed {one.run.seed}, epoch {one.epoch}")
     paths = [path.resolve() for path in checkpoints]
     common = os.path.commonpath([path.parent for path in paths])
     return {
         name if names.count(name) == 1 else f"{name} ({path.relative_to(common)})": one
         for name, path, one in zip(names, paths, loaded, strict=True)
     }
-
-
-def _names(loaded: list[Trained]) -> list[str]:
-    settings = [parse(one.run.label)[0] for one in loaded]
-    names = []
-    for own, (run, epoch, *_) in zip(settings, loaded, strict=True):
-        others = [one.written for one in settings if one.name == own.name]
-        words = [
-            f"{name}={text}"
-            for name, text in own.written.items()
-            if any(other.get(name) != text for other in others)
-        ]
-        shown = f"{own.name}({', '.join(words)})" if words else own.name
-        names.append(f"{shown}, seed {run.seed}, epoch {epoch}")
-    return names
 
 
 def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:

@@ -63,16 +63,13 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
 
     Args:
       resolved: the settings.
-      command: a `commands.study.Study`: its view, seeds, measurements and shard.
-      directory: where study.json, rows.jsonl (one of its own for each shard) and cells/ go. If it
-        has the same study, that is resumed.
+      command: a `commands.study.Study`.
+      directory: where study.json, rows.jsonl (one for each shard) and cells/ go; the same study in
+        it is resumed, another one or other files are a ConfigError.
       console: where progress is shown.
 
     Returns:
       Whether all runs of this shard are finished.
-
-    Raises:
-      ConfigError: if the directory has another study, or files of something else.
     """
     config.require(
         not resolved.task.stream,

@@ -135,12 +135,8 @@ def prepare_task(
 ) -> Loaded:
     """Corrupts the training labels for each seed, and makes the network.
 
-    Args:
-      task: the task.
-      splits: its data set, with the labels as they are.
-      seeds: one for each run; a seed gives the same wrong labels to every method.
-      records: all training examples, of which `splits` may have the first ones or a share.
-      devices: where the examples go; default: the default device.
+    A seed gives the same wrong labels to every method. `records` are all training examples, of
+    which `splits` may have the first ones or a share.
     """
     names = metrics_of(task, splits.num_classes)
     compiled = {n: METRICS[n].function for n in names if not METRICS[n].on_host}
