@@ -132,7 +132,8 @@ def make_program(
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _AUGMENT), state.step)
-        batch = devices.split(batch._replace(inputs=network.augment(key, batch.inputs)))
+        batch = batch._replace(inputs=network.augment(key, batch.inputs))
+        batch = devices.split(batch, "data")
         axis = {} if devices.sample_axis is None else {"sample_axis": devices.sample_axis}
         estimator = plan.estimator(state.numbers, **axis)
         if accumulate > 1:
@@ -180,7 +181,7 @@ def make_program(
             found |= {f"{part}_{name}": value for name, value in own.items()}
         last = state.estimator.last.metrics
         found |= {f"step_{name}": jnp.mean(x) for name, x in last.items()}
-        return devices.split(found, None)  # type: ignore[no-any-return]
+        return devices.split(found)  # type: ignore[no-any-return]
 
     shared: Any = None
     axes: Any = Data(Batch(shared, 0), shared, shared)  # labels differ by seed

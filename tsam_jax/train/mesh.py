@@ -112,11 +112,12 @@ class Devices(NamedTuple):
         every = np.asarray(multihost_utils.process_allgather(own))
         return sum(int.from_bytes(x.tobytes()) for x in every) % 2**256
 
-    def split(self, tree: Any, axis: str | None = "data") -> Any:
-        """Splits the leading axis, or replicates for None, in a compiled program."""
+    def split(self, tree: Any, *axes: str) -> Any:
+        """Splits the leading axes over those of the mesh, in a compiled program."""
         if self.mesh is None:
             return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec(axis)))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
+        return jax.lax.with_sharding_constraint(tree, sharding)
 
     def spread(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The program in which samples are spread; its arguments are the same on all devices."""
