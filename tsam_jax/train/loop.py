@@ -253,13 +253,9 @@ def train(
 ) -> Iterator[Round]:
     """Trains, and measures at the end of every round of epochs.
 
-    Args:
-      program: the compiled functions.
-      state: where to start; its buffers are donated.
-      data: the data of this group of runs; with a `stream`, those that are measured.
-      ends: epochs at which to measure, ascending; those that lie behind the state are skipped.
-      stream: epoch -> its `program.steps_per_epoch` batches, for data that do not fit on the
-        device; all runs of the group get the same.
+    `ends` are ascending; those that lie behind the state, which is donated, are skipped. A `stream`
+    has data that do not fit on the device: `data` are then those that are measured, and all runs of
+    the group get the same batches.
     """
     done = int(state.step[0]) // program.steps_per_epoch
     ahead = [end for end in ends if end > done]

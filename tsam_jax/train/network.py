@@ -60,8 +60,8 @@ def make_network(
       model: maps inputs to outputs (n, outputs); inputs that are a dict are passed by name.
       loss: (outputs, labels) -> the loss of each example.
       metrics: name -> (outputs, labels) -> a number.
-      augment: (key, inputs) -> inputs of the model in training; default: what `prepare` returns.
-      prepare: inputs -> inputs of the model in evaluation; default: the inputs.
+      augment: (key, inputs) -> inputs of the model in training; default: as in evaluation.
+      prepare: inputs -> inputs of the model in evaluation; default: unchanged.
     """
     ready = prepare or (lambda inputs: inputs)
 

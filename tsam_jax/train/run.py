@@ -107,21 +107,11 @@ def train(
     keep_checkpoints: int = 2,
     tracking: Tracking = Tracking(),  # noqa: B008
 ) -> list[Outcome]:
-    """Trains, or resumes from the newest checkpoints, to the last of `job.ends`.
+    """Trains, or resumes from the newest checkpoints, to the last of `job.ends`: an outcome a run.
 
     The first Ctrl-C ends the training after the epochs that are being computed, with a checkpoint;
     the second one at once. A single run stops where its loss is not finite; in a group the others
     go on.
-
-    Args:
-      job: the runs.
-      progress: where progress is shown.
-      checkpoint_every: epochs between checkpoints.
-      keep_checkpoints: how many of the newest are kept.
-      tracking: the trackers of the log.
-
-    Returns:
-      An outcome for each run; not complete if the user interrupted it.
 
     Raises:
       ConfigError: if a checkpoint is damaged, or of another run; then nothing was changed.
@@ -137,8 +127,8 @@ def train(
             folders[-1][1].check()
         state = _newest(folders, job.start())
         done = int(state.step[0]) // steps
-        files = [run.directory and run.directory / "metrics.jsonl" for run in runs]
-        logs = [Log(file, write=writes) for file in files]
+        paths = [run.directory and run.directory / "metrics.jsonl" for run in runs]
+        logs = [Log(path, write=writes) for path in paths]
         if any(log.lines for log in logs) and not done:
             progress.note(runs[0].label, "no checkpoint yet: starting from the beginning")
         for run, log in zip(runs, logs, strict=True):
