@@ -65,7 +65,8 @@ def cell(found: np.ndarray, digits: str, sign: str = "") -> str:
     mean, half = mean_and_interval(found)
     if np.isnan(mean):
         return "-"
-    return f"{mean:{sign}{digits}}" + (f" ± {half:{digits}}" if half > 0 else "")
+    shown = f"{mean:{sign}{digits}}" + f" ± {half:{digits}}" * (float(f"{half:{digits}}") > 0)
+    return shown.replace("-0.0 ", "+0.0 ")
 
 
 def name(row: dict[str, Any], report: dict[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Recipes: every cell of the paper is one, with its numbers; all of them can be started."""
 
+import ast
 import dataclasses
+import json
 import math
 import re
 import typing
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +21,7 @@ from tsam_jax.train import config, resolve
 from tsam_jax.train.settings import parse_all
 from tsam_jax.train.task import network_for
 
+ROOT = Path(__file__).parents[2]
 COLUMNS = {
     "images": "cifar100-resnet18 cifar100-wrn16-8 dtd-vit dtd-wrn16-8 cifar100-noise20-resnet18"
     " cifar100-noise20-wrn16-8 tiny-imagenet-resnet18 tiny-imagenet-resnet34",
@@ -198,7 +202,7 @@ def test_every_recipe_is_a_command_whose_settings_can_be_read(name, plans_of):
         methods = (recipe.search or recipe.methods) if kind is Sweep else ()
         assert len(plans_of(kind, name, *methods)) >= 1
     for method in (*recipe.methods, *recipe.settings):
-        assert len(settings_of(name, method)) == 1
+        assert len(settings_of(name, method)) == 1 or "=[" in method  # a grid
 
 
 @pytest.mark.parametrize(
@@ -320,3 +324,17 @@ def test_no_recipe_names_a_place_on_a_machine():
         task = task_of(name)
         places = (task.data_dir, task.pretrained, task.vocabulary, task.dataset.partition(":")[2])
         assert not any(place and place.startswith(("/", "~")) for place in places)
+
+
+@pytest.mark.parametrize("kind", ["report", "sweep"])
+def test_the_recipe_of_the_tilt_has_the_settings_of_its_record(kind):
+    recipe, folder = RECIPES["tilt"], ROOT / "benchmarks" / "results" / "noisy_digits" / "tilt"
+    texts = recipe.methods if kind == "report" else recipe.search
+    record = json.loads((folder / f"{kind}.json").read_text())
+    recorded = parse_all(record["study"]["settings"], {})
+    spelt = [
+        {(one.name, *sorted((k, ast.unparse(v)) for k, v in one.nodes.items())) for one in many}
+        for many in (parse_all(texts, recipe.settings), recorded)
+    ]
+    assert spelt[0] == spelt[1]
+    assert len(record["rows"]) == len(recorded) * len(record["study"]["seeds"])

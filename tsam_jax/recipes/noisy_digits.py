@@ -105,6 +105,62 @@ DEMO_SEARCH = (
 )
 """The grids that chose them, by validation accuracy with 3 seeds."""
 
+_TUNED = "lr=0.03, weight_decay=0.0005"
+
+
+def _tsam(t: str, rho: str, s: int, rms: str, more: str = _TUNED) -> str:
+    return f"tsam(t={t}, rho={rho}, s={s}, noise={rms}, {more})"
+
+
+def _grows(end: str, steps: int) -> str:
+    return f"linear_schedule(0.1, {end}, {steps})"
+
+
+_SMALL, _LARGE = "sphere(rms=0.01)", "sphere(rms=0.03)"
+_SIZES = f"[{_SMALL}, {_LARGE}, sphere(rms=0.1)]"
+
+TILT_METHODS = (
+    DEMO_SETTINGS["erm"],
+    DEMO_SETTINGS["sam"],
+    _tsam("0", _grows("1.2", 600), 1, _LARGE),
+    _tsam("[0, 1, 100, AutoTilt(0.5)]", _grows("0.8", 200), 3, _SMALL),
+    _tsam("5", _grows("0.8", 200), 3, _LARGE),
+    _tsam(
+        "[20, linear_schedule(0, 20, 1000), linear_schedule(20, 0, 1000)]",
+        _grows("0.6", 200),
+        3,
+        _LARGE,
+    ),
+    _tsam("[0, 1, 100, AutoTilt(0.5)]", _grows("0.8", 120), 5, _SMALL),
+    _tsam("5", _grows("0.8", 120), 5, _LARGE),
+    _tsam("20", _grows("0.6", 120), 5, _LARGE),
+    _tsam("0", _grows("1.2", 200), 1, _LARGE, f"{_TUNED}, budget=100"),
+    _tsam("20", _grows("0.6", 200), 5, _LARGE, f"{_TUNED}, budget=500"),
+    "tilted_sampling(t=20, s=[3, 10], noise=sphere(rms=0.05), lr=0.01, weight_decay=0.01)",
+    "tsam_hmc(t=20, s=3, radius=6.0, beta=3e-5, steps=[1, 2, 3], lr=0.01, weight_decay=0.01)",
+)
+"""What the tilt and the samples buy: every tilt and s in the settings that its search chose."""
+
+TILT_SEARCH = (
+    _tsam("0", f"[{', '.join(_grows(x, 600) for x in ('0.6', '0.8', '1.0'))}]", 1, _SIZES),
+    _tsam(
+        "0", f"[{', '.join(_grows(x, 600) for x in ('1.2', '1.5'))}]", 1, f"[{_SMALL}, {_LARGE}]"
+    ),
+    _tsam(
+        "[0, 1, 5, 20, 100, AutoTilt(0.5)]",
+        f"[{', '.join(_grows(x, 200) for x in ('0.6', '0.8', '1.0'))}]",
+        3,
+        _SIZES,
+    ),
+    _tsam("[0, 1, 100, AutoTilt(0.5)]", _grows("0.8", 200), 3, "sphere(rms=0.003)"),
+    _tsam("20", _grows("0.4", 200), 3, f"[{_SMALL}, {_LARGE}]"),
+    "tilted_sampling(t=20, s=3, noise=[sphere(rms=0.02), sphere(rms=0.05), sphere(rms=0.1)],"
+    " lr=[0.01, 0.03, 0.1], weight_decay=0.01)",
+    "tsam_hmc(t=20, s=3, radius=6.0, beta=[1e-5, 3e-5, 1e-4], steps=[1, 2, 3], lr=0.01,"
+    " weight_decay=0.01)",
+)
+"""Nine settings for each tilt with s = 3, and more where the best was at an edge; two seeds."""
+
 _DIGITS = Recipe(
     "handwritten digits, 8 x 8 pixels, 40 % wrong training labels, MLP",
     task={"dataset": "digits", "train_size": 1000, "label_noise": 0.4, "model": "mlp"},
@@ -125,4 +181,12 @@ RECIPES = {
         search=DEMO_SEARCH,
     ),
     "digits": _DIGITS,
+    "tilt": _DIGITS._replace(
+        summary="what the tilt and the samples buy, on the task of `demo`",
+        budget={"budget": DEMO_BUDGET},
+        methods=TILT_METHODS,
+        settings=DEMO_SETTINGS,
+        everything=TILT_METHODS,
+        search=TILT_SEARCH,
+    ),
 }
