@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tsam_jax.train.table import mean_and_interval, value_of
+from tsam_jax.train.table import names as names_of
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent.parent
@@ -80,12 +81,15 @@ def name(row: dict[str, Any], report: dict[str, Any]) -> str:
 
 
 def lines(report: dict[str, Any], names: Sequence[str]) -> Iterator[list[str]]:
-    own = list(groups(report).values())
+    own, short = list(groups(report).values()), names_of(report["study"], report["rows"])
     headings, made = ["setting"], [[name(rows[0], report)] for rows in own]
     for text in names:
         key, _, number = text.partition("-")
         column, base = COLUMNS[key], own[int(number) - 1] if number else []
-        headings.append(column.heading + (f", minus {name(base[0], report)}" if base else ""))
+        if base:
+            called = short[base[0]["setting"]]
+            called = name(base[0], report) if re.search(r" \d+$", called) else called
+        headings.append(column.heading + (f", minus {called}" if base else ""))
         for line, rows in zip(made, own, strict=True):
             less = values(base, column) if base else 0
             shown = cell(values(rows, column) - less, column.digits, "+" if base else "")
