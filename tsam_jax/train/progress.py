@@ -37,16 +37,11 @@ class Progress:
             console=console,
             disable=not self._live,
         )
-        width = 16 if self._narrow else 24
-        self._tasks = {
-            label: self._bars.add_task(
-                label if len(label) <= width else label[: width - 1] + "…",
-                total=total,
-                visible=not self._many,
-                status="waiting",
-            )
-            for label, total in work.items()
-        }
+        width, self._tasks = 16 if self._narrow else 24, {}
+        shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
+        for label, total in work.items():
+            short = label if len(label) <= width else label[: width - 1] + "…"
+            self._tasks[label] = self._bars.add_task(short, total=total, **shown)
         self._all = self._bars.add_task("all", total=sum(work.values()), status="")
 
     def __enter__(self) -> Self:

@@ -130,11 +130,8 @@ def render(resolved: Resolved) -> Table:
             table.add_row(*map(Text, (option, value, origin)))
     table.add_section()
     for setting, optimizer, epochs in resolved.plans:
-        table.add_row(
-            Text(setting.text, "bold"),
-            Text(f"lr {optimizer.lr:g}, {epochs} epochs"),
-            Text(f"{setting.price:.3g} gradients a step"),
-        )
+        words = f"lr {optimizer.lr:g}, {epochs} epochs", f"{setting.price:.3g} gradients a step"
+        table.add_row(Text(setting.text, "bold"), *map(Text, words))
     if any(origin == resolved.family.name for _, _, origin in resolved.rows):
         table.caption = Text(f"{resolved.family.name}: {resolved.family.source}.")
         table.caption_justify, table.caption_style = "left", "dim"
