@@ -124,6 +124,7 @@ def test_collectives_of_a_program_are_counted():
     assert len(steps.COLLECTIVE.findall(hlo)) == 3
 
 
+@pytest.mark.slow
 def test_devices_share_the_work():
     virtual = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     found = record.ask("steps", {**TOLD, "part": "devices"}, 600, **virtual)

@@ -70,8 +70,14 @@ def replayed(masked):
     return jax.jit(lambda key, j: replay(key, j, 2, **options))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("masked", MASKS)
+@pytest.mark.parametrize(
+    ("masked", "strategy"),
+    [
+        *(("all", strategy) for strategy in STRATEGIES),
+        ("w", "streamed"),
+        *(pytest.param("w", x, marks=pytest.mark.slow) for x in ("unrolled", "vectorized")),
+    ],
+)
 def test_samples_are_chains_of_the_kernel(strategy, masked):
     options = {**CHAIN, "delta": 1 / 3, "mask": MASKS[masked], "strategy": strategy}
     (_, grad), metrics = estimate(methods.tsam_hmc(3.0, 2, **options), key=7)

@@ -295,6 +295,7 @@ def test_networks_fit_their_data_sets(name, task):
     assert outputs.shape == (2, splits.num_classes or 1)
 
 
+@pytest.mark.slow
 def test_a_small_recipe_trains_on_a_folder_and_a_vocabulary(tmp_path, capsys):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))

@@ -231,6 +231,7 @@ def test_methods_with_memory_share_a_program():
         assert [len(group) for group in groups_of(text)] == [2]
 
 
+@pytest.mark.slow
 def test_settings_at_once_are_what_each_is_alone():
     loaded = load_task(TASK, [0])
     cells = cells_of(
