@@ -321,6 +321,14 @@ def test_numbers_may_be_schedules_of_the_step_counter(name, number):
     assert difference(later[1], later[0]) > 1e-5
 
 
+@with_numbers
+@pytest.mark.parametrize("edge", [0, 1])
+def test_schedules_may_return_numbers_of_python(name, number, edge):
+    step = make_step(make_optimizer(make(name, **{number: lambda _: edge})))
+    state = make_optimizer(make(name)).init(parameters())
+    jax.eval_shape(step, parameters(), state, batch())  # traces it: no error of Python
+
+
 @every_method
 def test_a_zero_gradient_is_finite(name):
     evaluation, _ = listen(make(name), lambda p, x: 0.0 * loss(p, x))

@@ -478,7 +478,7 @@ def wsam(
         raise ValueError(msg)
 
     def alpha(step: Array) -> Scalar:
-        weight = at(gamma, step)
+        weight = jnp.asarray(at(gamma, step))  # 1 gives infinity, not an error of Python
         return weight / (1 - weight)
 
     return pgn(rho, alpha if callable(gamma) else gamma / (1 - gamma), mask=mask)
