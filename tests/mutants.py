@@ -763,6 +763,7 @@ def main(arguments: list[str]) -> int:
                 continue
             path.write_text(source.replace(mutant.line, mutant.broken, 1))
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+            command += ["-m", "not slow"]  # what `make test` runs must notice
             test = copy / "tests" / "core" / mutant.tests
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache.name}
             done = subprocess.run(
