@@ -78,6 +78,7 @@ def test_analyze_writes_a_table_and_figures(runs, capsys):
         assert f"[{place}/2] {name}: spectrum" in said
 
 
+@pytest.mark.slow
 def test_runs_of_a_study_are_examined_as_any_other(tmp_path, capsys):
     study, out = tmp_path / "study", tmp_path / "analysis"
     options = ["--methods", "sam(rho=[0.05, 0.2])", "--seeds", "2", "--epochs", "2", *SMALL]

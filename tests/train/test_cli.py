@@ -68,6 +68,7 @@ def test_compare_writes_a_whole_report(tmp_path, capsys):
     assert "\x1b[" not in shown  # no terminal, no control characters
 
 
+@pytest.mark.slow
 def test_a_real_interrupt_signal_while_training(tmp_path, capsys):
     out = tmp_path / "run"
     # A shell's background job ignores SIGINT, and so would a child of the tests run in one.

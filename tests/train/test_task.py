@@ -74,6 +74,7 @@ def test_images_train_from_bytes_with_augmentation_in_half_precision():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_text_trains_on_numbers_with_the_loss_as_the_measure():
     task = config.Task(model="bert-tiny", loss="mse")
     loaded, rounds = trained(task, SIMILARITY)
