@@ -81,6 +81,8 @@ def test_shards_are_the_study(tmp_path, capsys, whole):
         assert run(capsys, *command, "--shard", shard)[0] == 0
     assert {path.name for path in out.glob("rows*")} == {"rows-1-of-2.jsonl", "rows-2-of-2.jsonl"}
     assert rows_of(out) == rows_of(whole)
+    first = [json.loads(x) for x in (out / "rows-1-of-2.jsonl").read_text().splitlines()]
+    assert [row["directory"][:9] for row in first] == ["cells/000", "cells/002", "cells/004"]
     code, shown, _ = run(capsys, "report", str(out))
     assert code == 0
     assert "over seeds (2)" in shown
