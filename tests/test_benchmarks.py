@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _site import records as results  # notebooks/_site
 
 from benchmarks import __main__ as campaign
 from benchmarks import models, record, steps, tables
-from benchmarks.results import tables as results
 from benchmarks.steps import Measurement
 from tsam_jax import cli, sharpness_aware
 from tsam_jax.commands import study
@@ -332,7 +332,7 @@ def test_the_results_pages_quote_the_committed_records():
     assert len(pages) >= 3
     for page in pages:
         text = page.read_text()
-        assert results.rendered(text) == text, f"{page}: run `python -m benchmarks.results.tables`"
+        assert results.rendered(text) == text, f"{page}: run `python notebooks/_site/records.py`"
 
 
 def test_a_table_of_results_has_means_intervals_and_differences_within_seeds():

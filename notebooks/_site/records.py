@@ -1,4 +1,4 @@
-"""Tables of the results pages, from their records: python -m benchmarks.results.tables
+"""Tables of the results pages, from their records: python notebooks/_site/records.py
 
 Writes them between the comments `<!-- results: FOLDER COLUMN ... -->` and `<!-- end -->` of a page.
 The FOLDER of benchmarks/results has a report.json of `tsam-jax compare`. Numbers are means over the
@@ -16,8 +16,8 @@ import numpy as np
 from tsam_jax.train.table import mean_and_interval, value_of
 from tsam_jax.train.table import names as names_of
 
-RESULTS = Path(__file__).parent
-ROOT = RESULTS.parent.parent
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "notebooks" / "results.md", *RESULTS.glob("*/README.md"))
 BLOCK = re.compile(r"(<!-- results: (\S+) (.*?) -->)\n.*?<!-- end -->", re.DOTALL)
 SCHEDULE = re.compile(r"linear_schedule\(([\d.]+), ([\d.]+), \d+\)")
