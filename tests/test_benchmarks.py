@@ -346,7 +346,7 @@ def test_a_table_of_results_has_means_intervals_and_differences_within_seeds():
     rows += [row("tsam", 0, 0.58, 0.8)]  # not in the order of the seeds
     report = {"study": {"settings": ["erm(a=1)", "tsam(a=1)"]}, "rows": rows}
     headings, _, erm, tsam = results.lines(report, ["test", "early", "test-1", "ess"])
-    assert headings[3] == "test accuracy %, minus ERM"
+    assert headings[3] == "test - ERM"
     # Student's t with one degree of freedom: 12.706; half widths are 12.706 s / sqrt(2).
     assert erm == ["`erm(a=1)`", "60.0 ± 127.1", "60.0", "", "-"]
     assert tsam == ["`tsam(a=1)`", "69.0 ± 139.8", "85.0 ± 63.5", "+9.0 ± 12.7", "1.50"]

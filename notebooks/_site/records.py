@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 COLUMNS = {
     "test": Column("test accuracy %", ("final", "test_accuracy"), 100),
-    "early": Column("at the best validation epoch", ("best", "test_accuracy"), 100),
+    "early": Column("early stop %", ("best", "test_accuracy"), 100),
     "matthews": Column("test Matthews %", ("final", "test_matthews"), 100),
     "ess": Column("effective sample size", ("curve", "step_effective_sample_size"), 1, ".2f"),
     "eigenvalue": Column("largest eigenvalue", ("flatness", "top_eigenvalue"), 1, ".2f"),
@@ -89,7 +89,9 @@ def lines(report: dict[str, Any], names: Sequence[str]) -> Iterator[list[str]]:
         if base:
             called = short[base[0]["setting"]]
             called = name(base[0], report) if re.search(r" \d+$", called) else called
-        headings.append(column.heading + (f", minus {called}" if base else ""))
+            headings.append(re.sub("( accuracy)? %$", "", column.heading) + f" - {called}")
+        else:
+            headings.append(column.heading)
         for line, rows in zip(made, own, strict=True):
             less = values(base, column) if base else 0
             shown = cell(values(rows, column) - less, column.digits, "+" if base else "")
