@@ -166,3 +166,26 @@ def test_without_batchnorm_nothing_is_recalibrated():
     network = make_network(lambda rngs: nnx.Dropout(0.5, rngs=rngs), cross_entropy)
     params, rest = network.init(jax.random.key(0))
     assert network.recalibrate(params, rest, jnp.ones((2, 3, 2))) is rest
+
+
+class Centred(nnx.Module):
+    """A layer of the user's own, with a running mean of another name and momentum."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.centre, self.use_running_average = nnx.BatchStat(jnp.ones(2)), False
+        self.linear = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, x):
+        if not self.use_running_average:
+            self.centre[...] = 0.7 * self.centre[...] + 0.3 * x.mean(0)
+        return self.linear(self.norm(x) - self.centre[...])
+
+
+def test_recalibration_covers_layers_of_ones_own():
+    network = make_network(Centred, cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    batches = np.random.default_rng(0).normal(3, 2, (5, 8, 2)).astype(np.float32)
+    found = jax.jit(network.recalibrate)(params, rest, batches)
+    np.testing.assert_allclose(found["centre"], batches.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found["norm"]["mean"], batches.mean((0, 1)), rtol=1e-5)

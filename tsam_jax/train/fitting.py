@@ -90,8 +90,8 @@ def fit(
       prepare: inputs -> inputs of the model in evaluation. Default: unchanged.
       accumulate: micro-batches of a step, to save memory; divides `batch_size`.
       ema: decay of an average of the weights, in [0, 1); the average is evaluated and returned.
-      recalibrate: whether to recompute the statistics of `nnx.BatchNorm` layers on the training
-        data for evaluation.
+      recalibrate: whether to recompute running statistics (`nnx.BatchStat`, as of BatchNorm) on the
+        training data for evaluation.
       seed: of the weights, the order of the batches and the noise of a setting.
       directory: where metrics.jsonl, the newest checkpoints and the best weights go. Training
         resumes from it; the directory of another training is an error. Default: none.

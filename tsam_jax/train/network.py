@@ -77,10 +77,6 @@ def make_network(
     evaluation = split_model(shapes)[0]
     shapes.train()
     training = split_model(shapes)[0]
-    norms = [node for _, node in nnx.iter_graph(shapes) if isinstance(node, nnx.BatchNorm)]
-    for norm in norms:
-        norm.momentum = 0.0  # statistics of one batch
-    calibrating = split_model(shapes)[0]
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     others = jax.tree.leaves(nnx.state(shapes, nnx.Not(nnx.Param)), is_leaf=is_variable)
     statistics = [isinstance(x, nnx.BatchStat) for x in others]
@@ -103,11 +99,23 @@ def make_network(
         return {"loss": jnp.mean(loss(outputs, labels)), **values}
 
     def recalibrate(params: Any, rest: Any, batches: Any) -> Any:
-        if not norms:
+        if not any(statistics):
             return rest
-        after = jax.lax.map(lambda x: forward(calibrating, params, rest, ready(x))[1], batches)
         chosen = jax.tree.unflatten(jax.tree.structure(rest), statistics)
-        return jax.tree.map(lambda own, x, new: new.mean(0) if own else x, chosen, rest, after)
+
+        def after(start: float, inputs: Any) -> Any:
+            """The rest after one batch, from running statistics that are all `start`."""
+            filled = jax.tree.map(
+                lambda own, x: jnp.full_like(x, start) if own else x, chosen, rest
+            )
+            return forward(training, params, filled, ready(inputs))[1]
+
+        # The update is linear, new = kept * old + (1 - kept) * batch: two starts give `kept`.
+        first = jax.tree.map(lambda x: x[0], batches)
+        zero, one = after(0.0, first), after(1.0, first)
+        each = jax.lax.map(lambda inputs: after(0.0, inputs), batches)
+        new = lambda own, x, all_, a, b: all_.mean(0) / (1 - (b - a)) if own else x  # noqa: E731
+        return jax.tree.map(new, chosen, rest, each, zero, one)
 
     augmented = augment or (lambda _, inputs: ready(inputs))
     merge = lambda *state: nnx.merge(evaluation, *state)  # noqa: E731
