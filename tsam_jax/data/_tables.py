@@ -54,9 +54,10 @@ class Rows(NamedTuple):
         if isinstance(index, int) and 0 <= index < width:
             return [cells[index] for cells in self.cells]
         has = f"named {list_some(map(repr, self.header))}" if self.header else "without names"
-        hint = " If the delimiter is wrong, pass `delimiter=`." if width == 1 else ""
+        hint = "If the delimiter is wrong, pass `delimiter=`."
+        hint = hint if width == 1 else "Name the columns by `text=` and `label=`."
         columns = "1 column" if width == 1 else f"{width} columns"
-        msg = f"{self.path}: has no column {brief(column)!r}; it has {columns}, {has}.{hint}"
+        msg = f"{self.path}: has no column {brief(column)!r}; it has {columns}, {has}. {hint}"
         raise DataError(msg)
 
     def keep(self, rows: Sequence[int]) -> "Rows":

@@ -1,6 +1,7 @@
 """From flags, settings and a recipe to what is run: the resolved options of every setting."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -178,8 +179,15 @@ def _with_vocabulary(task: config.Task) -> config.Task:
     if task.vocabulary is not None or task.pretrained is None:
         return task
     files = [Path(task.pretrained) / name for name in ("vocab.txt", "tokenizer.json")]
-    found = any(file.is_file() for file in files)
-    return dataclasses.replace(task, vocabulary=task.pretrained if found else None)
+    if not any(file.is_file() for file in files):
+        return task
+    source = data.SOURCES.get(task.dataset.partition(":")[0])
+    config.require(
+        source is None or "tokenization" in inspect.signature(source).parameters,
+        f"`--pretrained {task.pretrained}` is a model of texts, but `--dataset {task.dataset}` has"
+        " no texts. Name a data set of texts (glue:TASK, table:FILE), or another checkpoint.",
+    )
+    return dataclasses.replace(task, vocabulary=task.pretrained)
 
 
 def _architecture(task: config.Task) -> str | None:

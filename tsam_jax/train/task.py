@@ -78,6 +78,8 @@ def open_data(task: config.Task) -> data.OpenSplits:
 
 
 _FLAGS = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`", "`lowercase`": "`--casing`"}
+_FLAGS |= {"`text=`": "`--text-columns`", "`label=`": "`--label-column`"}
+_FLAGS |= {"`delimiter=`": "`--delimiter`"}
 
 
 @contextlib.contextmanager
