@@ -426,11 +426,3 @@ def test_a_default_batch_is_at_most_the_training_part():
     command = Train(method="erm", task=task, optimizer=config.OptimizerFlags(batch_size=64))
     with pytest.raises(ConfigError, match="`--batch-size` must be at most the 40 training"):
         resolve(command)
-
-
-def test_a_checkpoint_of_texts_is_refused_for_images_by_name(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[PAD]\n")
-    with pytest.raises(
-        config.ConfigError, match=r"is a model of texts, but .*photos. has no texts"
-    ):
-        resolved(dataset="folder:photos", pretrained=str(tmp_path))

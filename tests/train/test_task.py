@@ -279,6 +279,13 @@ def test_a_checkpoint_is_fine_tuned_in_one_command(tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
 
 
+def test_a_checkpoint_of_texts_is_refused_for_images_by_name(tmp_path, capsys):
+    model = text_files(tmp_path)
+    assert cli.main(["train", "folder:photos", "--pretrained", str(model)]) == 2
+    shown = capsys.readouterr().err
+    assert "is a model of texts, but `--dataset folder:photos` has no texts" in shown
+
+
 def test_errors_of_readers_name_the_flags(monkeypatch):
     def unreadable(*_, **__):
         raise data.DataError("give `size=` a number, `vocab` a file, and `lowercase`")
