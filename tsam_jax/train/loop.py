@@ -222,7 +222,7 @@ def keys(seed: int) -> jax.Array:
 
 
 def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """The exponential average after step n, with TensorFlow's decay."""
+    """The exponential average after step n, with TensorFlow's min(decay, (1 + n) / (10 + n))."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
     def mixed(old: jax.Array, x: jax.Array) -> jax.Array:

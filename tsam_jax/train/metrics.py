@@ -1,5 +1,6 @@
 """Losses and metrics by name. Everything that depends on a metric reads its row of `METRICS`."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -99,14 +100,16 @@ def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Matthews' correlation of the predicted and the true classes, 0 if either is constant.
 
-    Of K classes, the correlation of their indicators (Gorodkin 2004).
-
     Example:
       >>> round(matthews(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.5774
     """
-    classes = np.eye(outputs.shape[-1])
-    return _correlation(classes[outputs.argmax(axis=-1)], classes[labels])
+    predicted = outputs.argmax(axis=-1)
+    if _constant(predicted) or _constant(labels):
+        return 0.0
+    from sklearn import metrics  # slow to import, and few runs need it
+
+    return float(metrics.matthews_corrcoef(labels, predicted))
 
 
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -116,11 +119,12 @@ def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
       >>> round(f1(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.8
     """
-    classes = np.eye(outputs.shape[-1])
-    predicted, true = classes[outputs.argmax(axis=-1)], classes[labels]
-    hits, both = (predicted * true).sum(axis=0), (predicted + true).sum(axis=0)
-    scores = 2 * hits / np.maximum(both, 1)
-    return float(scores[1] if len(scores) == 2 else scores.mean())
+    from sklearn import metrics  # slow to import, and few runs need it
+
+    classes, options = outputs.shape[-1], dict[str, Any](average="binary")
+    if classes > 2:
+        options = {"average": "macro", "labels": range(classes)}
+    return float(metrics.f1_score(labels, outputs.argmax(axis=-1), zero_division=0, **options))
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -132,26 +136,30 @@ def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
       >>> round(pearson(np.array([[1.0], [2.0], [3.0]]), np.array([10.0, 20.0, 30.0])), 6)
       1.0
     """
-    return _correlation(outputs, labels[:, None])
+    return _correlation("pearsonr", outputs, labels)
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Spearman's correlation: that of the ranks, in which equal values share their mean rank."""
-    from scipy import stats  # slow to import, and few runs need it
+    return _correlation("spearmanr", outputs, labels)
 
-    if not np.isfinite(outputs).all():
+
+def _correlation(function: str, outputs: np.ndarray, labels: np.ndarray) -> float:
+    predicted = np.asarray(outputs[:, 0], np.float64)
+    if not np.isfinite(predicted).all():
         return float("nan")
-    return _correlation(*(stats.rankdata(x, axis=0) for x in (outputs, labels[:, None])))
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """The ratio sum x y / sqrt(sum x^2 sum y^2), of columns minus means; 0 if one is constant."""
-    if not np.isfinite(x).all():
-        return float("nan")
-    if np.all(x == x[0]) or np.all(y == y[0]):
+    if _constant(predicted) or _constant(labels):
         return 0.0
-    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64) for z in (x, y))
-    return float(np.sum(x * y) / np.sqrt(np.sum(x**2) * np.sum(y**2)))
+    from scipy import stats
+
+    with warnings.catch_warnings():  # nearly constant predictions: rounding, and no news
+        warnings.simplefilter("ignore")
+        found = getattr(stats, function)(predicted, np.asarray(labels, np.float64))
+    return float(found.statistic) if np.isfinite(found.statistic) else 0.0
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.all(values == values[0]))
 
 
 def _unknown(outputs: Any, labels: Any) -> float:  # noqa: ARG001
