@@ -699,8 +699,8 @@ MUTANTS = [
     ),
     Mutant(
         "train/metrics.py",
-        "np.all(x == x[0])",
-        "np.allclose(x, x[0])",
+        "np.all(values == values[0])",
+        "np.allclose(values, values[0])",
         "../train/test_metrics.py",
     ),
     Mutant(
@@ -734,6 +734,7 @@ MUTANTS = [
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
     Mutant("train/checkpoint.py", 'if meta["step"] != step:', "if False:", RENAMED),
+    Mutant("train/network.py", "/ (1 - (b - a))", "", "../train/test_network.py"),
     Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", SHARDS),
     Mutant("train/study.py", "not in finished]", "not in ()]", CONTINUED),
     Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOKS),
