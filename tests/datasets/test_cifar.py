@@ -190,3 +190,6 @@ def test_what_is_not_cifar_is_refused(tmp_path):
     write(tmp_path, cifar10() | {"batches.meta": {b"label_names": NAMES[:9]}})
     with pytest.raises(DataError, match="`label_names` must have 10 names, got 9"):
         data.load(f"cifar:{tmp_path}")
+    write(tmp_path, cifar10() | {"batches.meta": {b"label_names": [*NAMES[:9], b"\xbf"]}})
+    with pytest.raises(DataError, match="`label_names` has a name that is not UTF-8 text"):
+        data.load(f"cifar:{tmp_path}")

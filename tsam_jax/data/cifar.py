@@ -185,7 +185,11 @@ def _names(where: str, content: bytes, key: str, num_classes: int) -> tuple[str,
     if len(names) != num_classes:
         msg = f"{where}: `{key}` must have {num_classes} names, got {len(names)}."
         raise DataError(msg)
-    return tuple(_text(name) for name in names)
+    try:
+        return tuple(_text(name) for name in names)
+    except UnicodeDecodeError as error:
+        msg = f"{where}: `{key}` has a name that is not UTF-8 text ({error.reason})."
+        raise DataError(msg) from error
 
 
 def load_pickle(content: bytes, where: str) -> dict[str, Any]:
