@@ -91,17 +91,30 @@ def studies(data: Path) -> dict[str, str]:
     """The studies of the evidence, by name; a shard is one of five seeds."""
     images = (
         f"--dataset npz:{data}/cifar10_jpeg.npz --model resnet18 --augmentation crop-flip"
-        " --epochs 30 --evaluations 30 --batch-size 128 --base sgd --lr 0.1 --momentum 0.9"
-        " --weight-decay 5e-4 --schedule cosine --precision bfloat16 --label-noise"
+        " --evaluations 30 --batch-size 128 --base sgd --lr 0.1 --momentum 0.9"
+        " --weight-decay 5e-4 --schedule cosine --precision bfloat16"
     )
     text = (
-        f"--data-dir {data}/glue --pretrained {data}/all-MiniLM-L6-v2 --max-length 64 --epochs 5"
+        f"--data-dir {data}/glue --pretrained {data}/all-MiniLM-L6-v2 --max-length 64"
         " --evaluations 5 --batch-size 32 --base adamw --lr 5e-5 --schedule linear --dataset glue:"
     )
-    found = {f"cifar10-resnet18-wrong{x}": f"{images} {x}" for x in (0, 0.4)}
-    found |= {f"minilm-{x}": f"{text}{x}" for x in ("RTE", "MRPC", "CoLA", "STS-B", "SST-2")}
-    methods = "erm sam(rho=0.1) rsam(rho=0.1,gamma=0.1) tsam(t=5,rho=0.1,s=3)"
-    return {name: f"{words} --seeds 5 --methods {methods}" for name, words in found.items()}
+    found = {f"cifar10-resnet18-wrong{x}": f"{images} --label-noise {x}" for x in (0, 0.4, 0.2)}
+    found |= {f"minilm-{x}": f"{text}{x}" for x in ("RTE", "MRPC", "CoLA", "STS-B")}
+    found["minilm-SST-2"] = few = f"{text}SST-2 --train-size 5000"
+    for name, words in {"MRPC": f"{text}MRPC", "SST-2": few}.items():
+        found |= {f"minilm-{name}-wrong{x}": f"{words} --label-noise {x}" for x in (0.4, 0.2)}
+    return {
+        name: f"{words} --seeds 5 --methods {methods(30 if 'cifar' in name else 5)}"
+        for name, words in found.items()
+    }
+
+
+def methods(epochs: int) -> str:
+    """Settings of equal epochs; then ERM and SAM with the gradient evaluations of TSAM."""
+    costs = {"erm(": 1, "sam(rho=0.1,": 2, "rsam(rho=0.1,gamma=0.1,": 2}
+    costs |= {f"tsam(t={t},rho=0.1,s=3,": 6 for t in (5, 0, 20, 100)}
+    passes = [*costs.items(), ("erm(", 6), ("sam(rho=0.1,", 6)]
+    return " ".join(f"{start}budget={cost * epochs})" for start, cost in passes)
 
 
 REHEARSAL = "--dataset digits --epochs 1 --evaluations 1 --seeds 5 --methods erm"

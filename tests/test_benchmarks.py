@@ -274,6 +274,13 @@ def test_studies_of_the_campaign_are_commands_that_exist(words, monkeypatch):
     assert [settings.parse(x) for x in seen[0].methods]
 
 
+def test_methods_of_the_campaign_have_equal_epochs_and_then_equal_gradients():
+    found = [settings.parse(text)[0] for text in campaign.methods(5).split()]
+    epochs = [one.overrides["budget"] / one.price for one in found]
+    assert epochs == [5] * 7 + [30, 15]
+    assert {one.overrides["budget"] for one in found[3:]} == {30}
+
+
 @pytest.mark.slow
 def test_the_campaign_is_rehearsed(tmp_path):
     """Everything in processes of its own, as on a GPU, but with small models."""
