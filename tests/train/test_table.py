@@ -108,9 +108,10 @@ def test_differences_are_within_seeds():
     assert (line.setting, line.seeds) == ("sam(rho=0.2)", [0, 1, 2])
     half_width = scipy.stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
     assert line.estimates["test_accuracy"] == pytest.approx((0.02, half_width))
-    assert set(line.estimates) == {"test_accuracy", "early_test_accuracy", "test_loss"}
-    expected = "Test accuracy at the last epoch: SAM (+2.0 ± 2.5 points) is not different from ERM"
-    assert table.verdict(two, rows)[0].startswith(expected)
+    names = {"test_accuracy", "early_test_accuracy", "test_loss", "top_eigenvalue"}
+    assert set(line.estimates) == names
+    expected = "compared with ERM: SAM +2.0 ± 2.5 points (no clear difference)."
+    assert table.verdict(two, rows)[0].endswith(expected)
 
 
 def test_differences_leave_out_diverged_runs_and_count_pairs():
@@ -260,6 +261,9 @@ def test_the_table_of_a_sweep_is_sorted_and_marks_the_choice():
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
 
 
+LAST, TOP = "Test accuracy at the last epoch", "Largest Hessian eigenvalue"
+
+
 def findings(erm, sam, sharpest, **changes):
     """The verdict on two settings, from accuracies and the eigenvalues of SAM; ERM's is 40."""
     seeds = list(range(len(erm)))
@@ -272,34 +276,28 @@ def findings(erm, sam, sharpest, **changes):
 
 
 def test_the_verdict_names_differences_beyond_the_interval():
-    last, early, top = findings([0.80, 0.82, 0.81], [0.85, 0.88, 0.86], [2.0, 2.0, 2.0])
-    assert last == "Test accuracy at the last epoch: SAM (+5.3 ± 1.4 points) is better than ERM."
+    last, early, top = findings([0.80, 0.82, 0.81], [0.85, 0.88, 0.86], [2.0, 2.0, 3.0])
+    assert last == f"{LAST}, compared with ERM: SAM +5.3 ± 1.4 points (better)."
     assert early == (
-        "Test accuracy at the best epoch by validation accuracy: SAM (+0.0 ± 0.0 points) is not"
-        " different from ERM beyond the 95 % interval at 3 seeds."
+        "Test accuracy at the best epoch by validation accuracy, compared with ERM: SAM +0.0 ± 0.0"
+        " points (no clear difference)."
     )
-    assert top == "Largest Hessian eigenvalue: SAM's (20 times; 20 to 20) is smaller than ERM's."
+    assert top == f"{TOP}, compared with ERM: SAM -38 ± 1.4 (flatter)."
     last, _, top = findings([0.85, 0.88, 0.86], [0.80, 0.82, 0.81], [80.0, 85.0, 80.0])
-    assert last == "Test accuracy at the last epoch: SAM (-5.3 ± 1.4 points) is worse than ERM."
-    assert (
-        top == "Largest Hessian eigenvalue: SAM's (2.04 times; 1.87 to 2.23) is larger than ERM's."
-    )
+    assert last == f"{LAST}, compared with ERM: SAM -5.3 ± 1.4 points (worse)."
+    assert top == f"{TOP}, compared with ERM: SAM +42 ± 7.2 (sharper)."
 
 
 def test_the_verdict_names_what_is_within_the_interval():
     last, _, top = findings([0.80, 0.82, 0.81], [0.79, 0.86, 0.81], [20.0, 90.0, 30.0])
-    end = "is not different from ERM beyond the 95 % interval at 3 seeds."
-    assert last == f"Test accuracy at the last epoch: SAM (+1.0 ± 6.6 points) {end}"
-    end = end.replace("ERM", "ERM's")
-    assert top == f"Largest Hessian eigenvalue: SAM's (1.06 times smaller) {end}"
+    assert last == f"{LAST}, compared with ERM: SAM +1.0 ± 6.6 points (no clear difference)."
+    assert top.endswith("(no clear difference).")
 
 
 def test_the_verdict_on_one_seed_has_no_interval():
     last, _, top = findings([0.80], [0.82], [20.0])
-    end = "at one seed, without an interval."
-    assert last == f"Test accuracy at the last epoch: SAM (+2.0 points) is compared with ERM {end}"
-    expected = f"Largest Hessian eigenvalue: SAM's (2 times smaller) is compared with ERM's {end}"
-    assert top == expected
+    assert last == f"{LAST}, compared with ERM: SAM +2.0 points (better, one seed)."
+    assert top == f"{TOP}, compared with ERM: SAM -20 (flatter, one seed)."
 
 
 def test_the_verdict_names_what_cannot_be_compared():
@@ -313,7 +311,8 @@ def test_the_verdict_names_what_cannot_be_compared():
 
 def test_a_lower_loss_is_better():
     sentences = table.verdict(*STUDIES["regression"])
-    assert sentences[0] == "Test loss at the last epoch: SAM (+0.034 ± 0.018) is worse than ERM."
+    expected = "Test loss at the last epoch, compared with ERM: SAM +0.034 ± 0.018 (worse)."
+    assert sentences[0] == expected
 
 
 def test_the_verdict_of_a_sweep_or_of_one_setting_is_the_best_value():

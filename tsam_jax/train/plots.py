@@ -4,6 +4,7 @@ Bands run from the lowest seed to the highest: a 95 % interval of three seeds is
 leaves the range of an accuracy.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,16 +89,21 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
     """A panel for each method: the best validation value over the two most varied arguments.
 
     The cell of a method's best setting has a frame. All panels have the same colours.
+
+    Raises:
+      ValueError: if no method has two finished settings.
     """
     name, methods = study["metric"], dict.fromkeys(row["method"] for row in rows)
     groups = [[row for row in rows if row["method"] == method] for method in methods]
     tables = [(own, *_table(own, name)) for own in groups if varied(own)]
-    values = np.concatenate([cells.ravel() for *_, cells in tables] or [np.zeros(1)])
-    known = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
-    scale = Normalize(known.min(), known.max())
-    high, wide = np.max([cells.shape for *_, cells in tables] or [(1, 3)], axis=0)
-    down, across = max(1, -(-len(tables) // 2)), max(1, min(2, len(tables)))
-    widths, height = [(0.85 * wide + 1.4) / 3.4] * across, 0.42 * high + 1.0
+    if not tables:
+        msg = "no method has two finished settings"
+        raise ValueError(msg)
+    known = [x for *_, cells in tables for x in cells.flat if np.isfinite(x)] or [0.0]
+    scale = Normalize(min(known), max(known))
+    high, wide = np.max([cells.shape for *_, cells in tables], axis=0)
+    widths = [(0.85 * wide + 1.4) / 3.4] * min(2, len(tables))
+    down, height = -(-len(tables) // 2), 0.42 * high + 1.0
     figure, panels = style.new_figure(widths, rows=down, height=height)
     for panel in panels[len(tables) :]:
         panel.set_axis_off()
@@ -110,18 +116,15 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
         method = style.method_name(own[0]["method"])
         style.title(panel, method + f", best over {over}" * bool(over))
         panel.set(xlabel=x, ylabel=y, facecolor="#DDDDDD")
-        panel.set_xticks(range(len(xs)), map(_wrapped, xs))
-        panel.set_yticks(range(len(ys)), map(_wrapped, ys))
+        panel.set_xticks(range(len(xs)), [textwrap.fill(text, 12) for text in xs])
+        panel.set_yticks(range(len(ys)), [textwrap.fill(text, 12) for text in ys])
         panel.imshow(cells, "cividis", scale, aspect="auto")  # even in lightness
-        for place, value in np.ndenumerate(cells):
+        for (row, column), value in np.ndenumerate(cells):
             look = {"color": "white" if scale(value) < 0.5 else "black", "size": style.FONT_SIZE}
-            look |= {"weight": "bold" if place == best else "normal"}
             text = metric(name).shown(value, 1)
-            panel.text(place[1], place[0], text, look, ha="center", va="center")
+            panel.text(column, row, text, look, ha="center", va="center")
         corner = best[1] - 0.47, best[0] - 0.46
         panel.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5))
-    if not tables:
-        panels[0].text(0.5, 0.5, "no method has two settings", ha="center")
     style.caption(figure, f"Validation {name} at the last epoch, mean over seeds.")
     return figure
 
@@ -162,9 +165,8 @@ def _table(
     x, y, *_ = (*varied(rows), "")
     cells: dict[tuple[str, str], float] = {}
     for own in ranked(rows, name):  # the best one of a cell comes first
-        arguments, diverged = own[0]["arguments"], any(row["diverged"] for row in own)
-        place = arguments.get(y, ""), arguments.get(x, "")
-        cells.setdefault(place, np.nan if diverged else validated(own, name))
+        place = own[0]["arguments"].get(y, ""), own[0]["arguments"].get(x, "")
+        cells.setdefault(place, validated(own, name))
     ys, xs = (sorted({place[axis] for place in cells}, key=_order) for axis in (0, 1))
     best_y, best_x = next(iter(cells))
     values = np.array([[cells.get((y, x), np.nan) for x in xs] for y in ys])
@@ -177,8 +179,3 @@ def _order(text: str) -> tuple[float, str]:
         return float(text), ""
     except ValueError:
         return np.inf, text
-
-
-def _wrapped(text: str) -> str:
-    """A noise law in two lines."""
-    return text.replace("(", "(\n", 1) if len(text) > 12 else text

@@ -3,7 +3,6 @@
 import base64
 import shlex
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,6 @@ from tsam_jax.analysis import style
 from tsam_jax.train import plots, record, table
 from tsam_jax.train.config import require
 from tsam_jax.train.table import Line, Row, Study
-
-_TITLES = {"compare": "Comparison of methods", "sweep": "Search for settings", "study": "Study"}
-_CAPTIONS = {
-    "sharpness": (
-        "Training loss under random noise on the final parameters: mean rise E[L(θ+ε)] - L(θ) and"
-        " variance Var[L(θ+ε)], mean and range of the seeds. Lower is flatter."
-    ),
-    "heatmap": (
-        "Mean of the validation metric over the seeds, at the last epoch. The two axes are the"
-        " arguments with the most values; a cell has the best value over all other arguments. The"
-        " frame marks the chosen setting."
-    ),
-    "learning_curves": (
-        "Learning curves over gradient evaluations per seed, mean and range of the seeds; in a"
-        " sweep, of the best setting of each method. Training curves are on the labels trained on:"
-        " with noisy labels, a high training accuracy means memorised noise."
-    ),
-}
 
 
 def read_study(directory: Path) -> tuple[Study, list[Row]]:
@@ -56,25 +37,37 @@ def write_report(directory: Path) -> Path:
       The path of report.html, which needs no other file.
     """
     study, rows = read_study(directory)
-    lines = {"summary": table.summary(study, rows), "differences": table.differences(study, rows)}
-    statistics = {name: [_plain(line) for line in these] for name, these in lines.items()}
-    record.write_json(directory / "report.json", {"study": study, "rows": rows, **statistics})
+    statistics = {"summary": table.summary(study, rows)}
+    statistics["differences"] = table.differences(study, rows)
+    plain = {name: [_plain(line) for line in lines] for name, lines in statistics.items()}
+    record.write_json(directory / "report.json", {"study": study, "rows": rows, **plain})
     # the most convincing one comes first
     drawings = {"heatmap": plots.heat_map} if study["kind"] == "sweep" else {}
     if any(row["flatness"] for row in rows):
         drawings["sharpness"] = plots.sharpness
     drawings["learning_curves"] = plots.learning_curves
-    figures, failures = [], []
+    figures, failures = {}, problems(study, rows)
     for name, draw in drawings.items():
         try:
             figure = draw(study, rows)
             record.write_whole(directory / f"{name}.png", style.image(figure, "png"))
-            drawn = base64.b64encode(style.image(figure, "svg")).decode()
+            figures[name] = base64.b64encode(style.image(figure, "svg")).decode()
         except Exception as error:  # whatever it is, the report must not be lost
             failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
-            continue
-        figures.append((drawn, _CAPTIONS[name]))
-    page = _page(study, rows, figures=figures, problems=problems(study, rows) + failures, **lines)
+    pages = jinja2.PackageLoader("tsam_jax.train", "")
+    environment = jinja2.Environment(
+        loader=pages, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("page.html.jinja").render(
+        statistics,
+        study=study,
+        rows=rows,
+        table=table,
+        figures=figures,
+        problems=failures,
+        looks=plots.looks(study, rows),
+        commands=commands(study, rows),
+    )
     record.write_whole(directory / "report.html", page.encode())
     return directory / "report.html"
 
@@ -98,9 +91,9 @@ def problems(study: Study, rows: Sequence[Row]) -> list[tuple[str, str]]:
 def commands(study: Study, rows: Sequence[Row]) -> list[str]:
     """The commands after a sweep: train the best setting of all, compare the best of each method.
 
-    They have the flags of the sweep; there are none if nothing is finished.
+    They have the flags of the sweep; there are none for another study, or if nothing is finished.
     """
-    if not rows:
+    if not rows or study["kind"] != "sweep":
         return []
     chosen = table.choose(rows, study["metric"]).values()
     best = table.ranked(rows, study["metric"])[0][0]["setting"]
@@ -110,28 +103,6 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
         shlex.join(["tsam-jax", "train", *recipe, "--method", best, *flags]),
         shlex.join(["tsam-jax", "compare", *recipe, "--methods", *chosen, *flags, *seeds]),
     ]
-
-
-def _page(study: Study, rows: Sequence[Row], **content: Any) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("tsam_jax.train").joinpath("page.html.jinja").read_text("utf-8")
-    sweep = study["kind"] == "sweep"
-    return environment.from_string(source).render(
-        content,
-        study=study,
-        title=f"{_TITLES[study['kind']]} on {study['title_name']}",
-        noise=f"{100 * study['label_noise']:.3g}\N{NO-BREAK SPACE}%" * bool(study["label_noise"]),
-        verdict=table.verdict(study, rows),
-        columns=table.columns(study, rows),
-        compared=table.compared(study, rows),
-        cells=table.cells,
-        names=table.names(study, rows),
-        looks=plots.looks(study, rows),
-        chosen=list(table.choose(rows, study["metric"]).values()) if sweep else [],
-        commands=commands(study, rows) if sweep else [],
-        runs={row["setting"]: row for row in rows},
-        asked=[row for row in study["resolved"] if row[2] not in {"default", "setting"}],
-    )
 
 
 def _plain(line: Line) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A study is the content of study.json. A row is a line of rows.jsonl: a finished 
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,10 +88,10 @@ def columns(study: Study, rows: Sequence[Row]) -> list[Column]:
     return found
 
 
-def compared(study: Study, rows: Sequence[Row], name: str = "") -> list[Column]:
-    """The columns of which `differences` are taken: the metrics, or one of them."""
-    shown = [c for c in columns(study, rows) if c.path[0] in {"final", "best"}]
-    return [c for c in shown if str(c.path[-1]).endswith(f"_{name}" if name else "")]
+def compared(study: Study, rows: Sequence[Row]) -> list[Column]:
+    """The columns of which `differences` are taken: the metrics, and the largest eigenvalue."""
+    shown = columns(study, rows)
+    return [c for c in shown if c.path[0] in {"final", "best"} or c.name == "top_eigenvalue"]
 
 
 def value_of(row: Row, *path: str | int) -> float:
@@ -119,14 +119,12 @@ def names(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     arguments = {row["setting"]: row["arguments"] for row in rows}
     for method in set(found.values()):
         own = [text for text, name in found.items() if name == method]
-        if len(own) == 1:
-            continue
         differ = varied([row for row in rows if row["setting"] in own])
-        given = [arguments.get(text, {}) for text in own]
-        long = [" ".join([method, *(f"{k}={x[k]}" for k in differ if k in x)]) for x in given]
-        if not set(own) <= set(arguments) or max(map(len, long)) > 22:
-            long = [f"{method} {place}" for place in range(1, len(own) + 1)]
-        found |= dict(zip(own, long, strict=True))
+        for place, text in enumerate(own if len(own) > 1 else (), 1):
+            given = arguments.get(text, {})
+            long = " ".join([method, *(f"{k}={given[k]}" for k in differ if k in given)])
+            short = text in arguments and len(long) <= 22
+            found[text] = long if short else f"{method} {place}"
     return found
 
 
@@ -146,33 +144,39 @@ def summary(study: Study, rows: Sequence[Row]) -> list[Line]:
 
 def differences(study: Study, rows: Sequence[Row]) -> list[Line]:
     """Every setting minus the first one, over the seeds that both finished without diverging."""
-    found = {column.name: _paired(study, rows, column) for column in compared(study, rows)}
-
-    def line(text: str, seeds: list[int]) -> Line:
-        pairs = {name: [*own[text].values()] for name, own in found.items()}
-        return Line(text, seeds, [], {name: mean_and_interval(x) for name, x in pairs.items()})
-
-    return [line(text, list(pairs)) for text, pairs in next(iter(found.values())).items()]
+    found, shown = [], compared(study, rows)
+    first, *others = by_setting(study, [row for row in rows if not row["diverged"]]).items()
+    usual = {row["seed"]: row for row in first[1]}
+    for text, own in others:
+        pairs = [(row, usual[row["seed"]]) for row in own if row["seed"] in usual]
+        both = {c.name: [[value_of(x, *c.path) for x in pair] for pair in pairs] for c in shown}
+        estimates = {name: mean_and_interval([x - y for x, y in v]) for name, v in both.items()}
+        found.append(Line(text, [row["seed"] for row, _ in pairs], [], estimates))
+    return found
 
 
 def verdict(study: Study, rows: Sequence[Row]) -> list[str]:
     """What a study found, in sentences, from the differences to its first setting within seeds."""
-    short, shown, name = names(study, rows), columns(study, rows), study["metric"]
+    short, name = names(study, rows), study["metric"]
     if not rows:
         return ["No run is finished."]
     if study["kind"] == "sweep" or len(short) == 1:
-        best, column = ranked(rows, name)[0][0]["setting"], compared(study, rows, name)[0]
+        best, column = ranked(rows, name)[0][0]["setting"], columns(study, rows)[0]
         [line] = [line for line in summary(study, rows) if line.setting == best]
         value, spread = cells(line, [column])[0]
         words = [value, spread.replace("±", "± "), column.unit * (not line.diverged)]
         which = f", the best of {len(short)} settings" * (len(short) > 1)
         return [f"{short[best]}{which}: {column.meaning} {' '.join(filter(None, words))}."]
-    found = [_sentence(study, rows, column) for column in compared(study, rows, name)]
-    found += [_sentence(study, rows, c) for c in shown if c.name == "top_eigenvalue"]
-    base, *others = study["settings"]
-    if lost := [short[x] for x in others if not _paired(study, rows, shown[0])[x]]:
-        found.append(f"No seed finished both with {short[base]} and with {_listed(lost, 'or')}.")
-    return [sentence for sentence in found if sentence]
+    base, lines, found = short[study["settings"][0]], differences(study, rows), []
+    for column in compared(study, rows):
+        known = [line for line in lines if not math.isnan(line.estimates[column.name][0])]
+        if known and column.name.endswith((f"_{name}", "top_eigenvalue")):
+            words = [f"{short[line.setting]} {_difference(line, column)}" for line in known]
+            subject = column.meaning[0].upper() + column.meaning[1:]
+            found.append(f"{subject}, compared with {base}: {', '.join(words)}.")
+    if lost := [short[line.setting] for line in lines if not line.seeds]:
+        found.append(f"No seed finished both with {base} and with {' or '.join(lost)}.")
+    return found
 
 
 def cells(line: Line, shown: Sequence[Column], sign: str = "") -> list[tuple[str, str]]:
@@ -242,65 +246,16 @@ def render(study: Study, rows: Sequence[Row]) -> Group:
     return Group(words, table, settings)
 
 
-def _paired(
-    study: Study, rows: Sequence[Row], column: Column, scale: Callable[[float], float] = float
-) -> dict[str, dict[int, float]]:
-    """Setting -> seed -> its value minus that of the first setting, where neither run diverged."""
-
-    def values(own: Sequence[Row]) -> dict[int, float]:
-        return {row["seed"]: scale(value_of(row, *column.path)) for row in own}
-
-    (_, first), *others = by_setting(study, [row for row in rows if not row["diverged"]]).items()
-    usual = values(first)
-    return {
-        text: {seed: x - usual[seed] for seed, x in values(own).items() if seed in usual}
-        for text, own in others
-    }
-
-
-def _sentence(study: Study, rows: Sequence[Row], column: Column) -> str:
-    """Who is better than the first setting in a column; whose flatness is larger, as a ratio."""
-    short, ratio = names(study, rows), column.path[0] == "flatness"
-    pairs = _paired(study, rows, column, _log if ratio else float)
-    sign = 1.0 if ratio else metric(study["metric"]).better(1.0)
-    more, less = ("larger", "smaller") if ratio else ("better", "worse")
-    own = "'s" * ratio
-    base, seeds = short[study["settings"][0]] + own, max(map(len, pairs.values()))
-    alike = f"not different from {base} beyond the 95 % interval at {seeds} seeds"
-    alone = f"compared with {base} at one seed, without an interval"
-    ends = (f"{more} than {base}", f"{less} than {base}", alike, alone)
-    groups: dict[str, list[str]] = {end: [] for end in ends}
-    for text, values in pairs.items():
-        mean, half = mean_and_interval([*values.values()])
-        if math.isnan(mean):
-            continue
-        above = sign * mean > 0
-        end = alone if math.isnan(half) else alike if abs(mean) <= half else ends[not above]
-        if ratio:
-            low, middle, high = (f"{np.exp(abs(mean) + x):.3g}" for x in (-half, 0, half))
-            side = f"; {low} to {high}" if end in ends[:2] else f" {more if above else less}"
-            words = f"{middle} times{side}"
-        else:
-            k, digits, unit = (100, ".1f", " points") if column.unit == "%" else (1, ".2g", "")
-            words = f"{k * mean:+{digits}} ± {k * half:{digits}}{unit}".replace(" ± nan", "")
-        groups[end].append(f"{short[text]}{own} ({words})")
-    parts = [
-        f"{_listed(items, 'and')} {'is' if len(items) == 1 else 'are'} {end}"
-        for end, items in groups.items()
-        if items
-    ]
-    subject = column.meaning[0].upper() + column.meaning[1:]
-    return f"{subject}: {'; '.join(parts)}." if parts else ""
-
-
-def _listed(words: Sequence[str], last: str) -> str:
-    """Words in a list; of more than four without what is in brackets."""
-    words = words if len(words) <= 4 else [word.partition(" (")[0] for word in words]
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _log(x: float) -> float:
-    return math.log(x) if x > 0 else math.nan
+def _difference(line: Line, column: Column) -> str:
+    """A difference with its interval, and what it means."""
+    mean, half = line.estimates[column.name]
+    flat = column.name == "top_eigenvalue"
+    better = -mean if flat else metric(str(column.path[-1])).better(mean)
+    side = (("sharper", "flatter") if flat else ("worse", "better"))[better > 0]
+    side = "no clear difference" if abs(mean) <= half else side + ", one seed" * math.isnan(half)
+    k, digits, unit = (100, ".1f", " points") if column.unit == "%" else (1, ".2g", "")
+    spread = f" ± {k * half:{digits}}".replace(" ± nan", "")
+    return f"{k * mean:+{digits}}{spread}{unit} ({side})"
 
 
 def _cell(mean: float, half_width: float, unit: str, sign: str) -> tuple[str, str]:
