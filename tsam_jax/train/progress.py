@@ -1,7 +1,7 @@
-"""Progress of training: live bars in a terminal, plain lines elsewhere."""
+"""Progress of training: a live bar in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,36 +13,23 @@ from rich.table import Column
 from tsam_jax.train.metrics import metric
 
 _SECONDS_BETWEEN_LINES = 5.0
-_NARROW = 110  # columns below which bars and words are short
-_MOST_BARS = 10  # with more, settings that wait or are done are hidden, to fit the screen
+_MOST_LINES = 10  # of settings that train together, to fit the screen
 
 
 class Progress:
     """Shows the training of several settings; a context manager.
 
     `work` is label of each setting -> gradient evaluations it takes, all seeds together. A console
-    that is a terminal gets live bars, another one a line every few seconds.
+    that is a terminal gets a live bar, another one a line every few seconds.
     """
 
     def __init__(self, work: Mapping[str, float], console: Console) -> None:
-        self.console = console
+        self.console, self._live = console, console.is_terminal
         self._start, self._last_line = time.monotonic(), -_SECONDS_BETWEEN_LINES
         self._seconds = self._computed = 0.0  # of the rounds, without compilation
-        self._live, self._narrow = console.is_terminal, console.width < _NARROW
-        self._many = len(work) > _MOST_BARS
-        self._bars = Bars(
-            _column("{task.description}", "bold"),
-            BarColumn(bar_width=8 if self._narrow else 16),
-            _column("{task.fields[status]}", "none"),
-            console=console,
-            disable=not self._live,
-        )
-        width, self._tasks = 16 if self._narrow else 24, {}
-        shown: dict[str, Any] = {"visible": not self._many, "status": "waiting"}
-        for label, total in work.items():
-            short = label if len(label) <= width else label[: width - 1] + "…"
-            self._tasks[label] = self._bars.add_task(short, total=total, **shown)
-        self._all = self._bars.add_task("all", total=sum(work.values()), status="")
+        text = TextColumn("{task.description}", markup=False, table_column=Column())  # wrapped
+        self._bars = Bars(BarColumn(bar_width=16), text, console=console, disable=not self._live)
+        self._all = self._bars.add_task("", total=sum(work.values()))
 
     def __enter__(self) -> Self:
         """Starts the display."""
@@ -55,37 +42,29 @@ class Progress:
 
     def note(self, label: str, status: str) -> None:
         """Shows a phase of a setting: compiling, measuring flatness."""
-        if self._live:
-            self._bars.update(self._tasks[label], status=status, visible=True)
-        else:
-            self._line(label, status)
+        self._show([f"{label}  {status}"])
 
-    def resume(self, label: str, gradients: float) -> None:
+    def resume(self, gradients: float) -> None:
         """Counts gradient evaluations of an earlier session as done."""
-        task = self._bars.tasks[self._tasks[label]]
-        done = min(task.completed + gradients, task.total or 0.0)
-        self._bars.update(task.id, completed=done)
-        everything = sum(self._bars.tasks[one].completed for one in self._tasks.values())
-        self._bars.update(self._all, completed=everything)
+        self._bars.advance(self._all, gradients)
 
     def advance(self, job: Any, this: Any, done: int) -> None:
         """Shows a round, `loop.Round`, of a `run.Job` that had done some epochs before."""
-        spent, count = (this.epoch - done) * job.price, len(job.runs)
+        count, now = len(job.runs), time.monotonic()
+        spent = (this.epoch - done) * job.price * count
         self._seconds += this.seconds
-        self._computed += spent * count
-        speed = f"{this.examples_per_second * count:,.0f} examples/s"
+        self._computed += spent
+        self.resume(spent)
+        late = now - self._last_line >= _SECONDS_BETWEEN_LINES
+        if not (self._live or late or this.epoch == job.ends[-1]):
+            return
+        self._last_line, lines = now, []
         for label in dict.fromkeys(run.label for run in job.runs):
             rows = [row for row, run in enumerate(job.runs) if run.label == label]
-            self.resume(label, spent * len(rows))
-            status, now = self._status(job, this, rows), time.monotonic()
-            if self._live:
-                task = self._bars.tasks[self._tasks[label]]
-                visible = not self._many or not task.finished
-                self._bars.update(task.id, status=status, visible=visible)
-                self._bars.update(self._all, status=f"{self._left()} left  {speed}")
-            elif this.epoch == job.ends[-1] or now - self._last_line >= _SECONDS_BETWEEN_LINES:
-                self._last_line = now
-                self._line(label, f"{status}  {speed}  left {self._left()}")
+            lines.append(f"{label}  {self._status(job, this, rows)}")
+        *others, last = lines[:_MOST_LINES]
+        speed = f"{this.examples_per_second * count:,.0f} examples/s"
+        self._show([*others, f"{last}  {speed}  left {self._left()}"])
 
     def _status(self, job: Any, this: Any, rows: list[int]) -> str:
         """Seeds, epoch, loss and metric of the rows of one setting."""
@@ -97,8 +76,7 @@ class Progress:
         shown = f"{who}  epoch {this.epoch}/{job.ends[-1]}  loss {means['train_loss']:.3f}"
         shown += f"  {part.replace('validation', 'val')} {value}"
         if "step_effective_sample_size" in means:
-            words = "eff." if self._live and self._narrow else "eff. samples"
-            shown += f"  {words} {means['step_effective_sample_size']:.2f}"
+            shown += f"  eff. samples {means['step_effective_sample_size']:.2f}"
         return shown
 
     def _left(self) -> str:
@@ -106,11 +84,9 @@ class Progress:
         seconds = self._seconds * left / self._computed if self._computed else 0
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
-    def _line(self, label: str, text: str) -> None:
-        elapsed = time.monotonic() - self._start
-        line = f"[{elapsed:5.0f} s] {label}  {text}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _column(field: str, style: str) -> TextColumn:
-    return TextColumn(field, style=style, markup=False, table_column=Column(no_wrap=True))
+    def _show(self, lines: Sequence[str]) -> None:
+        if self._live:
+            self._bars.update(self._all, description="\n".join(lines))
+        for line in () if self._live else lines:
+            text = f"[{time.monotonic() - self._start:5.0f} s] {line}"
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)

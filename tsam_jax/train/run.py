@@ -135,7 +135,7 @@ def train(
             log.keep_until(done, job.ends)
             place = run.directory if writes else None
             log.trackers = stack.enter_context(open_trackers(tracking, place, done))
-            progress.resume(run.label, done * job.price)
+            progress.resume(done * job.price)
         weights, last = program.weights(state, job.data), state
         best: list[Any] = [None] * len(runs)
         complete = done >= epochs
