@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 _HELP = """usage: tsam-jax COMMAND [OPTIONS]
 
@@ -29,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
       0; 1 if a loss was not finite; 2 after a mistake in the options; 130 after Ctrl-C.
     """
     try:
-        import tyro
         from rich.console import Console
 
         from tsam_jax.commands import INTERRUPTED, commands, say
@@ -56,16 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 errors, f"tsam-jax: warning: {message}"
             )
             config.known(name, known, "command")
-            again, rest = _resumed(name, rest)
-            command = tyro.cli(
-                known[name],
-                prog=f"tsam-jax {name}",
-                args=_checked(rest, known[name]),
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
-            if hasattr(command, "words"):
-                out = command.out if again is None else again
-                command = dataclasses.replace(command, words=(name, *rest), out=out).with_recipe()
+            command = _command(known[name], name, rest)
             return int(command.run(console))
     except config.ConfigError as error:
         say(errors, f"tsam-jax: error: {error}")
@@ -81,44 +71,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _resumed(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
-    """The directory to resume and the words that it was started with; None and `words` if none."""
+def _command(kind: Any, name: str, words: list[str]) -> Any:
+    """The command that the words after its name make, or with `--resume` those it started with."""
+    import tyro
+
     from tsam_jax.train.config import ConfigError, require
 
-    option = [word for word in words if word.partition("=")[0] == "--resume"]
-    if not option:
-        return None, words
-    _, joint, value = option[0].partition("=")
-    value = value or words[-1]
+    registry, config = tyro.constructors.ConstructorRegistry(), (tyro.conf.OmitArgPrefixes,)
+    registry.primitive_rule(_none)
+    args = _with_option(words, getattr(kind, "first", None))  # any dataclass with `run` will do
+    command = tyro.cli(kind, prog=f"tsam-jax {name}", args=args, config=config, registry=registry)
+    if not hasattr(command, "words"):
+        return command
+    if command.resume is None:
+        return dataclasses.replace(command, words=(name, *words)).with_recipe()
+    option, joint, _ = words[0].partition("=")
     require(
-        len(words) <= 2 - len(joint) and value != "--resume",
+        option == "--resume" and len(words) == 2 - len(joint),
         "`--resume` continues a run as it was started: leave out the other options.",
     )
     from tsam_jax.train.record import read_json
 
-    directory = Path(value)
-    for file in ("config.json", "study.json"):
-        if (directory / file).is_file():
-            saved = read_json(directory / file).get("words")
-            if isinstance(saved, list) and [str(x) for x in saved[:1]] == [name]:
-                return directory, [str(x) for x in saved[1:]]
-    msg = f"`--resume`: {directory} is not the directory of a `tsam-jax {name}`."
+    for file in (command.resume / "config.json", command.resume / "study.json"):
+        saved = read_json(file).get("words") if file.is_file() else None
+        if isinstance(saved, list) and saved[:1] == [name]:
+            again = _command(kind, name, [str(word) for word in saved[1:]])
+            return dataclasses.replace(again, out=command.resume)
+    msg = f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`."
     raise ConfigError(msg)
 
 
-def _checked(words: list[str], command: type) -> list[str]:
-    """The words of a command, with the option `command.first` before a first word without one."""
+def _none(info: Any) -> Any:
+    """The word of an option for None: "none"."""
+    from tyro.constructors import PrimitiveConstructorSpec as Spec
+
+    is_none = lambda x: x is None  # noqa: E731
+    own = Spec(1, "none", lambda _: None, is_none, lambda _: ["none"], choices=("none",))
+    return own if info.type is type(None) else None
+
+
+def _with_option(words: list[str], first: str | None) -> list[str]:
+    """The words of a command, with the option `first` before a first word without one."""
     from tsam_jax.train.config import require
 
-    options = [word.partition("=")[0] for word in words]
-    first = getattr(command, "first", None)  # any dataclass with `run` is a command
-    for option, reason in getattr(command, "refused", {}).items():
-        require(option not in options, f"`{option}` {reason}")
-    if not words or words[0].startswith("-") or first is None:
+    if first is None or not words or words[0].startswith("-"):
         return words
-    option = "--dataset" if first == "--recipe" and ":" in words[0] else str(first)
+    option = "--dataset" if first == "--recipe" and ":" in words[0] else first
     require(
-        option not in options,
+        option not in [word.partition("=")[0] for word in words],
         f"`{option}` is given more than once: as the first word and as an option.",
     )
     return [option, *words]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tsam_jax import cli
 from tsam_jax.commands.study import Compare, Study, Sweep
 from tsam_jax.commands.train import Train
 from tsam_jax.methods import METHODS
@@ -21,20 +22,12 @@ from tsam_jax.train.resolve import announce, render, resolve
 from tsam_jax.train.settings import SettingError, parse
 
 GROUPS = {"task": Task, "optimizer": Optimizer, "budget": Budget}
-FLAGS = {
-    "task": config.TaskFlags,
-    "optimizer": config.OptimizerFlags,
-    "budget": config.BudgetFlags,
-}
 
 
 def command(kind=Compare, **given):
     """A command by its options, as they are named on the command line."""
     names = {name: {field.name for field in dataclasses.fields(x)} for name, x in GROUPS.items()}
-    groups = {
-        group: FLAGS[group](**{k: v for k, v in given.items() if k in names[group]})
-        for group in GROUPS
-    }
+    groups = {group: {k: v for k, v in given.items() if k in names[group]} for group in GROUPS}
     every = set(itertools.chain(*names.values()))
     return kind(**groups, **{k: v for k, v in given.items() if k not in every})
 
@@ -123,23 +116,27 @@ def test_the_stronger_level_wins_for_every_option(kind, name):
     assert set(origins.values()) == {"default"}
 
 
+def typed(*words):
+    """The flags of a command line, all groups together."""
+    found = cli._command(Train, "train", list(words))
+    return found.task | found.optimizer | found.budget
+
+
 @pytest.mark.parametrize(("kind", "name"), OPTIONS)
 def test_every_option_is_a_flag_that_is_not_given_unless_it_is(kind, name):
-    flags = FLAGS[next(group for group, x in GROUPS.items() if x is kind)]
-    assert config.given(flags()) == {}
-    strong = True if (kind, name) in SWITCHES else TWO_VALUES[kind][name][1]
-    assert config.given(flags(**{name: strong})) == {name: strong}
-    optional = type(None) in typing.get_args(typing.get_type_hints(kind)[name])
-    if optional:  # the recipe's value can be taken back
-        assert config.given(flags(**{name: "none"})) == {name: None}
-
-
-@pytest.mark.parametrize(("kind", "name"), OPTIONS)
-def test_the_word_none_is_a_name_where_none_is_no_value(kind, name):
-    hints = typing.get_type_hints(kind)
-    if hints[name] is str:
-        flags = FLAGS[next(group for group, x in GROUPS.items() if x is kind)]
-        assert config.given(flags(**{name: "none"})) == {name: "none"}
+    assert typed() == {}
+    flag, hint = config.flag(name), typing.get_type_hints(kind)[name]
+    if (kind, name) in SWITCHES:
+        assert typed(flag) == {name: True}
+        assert typed(f"--no-{name}") == {name: False}  # the recipe's can be taken back
+        return
+    strong = TWO_VALUES[kind][name][1]
+    words = strong if isinstance(strong, tuple) else (strong,)
+    assert typed(flag, *map(str, words)) == {name: strong}
+    if type(None) in typing.get_args(hint):
+        assert typed(flag, "none") == {name: None}
+    elif hint is str:
+        assert typed(flag, "none") == {name: "none"}
 
 
 @pytest.mark.parametrize("kind", [Train, Compare, Sweep, Study])
@@ -328,7 +325,7 @@ def test_mistakes_are_named_before_the_data_are_opened(given, message):
         ({"epochs": 2, "warmup": 2.0}, "`--warmup` must be shorter than the training of 2 epochs"),
         ({"base": "sm3", "schedule": "cosine"}, "`--base sm3` takes no schedule"),
         ({"base": "adam(b3=1)"}, r"in `--base adam\(b3=1\)`"),
-        ({"budget": "none"}, "`--budget` and `--epochs` are both none"),
+        ({"budget": None}, "`--budget` and `--epochs` are both none"),
         ({"mesh": "data=3"}, "`--mesh data=3`"),
     ],
 )

@@ -214,7 +214,7 @@ def test_streamed_training_is_training_from_the_device(tmp_path):
     for stream in (False, True):
         command = Train(
             method="sam(rho=0.1)",
-            task=dataclasses.replace(task, stream=stream),
+            task={**task, "stream": stream},
             optimizer=config.OptimizerFlags(batch_size=6),
             budget=config.BudgetFlags(epochs=2),
         )

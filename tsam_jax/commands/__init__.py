@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self
 
 import tyro
 from rich.console import Console
@@ -27,22 +27,19 @@ OUT = "Directory of the results. Default: runs/COMMAND-DATE-TIME-ID."
 
 
 class Command:
-    """Base of the commands: help without None, and numbers within their bounds."""
+    """Base of the commands: values of their types within their bounds, help without None."""
 
     first: ClassVar[str | None] = None  # the option that a first word without an option sets
-    refused: ClassVar[Mapping[str, str]] = {}  # option of other commands -> the end of the error
 
     def __init_subclass__(cls) -> None:
-        """Sets how help shows the options that may be left out."""
+        """Leaves defaults that the help has in words out of it."""
         for name, hint in cls.__annotations__.items():
-            inner = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-            if type(None) in get_args(inner) or get_origin(inner) is tuple:
-                cls.__annotations__[name] = config.argument(hint, inner)
+            if "None" in str(hint) or "tuple" in str(hint):
+                cls.__annotations__[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            config.check(field.name, getattr(self, field.name), field.metadata)
+        config.check(type(self), vars(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +66,20 @@ class Common(Command):
         'Devices, for example "data=4,sample=2": the batch is split over the first axis, the'
         " samples of a method over the second. Default: one device.",
     )
-    task: config.TaskFlags = dataclasses.field(default_factory=config.TaskFlags)
-    optimizer: config.OptimizerFlags = dataclasses.field(default_factory=config.OptimizerFlags)
-    budget: config.BudgetFlags = dataclasses.field(default_factory=config.BudgetFlags)
+    task: config.TaskFlags = dataclasses.field(default_factory=dict)
+    optimizer: config.OptimizerFlags = dataclasses.field(default_factory=dict)
+    budget: config.BudgetFlags = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the values, those of `task`, `optimizer` and `budget` with them."""
+        super().__post_init__()
+        config.check(config.Task, self.task)
+        config.check(config.Optimizer, self.optimizer)
+        config.Budget(**self.budget)
 
     def with_recipe(self) -> Self:
         """The command with its recipe: digits, if nothing is named."""
-        named = self.recipe or self.task.dataset
+        named = self.recipe or self.task.get("dataset")
         return self if named else dataclasses.replace(self, recipe="digits")
 
     def resolved(self, console: Console) -> Any:
@@ -90,11 +94,11 @@ class Common(Command):
     def flags(self) -> tuple[str, ...]:
         """The flags of data, network, optimizer and budget that were given, to be repeated."""
         found = []
-        for group in (self.task, self.optimizer, self.budget):
-            for name, value in config.given(group).items():
-                values = value if isinstance(value, tuple) else (value,)
-                words = () if value is True else ("none" if x is None else str(x) for x in values)
-                found += [f"--{name.replace('_', '-')}", *words]
+        for name, value in (self.task | self.optimizer | self.budget).items():
+            values = value if isinstance(value, tuple) else (value,)
+            off = "no_" if value is False else ""
+            found.append(config.flag(off + name))
+            found += ["none" if x is None else str(x) for x in values if not isinstance(x, bool)]
         return tuple(found)
 
 

@@ -1,8 +1,7 @@
 """`tsam-jax study`, and its two views: `compare` with a report, `sweep` with a choice."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.console import Console
 
@@ -44,9 +43,6 @@ class Study(Common):
     shard: str | None = option(None, "Run a part of the study: I/N, for example 2/4.")
 
     view = "study"
-    refused: ClassVar[Mapping[str, str]] = {
-        "--distributed": "is for `tsam-jax train`: a study is shared by `--shard I/N`."
-    }
 
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""

@@ -1,8 +1,8 @@
 """Options, and the one rule of precedence: flag > setting > recipe > default of the model family.
 
-`Task`, `Optimizer` and `Budget` hold resolved values. `flags(Task)` is the same class for the
-command line: every field defaults to None, which means "not given". Imports neither jax nor flax,
-so that `--help` is fast.
+`Task`, `Optimizer` and `Budget` hold resolved values; `TaskFlags`, `OptimizerFlags` and
+`BudgetFlags` are dictionaries of those given on the command line. Imports neither jax nor flax, so
+that `--help` is fast.
 """
 
 import contextlib
@@ -49,12 +49,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, hint = getattr(self, field.name), hints[field.name]
-            rule = "" if _fits(value, hint) else getattr(hint, "__name__", str(hint))
-            _refuse(field.name, value, rule)  # from a file that was edited by hand
-            check(field.name, value, field.metadata)
+        check(type(self), vars(self))
 
 
 _NOISE_LAW = "Label-noise law: other-labels (paper), or official (may redraw the true label)."
@@ -135,64 +130,23 @@ class Budget(Options):
         )
 
 
-def argument(hint: Any, values: Any = None, help_: str | None = None) -> Any:
-    """A type hint for the parser, whose help shows the `values` of it without None and a default.
-
-    Example:
-      >>> argument(float | None).__metadata__[0].metavar
-      'FLOAT'
-    """
-    metavar = None if hint is bool else _word(values or hint)
-    return Annotated[hint, tyro.conf.arg(metavar=metavar, help=help_, help_behavior_hint="")]
-
-
-def _word(hint: Any) -> str:
-    kinds = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return f"{{{','.join(kinds)}}}"
-    if typing.get_origin(hint) is tuple:
-        return f"{_word(kinds[0])} [{_word(kinds[0])} ...]"
-    words = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "{True,False}"}
-    return words.get(hint) or _word(kinds[0])
-
-
 def flags(kind: type[Any]) -> Any:
-    """The command-line version of an option class: fields default to None, "not given".
-
-    Where None is a value, the flag takes the word "none" for it. Switches default to False; no
-    recipe or family sets one.
-    """
-    hints, made = typing.get_type_hints(kind), []
+    """The command-line version of an option class: a dictionary of the options that are given."""
+    hints, own = typing.get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
-        hint = given = hints[field.name]
-        if field.default is None:
-            given |= Literal["none"]
-        if hint is not bool:
-            given |= None
-        flag = argument(given, hint, field.metadata["help"])
-        default = False if hint is bool else None
-        made.append((field.name, flag, dataclasses.field(default=default)))
-    flags_ = dataclasses.make_dataclass(kind.__name__, made, frozen=True)
-    flags_.__doc__, flags_.__module__ = kind.__doc__, __name__
-    return flags_
+        words = tyro.conf.arg(help=field.metadata["help"], help_behavior_hint="")
+        own[field.name] = Annotated[hints[field.name], words]
+    made: Any = typing.TypedDict(kind.__name__, own, total=False)  # type: ignore[misc, operator]
+    made.__doc__ = kind.__doc__
+    return made
 
 
 if TYPE_CHECKING:
-    TaskFlags: TypeAlias = Any
-    OptimizerFlags: TypeAlias = Any
-    BudgetFlags: TypeAlias = Any
+    TaskFlags: TypeAlias = dict[str, Any]
+    OptimizerFlags: TypeAlias = dict[str, Any]
+    BudgetFlags: TypeAlias = dict[str, Any]
 else:
     TaskFlags, OptimizerFlags, BudgetFlags = flags(Task), flags(Optimizer), flags(Budget)
-
-
-def given(options: Any) -> dict[str, Any]:
-    """The options that were given as flags, name -> value."""
-    values = {k: v for k, v in vars(options).items() if v is not None and v is not False}
-    return {k: None if v == "none" and k in _OPTIONAL else v for k, v in values.items()}
-
-
-_KINDS = (Task, Optimizer, Budget)
-_OPTIONAL = {x.name for kind in _KINDS for x in dataclasses.fields(kind) if x.default is None}
 
 Level = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values by option name."""
@@ -274,14 +228,18 @@ def broken_rule(value: Any, bounds: Mapping[str, Any]) -> str:
     return f"a finite number {' and '.join(f'{sign} {x}' for sign, _, x in rules)}".strip()
 
 
-def check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a number breaks a rule."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        _refuse(name, value, broken_rule(value, bounds))
-
-
-def _refuse(name: str, value: Any, rule: str) -> None:
-    require(not rule, f"`{flag(name)}` must be {rule}, got {shown(repr(value), 60)}.")
+def check(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a value of a field is of another type, or a number out of bounds."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            continue
+        value, hint = values[field.name], hints[field.name]
+        rule = "" if _fits(value, hint) else getattr(hint, "__name__", str(hint))
+        if not rule and isinstance(value, int | float) and not isinstance(value, bool):
+            rule = broken_rule(value, field.metadata)
+        name = flag(field.name)
+        require(not rule, f"`{name}` must be {rule}, got {shown(repr(value), 60)}.")
 
 
 def flag(name: str) -> str:
@@ -305,6 +263,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(x, kinds[0]) for x in value)
     if kinds:
         return any(_fits(value, kind) for kind in kinds)
+    if typing.is_typeddict(hint):
+        return isinstance(value, dict)
     right = isinstance(value, hint) or (hint is float and isinstance(value, int))
     return right and isinstance(value, bool) == (hint is bool)
 

@@ -58,7 +58,7 @@ def resolve(command: Any) -> Resolved:
       ConfigError: if an option is out of range, unknown, or does not apply.
     """
     recipe = config.find_recipe(command.recipe) if command.recipe is not None else Recipe("")
-    flags = {name: config.given(getattr(command, name)) for name in _KINDS}
+    flags = {name: getattr(command, name) for name in _KINDS}
 
     def merged(name: str, weakest: Iterable[config.Level] = (), setting: Any = None) -> Any:
         levels = [*weakest, (f"recipe {command.recipe}", getattr(recipe, name))]
@@ -158,9 +158,6 @@ def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
     from tsam_jax.models import MODELS
 
     optimizer = flags["optimizer"]
-    for field in dataclasses.fields(config.Optimizer):
-        config.check(field.name, optimizer.get(field.name), field.metadata)
-    config.Budget(**flags["budget"])
     parse_base(optimizer.get("base", "sgd"))
     for option, value, names in (
         ("schedule", optimizer.get("schedule"), SCHEDULES),
