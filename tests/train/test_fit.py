@@ -290,7 +290,7 @@ def test_the_first_metric_chooses_the_best_epoch():
         linear, LINE, "erm", optax.sgd(1.2), **SMALL, validation=LINE, metrics=metrics, seed=3
     )
     found = [line["validation_nearness"] for line in result.history]
-    assert result.best is result.history[int(np.argmax(found))]
+    assert result.best == result.history[int(np.argmax(found))]
 
 
 def test_statistics_of_the_model_are_recalibrated():

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 
 from tsam_jax.train import config
 from tsam_jax.train.loop import Round
+from tsam_jax.train.metrics import metric
 from tsam_jax.train.trackers import Tracker
 
 _PACKAGES = ("tsam_jax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "matfree")
@@ -84,15 +85,19 @@ def _damaged(where: str, why: object) -> config.ConfigError:
     return config.ConfigError(f"{where} is damaged ({reason}). Nothing was changed.")
 
 
-def add_line(path: Path, line: dict[str, Any]) -> None:
-    """Appends a line and syncs it to disk; an incomplete last line is dropped."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        whole = "".join(json.dumps(x) + "\n" for x in read_lines(path))
-        write_whole(path, whole.encode())
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a JSON-lines file as `write_whole` does."""
+    write_whole(path, "".join(map(_line, lines)).encode())
+
+
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Appends a line to a JSON-lines file that ends with a whole one."""
     with path.open("a") as lines:
-        lines.write(json.dumps(line, allow_nan=False) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
+        lines.write(_line(line))
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def check_same(path: Path, identity: Mapping[str, Any]) -> None:
@@ -141,26 +146,36 @@ def json_number(x: Any) -> float | None:
 class Log:
     """metrics.jsonl of a run: a line an evaluation, whole or cut back to a checkpoint.
 
-    `lines` are what was measured, the same however often a run is resumed; `trackers` also get each
-    line. Without a path lines are in memory only; of several processes one writes.
+    The `trackers` also get each line. Without a path lines are in memory only; of several processes
+    one writes.
     """
 
     def __init__(self, path: Path | None, *, write: bool = True) -> None:
         self._path = path if write else None
-        self.lines = read_lines(path) if path is not None else []
+        self._written = read_lines(path) if path is not None else []
         self.trackers: Sequence[Tracker] = ()
-        self._timings = [line.pop("timing", None) for line in self.lines]
         self._start, self._first = time.monotonic(), 0
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What was measured: the same however often a run is resumed."""
+        return [{k: x for k, x in line.items() if k != "timing"} for line in self._written]
 
     @property
     def last(self) -> dict[str, Any] | None:
         """The last line."""
-        return self.lines[-1] if self.lines else None
+        return self.lines[-1] if self._written else None
+
+    def best(self, name: str) -> dict[str, Any] | None:
+        """The line of the best epoch on the validation part, of equals the first, or None."""
+        key = f"validation_{name}"
+        known = [line for line in self.lines if line.get(key) is not None]
+        return max(known, key=lambda line: metric(name).better(line[key]), default=None)
 
     @property
     def seconds(self) -> float:
         """Training time of all lines."""
-        return float(sum(timing["seconds"] for timing in self._timings if timing))
+        return float(sum(x["timing"]["seconds"] for x in self._written if "timing" in x))
 
     def keep_until(self, epoch: int, ends: Sequence[int]) -> None:
         """Drops the lines after the epoch of the checkpoint that training resumes from.
@@ -169,19 +184,18 @@ class Log:
           ConfigError: if a line at one of `ends` before it is missing, or there twice.
         """
         due = [end for end in ends if end <= epoch]
-        there = [line.get("epoch") for line in self.lines]
+        there = [line.get("epoch") for line in self._written]
         if there[: len(due)] != due:
             what = "Nothing was changed. Restore the file, or start anew in another directory."
             msg = f"{self._path} does not have the epochs up to {epoch}, each once. {what}"
             raise config.ConfigError(msg)
-        kept = len(due)
-        self.lines, self._timings = self.lines[:kept], self._timings[:kept]
+        self._written = self._written[: len(due)]
         self._start, self._first = time.monotonic(), epoch
         if self._path is not None:
-            write_whole(self._path, "".join(map(self._text, range(kept))).encode())
+            write_lines(self._path, self._written)
 
-    def write(self, this: Round, row: int, gradients: float, epochs: int) -> dict[str, Any]:
-        """Adds a row of what was measured, and returns it; in the file it also has the "timing".
+    def write(self, this: Round, row: int, gradients: float, epochs: int) -> None:
+        """Adds a row of what was measured, in the file with its "timing".
 
         `gradients` are those so far, loss evaluations included; `epochs` those planned.
         """
@@ -193,22 +207,15 @@ class Log:
             "seconds_left": round(per_epoch * (epochs - this.epoch), 1),
         }
         line = {"epoch": this.epoch, "gradient_evaluations": round(gradients, 6), **numbers}
-        self.lines.append(line)
-        self._timings.append(timing)
+        self._written.append(line | {"timing": timing})
         if self._path is not None:
-            with self._path.open("a") as log:
-                log.write(self._text(-1))
+            add_line(self._path, self._written[-1])
         told = {name: x for name, x in (numbers | timing).items() if x is not None}
         for tracker in self.trackers:
             tracker(told, this.epoch)
-        return line
 
     def sync(self) -> None:
         """Syncs the file to disk, before a checkpoint."""
         if self._path is not None:
             with self._path.open("r+") as log:
                 os.fsync(log.fileno())
-
-    def _text(self, place: int) -> str:
-        timing = self._timings[place]
-        return json.dumps(self.lines[place] | ({"timing": timing} if timing else {})) + "\n"

@@ -18,7 +18,6 @@ from tsam_jax.estimator import known_cost
 from tsam_jax.train import loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
 from tsam_jax.train.config import VALUE_COST
-from tsam_jax.train.metrics import metric
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.record import Log
@@ -120,34 +119,40 @@ def train(
     steps, writes = program.steps_per_epoch, jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
-        folders = []
+        paths = [run.directory and run.directory / "metrics.jsonl" for run in runs]
+        logs, folders = [Log(path, write=writes) for path in paths], []
         for run in runs if runs[0].directory is not None else ():
             newest = stack.enter_context(run.checkpoints(keep=keep_checkpoints))
             folders.append((newest, stack.enter_context(run.checkpoints(BEST, keep=1))))
             folders[-1][1].check()
-        state = _newest(folders, job.start())
-        done = int(state.step[0]) // steps
-        paths = [run.directory and run.directory / "metrics.jsonl" for run in runs]
-        logs = [Log(path, write=writes) for path in paths]
-        if any(log.lines for log in logs) and not done:
+
+        def resumed() -> tuple[loop.TrainState, Any]:
+            state = _newest(folders, job.start())
+            for log in logs:
+                log.keep_until(int(state.step[0]) // steps, job.ends)
+            return state, program.weights(state, job.data)
+
+        written = any(log.lines for log in logs)
+        last, weights = resumed()
+        done = int(last.step[0]) // steps
+        if written and not done:
             progress.note(runs[0].label, "no checkpoint yet: starting from the beginning")
+        progress.resume(len(runs) * done * job.price)
         for run, log in zip(runs, logs, strict=True):
-            log.keep_until(done, job.ends)
-            place = run.directory if writes else None
-            log.trackers = stack.enter_context(open_trackers(tracking, place, done))
-            progress.resume(done * job.price)
-        weights, last = program.weights(state, job.data), state
-        best: list[Any] = [None] * len(runs)
+            log.trackers = open_trackers(tracking, run.directory if writes else None, done, stack)
+        best: list[Any] = [None] * len(runs)  # step and weights that are not saved yet
         complete = done >= epochs
         try:
-            for this in loop.train(program, state, job.data, ends=job.ends, stream=job.stream):
-                last, weights = this.state, this.weights
-                broken = [_broken(this, row) for row in range(len(runs))]
+            for this in loop.train(program, last, job.data, ends=job.ends, stream=job.stream):
+                last, weights, broken = this.state, this.weights, []
                 for row, log in enumerate(logs):
-                    line = log.write(this, row, this.epoch * job.price, epochs)
-                    if line is best_line(log, job.metric) and not broken[row]:
+                    log.write(this, row, this.epoch * job.price, epochs)
+                    broken.append(_where(last, log, row, steps) is not None)
+                    chosen = log.best(job.metric)
+                    if chosen and chosen["epoch"] == this.epoch and not broken[row]:
+                        # a copy: the next round gives the buffers up
                         own = jax.tree.map(lambda x, row=row: jnp.copy(x[row]), weights)
-                        best[row] = this.epoch, own  # a copy: the next round gives its buffers up
+                        best[row] = this.epoch * steps, own
                 complete = this.epoch == epochs
                 # not every multiple need be an epoch that is evaluated
                 due = this.epoch // checkpoint_every > done // checkpoint_every
@@ -156,31 +161,21 @@ def train(
                 if due or complete or stop.is_set():
                     for log in logs:
                         log.sync()
-                    _save(folders, best, this, broken, steps)
+                    _save(folders, best, this.epoch * steps, last, broken)
                 progress.advance(job, this, done)
                 done = this.epoch
                 if stop.is_set():
                     break
         except KeyboardInterrupt:  # at once: what was being computed is lost
-            complete, last = False, _newest(folders, job.start())
-            for log in logs:
-                log.keep_until(int(last.step[0]) // steps, job.ends)
-            weights = program.weights(last, job.data)
+            complete, (last, weights) = False, resumed()
         outcomes = []
         for row, log in enumerate(logs):
             own = jax.tree.map(lambda x, row=row: x[row], weights)
             step = folders[row][0].newest if folders else None
             saved = f"after epoch {step // steps}" if step else "none"
-            best_one, where = best_line(log, job.metric), _where(last, log, row, steps)
-            outcomes.append(Outcome(complete, own, _cut(last, row), log, best_one, where, saved))
+            chosen, where = log.best(job.metric), _where(last, log, row, steps)
+            outcomes.append(Outcome(complete, own, _cut(last, row), log, chosen, where, saved))
         return outcomes
-
-
-def best_line(log: Log, name: str) -> dict[str, Any] | None:
-    """The line of the best epoch on the validation part, of equals the first; None without one."""
-    name = f"validation_{name}"
-    known = [line for line in log.lines if line.get(name) is not None]
-    return max(known, key=lambda line: metric(name).better(line[name]), default=None)
 
 
 def refusal(label: str, outcome: Outcome) -> str:
@@ -211,25 +206,20 @@ def _newest(folders: Sequence[_Folders], start: loop.TrainState) -> loop.TrainSt
 
 
 def _save(
-    folders: Sequence[_Folders], best: list[Any], this: loop.Round, broken: list[bool], steps: int
+    folders: Sequence[_Folders], best: list[Any], step: int, state: Any, broken: list[bool]
 ) -> None:
     """Saves the best weights, then the state: what is resumed has the best of its past."""
-    for row, (last, chosen) in enumerate(folders):
-        if broken[row]:
-            continue
-        if best[row] is not None:
-            epoch, (params, rest) = best[row]
-            chosen.save(epoch * steps, {"params": params, "rest": rest})
+    for row, (newest, chosen) in enumerate(folders):
+        if best[row] is not None and not broken[row]:
+            at, (params, rest) = best[row]
+            chosen.save(at, {"params": params, "rest": rest})
             best[row] = None
-        last.save(this.epoch * steps, _cut(this.state, row)._asdict())
+        if not broken[row]:
+            newest.save(step, _cut(state, row)._asdict())
 
 
 def _cut(state: loop.TrainState, row: int) -> Any:
     return jax.tree.map(lambda x: x[row : row + 1], state)
-
-
-def _broken(this: loop.Round, row: int) -> bool:
-    return bool(this.state.broken[row]) or not math.isfinite(this.metrics["train_loss"][row])
 
 
 def _where(state: loop.TrainState, log: Log, row: int, steps: int) -> str | None:

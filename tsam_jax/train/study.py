@@ -103,6 +103,10 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
         steps = plan.epochs * (loaded.train_size // plan.optimizer.batch_size)
         work[plan.setting.text] = work.get(plan.setting.text, 0) + steps * plan.setting.price
     with record.owned(directory, path.stem), Progress(work, console) as progress:
+        if path.exists():
+            record.write_lines(
+                path, record.read_lines(path)
+            )  # a kill may have cut off the last one
         for group in _groups(missing, loaded) if vectorize else ([cell] for cell in missing):
             for cell, row in train_group(group, progress):
                 if row is None:

@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,51 +32,40 @@ def check_available(tracking: Tracking) -> None:
             importlib.import_module(_EXTRAS[option])
 
 
-@contextlib.contextmanager
 def open_trackers(
-    tracking: Tracking, directory: Path | None, epoch: int
-) -> Iterator[tuple[Tracker, ...]]:
-    """Opens the trackers of a run, and closes them at the end, also after an error.
+    tracking: Tracking, directory: Path | None, epoch: int, stack: contextlib.ExitStack
+) -> list[Tracker]:
+    """Opens the trackers of a run, which the stack closes, also after an error.
 
     Without a directory there are none. Numbers after `epoch`, from before a run was stopped, are
     replaced.
     """
-    with contextlib.ExitStack() as stack:
-        opened: list[Tracker] = []
-        if directory is not None and tracking.tensorboard:
-            opened.append(_tensorboard(directory / "tensorboard", epoch, stack))
-        if directory is not None and tracking.wandb:
-            opened.append(_weights_and_biases(directory, tracking.config, stack))
-        yield tuple(opened)
+    opened: list[Tracker] = []
+    if directory is not None and tracking.tensorboard:
+        from tensorboardX import SummaryWriter
 
+        # From `purge_step` on TensorBoard ignores what earlier files of the directory have.
+        place, purged = str(directory / "tensorboard"), epoch + 1 if epoch else None
+        writer = stack.enter_context(SummaryWriter(place, purge_step=purged))
 
-def _tensorboard(directory: Path, epoch: int, stack: contextlib.ExitStack) -> Tracker:
-    from tensorboardX import SummaryWriter
+        def write(numbers: Mapping[str, float], epoch: int) -> None:
+            for name, value in numbers.items():
+                writer.add_scalar(_grouped(name), value, epoch)
+            writer.flush()  # a run may be killed at any time
 
-    # From `purge_step` on TensorBoard ignores what earlier files of the directory have.
-    writer = SummaryWriter(str(directory), purge_step=epoch + 1 if epoch else None)
-    stack.callback(writer.close)
+        opened.append(write)
+    if directory is not None and tracking.wandb:
+        import wandb
 
-    def write(numbers: Mapping[str, float], epoch: int) -> None:
-        for name, value in numbers.items():
-            writer.add_scalar(_grouped(name), value, epoch)
-        writer.flush()  # a run may be killed at any time
-
-    return write
-
-
-def _weights_and_biases(
-    directory: Path, configuration: Mapping[str, Any], stack: contextlib.ExitStack
-) -> Tracker:
-    import wandb
-
-    known = directory / "wandb_id.txt"
-    if not known.exists():
-        known.write_text(uuid.uuid4().hex[:12])
-    place = {"project": "tsam-jax", "name": directory.name, "dir": str(directory)}
-    run = wandb.init(id=known.read_text(), resume="allow", config=dict(configuration), **place)
-    stack.callback(run.finish)
-    return lambda numbers, epoch: run.log({_grouped(k): x for k, x in numbers.items()}, step=epoch)
+        known = directory / "wandb_id.txt"
+        if not known.exists():
+            known.write_text(uuid.uuid4().hex[:12])
+        options: dict[str, Any] = {"id": known.read_text(), "resume": "allow"}
+        options |= {"project": "tsam-jax", "name": directory.name, "dir": str(directory)}
+        run = wandb.init(config=dict(tracking.config), **options)
+        stack.callback(run.finish)
+        opened.append(lambda x, epoch: run.log({_grouped(k): v for k, v in x.items()}, step=epoch))
+    return opened
 
 
 def _grouped(name: str) -> str:
