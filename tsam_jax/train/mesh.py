@@ -66,27 +66,12 @@ class Devices(NamedTuple):
 
         return jax.tree.map(place, tree)
 
-    def share(self, count: int) -> Any:
-        """The rows of `count` that this process reads, those of its devices; the last repeats."""
-        return np.minimum(self._places(count)[0], count - 1)
-
-    def counted(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that this process counts, and their places in `share`: each in one process."""
-        rows, owners = self._places(count)
-        places = np.flatnonzero((rows < count) & (owners == jax.process_index()))
-        return rows[places], places
-
-    def _places(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of this process, from 0, and the first process that has each."""
-        each = -(-count // self._rows.mesh.shape["data"])
-        owners: dict[int, list[int]] = {}
-        shape = (each * self._rows.mesh.shape["data"],)
-        of_devices: dict[Any, Any] = dict(self._rows.devices_indices_map(shape))
-        for device, (index,) in of_devices.items():
-            owners.setdefault(index.start or 0, []).append(device.process_index)
-        starts = sorted(start for start, own in owners.items() if jax.process_index() in own)
-        places = np.concatenate([np.arange(start, start + each) for start in starts])
-        return places, np.repeat([min(owners[start]) for start in starts], each)
+    def share(self, count: int) -> tuple[np.ndarray, int]:
+        """The rows of `count` that this process reads, and how many: then the last one repeats."""
+        whole = -(-count // self._rows.mesh.size) * self._rows.mesh.size
+        own = self._rows.addressable_devices_indices_map((whole,)).values()
+        rows = np.sort(np.concatenate([np.arange(whole)[part] for part in own]))
+        return np.minimum(rows, count - 1), int(np.sum(rows < count))
 
     def join(self, tree: Any) -> Any:
         """Joins the `share` of every process into arrays that are split over the processes."""
@@ -95,8 +80,9 @@ class Devices(NamedTuple):
 
     @property
     def _rows(self) -> NamedSharding:
+        """Each row is on one device."""
         assert self.mesh is not None
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        return NamedSharding(self.mesh, PartitionSpec(AXES))
 
     def pooled(self, count: int, mean: Any, std: Any) -> tuple[tuple[float, ...], ...]:
         """Mean and standard deviation of all processes' values, `count` of them in this one."""

@@ -115,13 +115,13 @@ def load_task(
         count = min(MEASURED, len(whole.labels))
         opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
     elif shared:
-        rows = devices.share(len(whole.labels))
+        rows, count = devices.share(len(whole.labels))
         share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
         opened = opened._replace(train=share)
     with _reading(f"--dataset {task.dataset}"):
         splits = data.read_splits(opened)
     if shared and splits.mean:
-        own = splits.train.inputs[: len(np.unique(rows))]  # without repetitions, at the end
+        own = splits.train.inputs[: max(count, 1)]
         pixels = own.size // own.shape[-1]
         mean, std = devices.pooled(pixels, *augmentation.channel_statistics(own))
         splits = splits._replace(mean=mean, std=std)
@@ -150,9 +150,8 @@ def prepare_task(
         labels = np.stack([law(clean, fraction=task.label_noise, seed=seed) for seed in seeds])
     shown, inputs = labels[:, : MEASURED if task.stream else None], splits.train.inputs
     if devices.processes > 1 and not task.stream:
-        rows, places = devices.counted(len(clean))
-        own = jax.tree.map(lambda x: x[places], inputs)
-        inputs, hashed = devices.join(inputs), devices.total(hash_rows(own, rows))
+        rows, count = devices.share(len(clean))
+        inputs, hashed = devices.join(inputs), devices.total(hash_rows(inputs, rows[:count]))
     else:
         hashed = hash_rows(inputs)
     parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
