@@ -1,12 +1,14 @@
-"""`tsam-jax study`, and its two views: `compare` with a report, `sweep` with a choice."""
+"""`tsam-jax study`, its two views `compare` and `sweep`, and the `report` of all of them."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import tyro
 from rich.console import Console
 
-from tsam_jax.commands import Common, default_directory, interrupted, say
-from tsam_jax.train import config
+from tsam_jax.commands import Command, Common, default_directory, interrupted, say
+from tsam_jax.recipes import Recipe
 from tsam_jax.train.config import option
 
 _EVALUATIONS = "Evaluations per run, the same number for each; at most the epochs of the shortest."
@@ -44,41 +46,24 @@ class Study(Common):
 
     view = "study"
 
+    def chosen(self, recipe: Recipe) -> tuple[str, ...]:
+        """The settings to run."""
+        return self.methods or recipe.methods
+
     def run(self, console: Console) -> int:
         """Runs the study, and writes its report; returns the exit status."""
-        from tsam_jax.train.report import read_study, write_report
         from tsam_jax.train.study import run_study
 
-        command = self
-        if self.view == "sweep" and not self.methods and self.recipe is not None:
-            recipe = config.find_recipe(self.recipe)
-            command = dataclasses.replace(self, methods=recipe.search or recipe.methods)
-        resolved = command.resolved(console)
+        resolved = self.resolved(console)
         directory = self.out or default_directory(self.view)
-        complete = run_study(resolved, command, directory, console)
-        page = write_report(directory)
-        study, rows = read_study(directory)
-        show(console, study, rows)
-        say(console, f"Report: {page}")
-        if not complete:
-            words: list[Any] = [self.view, "--resume", directory]
-            if self.shard is not None:  # a resumed directory is all of its shards
-                words = [*self.words, "--out", directory]
-            return interrupted(console, words)
-        diverged = [row for row in rows if row["diverged"]]
-        for row in diverged:
-            say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}")
-        return 1 if diverged else 0
-
-
-def show(console: Console, study: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Prints the results of a study, and for a sweep the commands to continue with."""
-    from tsam_jax.train import report, table
-
-    console.print(table.render(study, rows))
-    if study["kind"] == "sweep":
-        for line in report.commands(study, rows):
-            say(console, f"Next: {line}")
+        complete = run_study(resolved, self, directory, console)
+        status = _report(directory, console)
+        if complete:
+            return status
+        words: list[Any] = [self.view, "--resume", directory]
+        if self.shard is not None:  # a resumed directory is all of its shards
+            words = [*self.words, "--out", directory]
+        return interrupted(console, words)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,3 +90,35 @@ class Sweep(Study):
     evaluations: int = option(20, _EVALUATIONS, low=1)
 
     view = "sweep"
+
+    def chosen(self, recipe: Recipe) -> tuple[str, ...]:
+        """The settings to search."""
+        return self.methods or recipe.search or recipe.methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Command):
+    """Write the report of a study, merging its shards."""
+
+    directory: tyro.conf.Positional[Path]
+    """Directory of the study."""
+
+    def run(self, console: Console) -> int:
+        """Writes report.html and report.json; returns 0, or 1 if a run diverged."""
+        return _report(self.directory, console)
+
+
+def _report(directory: Path, console: Console) -> int:
+    """Writes the report of a study and prints its results; the exit status of the study."""
+    from tsam_jax.train import report, table
+
+    page = report.write_report(directory)
+    study, rows = report.read_study(directory)
+    console.print(table.render(study, rows))
+    for line in report.commands(study, rows) if study["kind"] == "sweep" else ():
+        say(console, f"Next: {line}")
+    say(console, f"Report: {page}")
+    diverged = [row for row in rows if row["diverged"]]
+    for row in diverged:
+        say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}")
+    return 1 if diverged else 0

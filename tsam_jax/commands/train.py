@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from rich.console import Console
 
 from tsam_jax.commands import Command, Common, default_directory, interrupted, say
+from tsam_jax.recipes import Recipe
 from tsam_jax.train import config
 from tsam_jax.train.config import option
 
@@ -39,12 +40,11 @@ class Train(Common):
     tensorboard: bool = config.switch("Log to TensorBoard, in the run's directory.")
     wandb: bool = config.switch("Log to Weights & Biases.")
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The method, as the other commands have it."""
-        return (self.method or (config.find_recipe(self.recipe).method if self.recipe else "tsam"),)
-
     grid = ()
+
+    def chosen(self, recipe: Recipe) -> tuple[str, ...]:
+        """The setting to run."""
+        return (self.method or recipe.method,)
 
     def run(self, console: Console) -> int:
         """Trains, or resumes; returns the exit status."""

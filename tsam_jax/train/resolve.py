@@ -51,8 +51,7 @@ def resolve(command: Any) -> Resolved:
     Nothing is written; the data set is opened, its inputs are not read.
 
     Args:
-      command: with `recipe`, `methods`, `grid`, `mesh`, the flags `t`, `rho`, `s`, and the flags of
-        `task`, `optimizer` and `budget`.
+      command: a `commands.Common`.
 
     Raises:
       ConfigError: if an option is out of range, unknown, or does not apply.
@@ -80,8 +79,7 @@ def resolve(command: Any) -> Resolved:
     def parsed(family: defaults.Family) -> list[Setting]:
         known = defaults.settings(family) | dict(recipe.settings)
         everything = recipe.everything or tuple(defaults.settings(family))
-        texts = command.methods or recipe.methods
-        return parse_all(texts, known, everything, fixed, command.grid)
+        return parse_all(command.chosen(recipe), known, everything, fixed, command.grid)
 
     parsed(defaults.family_of("mlp", fine_tuned=False))  # before the data are opened
     architecture = _architecture(task)
