@@ -9,7 +9,6 @@ import pytest
 from tsam_jax.train import optimizers
 from tsam_jax.train.config import ConfigError, Optimizer
 from tsam_jax.train.optimizers import NUMBERS, OPTIMIZERS, SCHEDULES, make_base, schedule
-from tsam_jax.train.settings import SettingError
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
 GRADS = jax.tree.map(lambda x: 3 * x + 1, PARAMS)
@@ -176,7 +175,7 @@ def test_warmup_rises_to_the_rate_and_the_schedule_follows():
     ],
 )
 def test_mistakes_in_the_optimizer_are_named(fields, message):
-    with pytest.raises(SettingError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         base_of(**fields)
     assert len(str(error.value)) <= 400
 

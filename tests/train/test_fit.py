@@ -16,7 +16,6 @@ from tsam_jax import data, methods
 from tsam_jax.train import fit
 from tsam_jax.train.config import ConfigError
 from tsam_jax.train.run import Diverged
-from tsam_jax.train.settings import SettingError
 
 
 def test_a_model_and_data_of_the_users_own():
@@ -348,7 +347,7 @@ def test_arguments_that_do_not_fit_are_named(changes, message):
     ],
 )
 def test_a_method_that_is_not_a_setting_is_named(method, message):
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(ConfigError, match=message):
         fit(linear, LINE, method, optax.sgd(0.1), **SMALL)
 
 

@@ -158,16 +158,7 @@ def test_distributed_is_auto_or_an_address_with_two_numbers(text):
         join_processes(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "tsam(t=1, rho=0.1, s=2, sample_axis='x')",
-            "`sample_axis` is not a setting; `--mesh` sets the axis",
-        ),
-        ("sam(rho=0.1, sample_axis='x')", "`sample_axis` is not a setting"),
-    ],
-)
-def test_the_axis_is_not_a_setting(text, message, capsys):
-    assert cli.main(["train", "--method", text]) == 2
-    assert message in capsys.readouterr().err
+@pytest.mark.parametrize("text", ["tsam(t=1, rho=0.1, s=2, {})", "sam(rho=0.1, {})"])
+def test_the_axis_is_not_a_setting(text, capsys):
+    assert cli.main(["train", "--method", text.format("sample_axis='x'")]) == 2
+    assert "`sample_axis` is not a known argument" in capsys.readouterr().err

@@ -17,11 +17,11 @@ from tsam_jax.data import OpenSplits, Records, Splits
 from tsam_jax.estimator import GradientEstimator, known_cost
 from tsam_jax.train import loop, run
 from tsam_jax.train.checkpoint import hash_tree
-from tsam_jax.train.config import Optimizer
+from tsam_jax.train.config import ConfigError, Optimizer
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
-from tsam_jax.train.settings import SettingError, parse
+from tsam_jax.train.settings import parse
 from tsam_jax.train.task import MEASURED, Data
 
 Examples = tuple[Any, Any]
@@ -105,8 +105,8 @@ def fit(
     Raises:
       ValueError: if the arguments do not fit together.
       ImportError: if data are to be streamed and grain is not installed.
-      SettingError: if `method` is a text that is not a setting.
-      ConfigError: if a checkpoint in `directory` is damaged, or of another training: model, loss,
+      ConfigError: if `method` is a text that is not a setting; if a checkpoint in `directory`
+        is damaged, or of another training: model, loss,
         data, augmentation, method, base optimizer or any of their numbers differ.
       Diverged: if the loss is not finite; the message has the step and remedies.
 
@@ -241,10 +241,10 @@ def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., Grad
     settings = parse(method)
     if len(settings) != 1:
         msg = f"`fit(method=...)` takes one setting, got {len(settings)}: {method}."
-        raise SettingError(msg)
+        raise ConfigError(msg)
     [setting] = settings
     if setting.overrides:
         names = ", ".join(setting.overrides)
         msg = f"`fit(method=...)`: {names} in `{method}` belong to `base` or `epochs`."
-        raise SettingError(msg)
+        raise ConfigError(msg)
     return setting.text, setting.build

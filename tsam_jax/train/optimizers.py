@@ -65,7 +65,7 @@ def parse_base(text: str) -> tuple[str, dict[str, Any]]:
     """Reads `--base`: the name of an optimizer of optax, or a call with arguments by name.
 
     Raises:
-      SettingError: if it is no optimizer of optax, with the nearest name; or if an argument is
+      ConfigError: if it is no optimizer of optax, with the nearest name; or if an argument is
         wrong, has an option of its own, or fails in a step of the optimizer.
     """
     name, arguments = parse_call(text, OPTIMIZERS, "optimizer")

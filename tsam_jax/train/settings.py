@@ -13,7 +13,6 @@ most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules
 
 import ast
 import collections
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -51,7 +50,7 @@ _BOUNDS = {
 _SWITCHES = ("adapt", "mask", "split_batch")
 _CHARACTERS, _DEPTH, _SETTINGS, _NUMBER, _INTEGER = 2000, 10, 1000, 1e12, 10_000
 _STEPS = (0, *(10**k for k in range(7)))
-_ELSEWHERE = {"key": "`--seeds` sets the seeds", "sample_axis": "`--mesh` sets the axis"}
+_ELSEWHERE = {"key", "sample_axis"}  # arguments that `--seeds` and `--mesh` set
 _SIZES = ("radius", "rms")
 _NO_VALUES = (bytes, complex, types.EllipsisType)
 _FORMS = {
@@ -60,10 +59,6 @@ _FORMS = {
 }
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
-
-
-class SettingError(config.ConfigError):
-    """A setting that cannot be read, or that its method rejects."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +122,7 @@ class Setting:
     ) -> GradientEstimator:
         """Makes the estimator, with `numbers`, which may be traced, in place of its own.
 
-        `sample_axis` is the mesh axis over which the samples are spread. Raises SettingError if the
+        `sample_axis` is the mesh axis over which the samples are spread. Raises ConfigError if the
         method rejects its arguments.
         """
         arguments = dict(self.arguments)
@@ -158,6 +153,7 @@ def parse(
     text: str,
     defaults: Mapping[str, str] | None = None,
     fixed: Mapping[str, float | None] | None = None,
+    grid: Mapping[str, list[ast.expr]] | None = None,
 ) -> list[Setting]:
     """Reads a setting, or a grid of settings if it has lists, whose last one runs fastest.
 
@@ -166,9 +162,10 @@ def parse(
       defaults: bare name -> setting: of a method, or of a name of its own, as the paper's ESAM1.
       fixed: values of flags, which replace those of the setting: of `FLAGS`, where the method has
         the argument, and of `OVERRIDES`, where the setting has it; None drops it.
+      grid: of `read_grid`; its values replace those of a setting that takes the name.
 
     Raises:
-      SettingError: if the text is wrong, its method rejects it, or a flag contradicts a grid.
+      ConfigError: if the text is wrong, its method rejects it, or a flag contradicts a grid.
 
     Example:
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)", fixed={"lr": 0.1})]
@@ -182,7 +179,13 @@ def parse(
             raise _contradiction(key, f"the grid in `{shown(text)}`")
         elif key in nodes or (key in FLAGS and key in _parameters(name)):
             nodes[key] = _expression(repr(value))
-    grids = [node.elts if isinstance(node, ast.List) else [node] for node in nodes.values()]
+    for key, numbers in (grid or {}).items():
+        if key in _SIZES and "noise" in nodes:
+            laws = _elements(nodes["noise"])
+            nodes["noise"] = ast.List([_resized(law, key, x) for law in laws for x in numbers])
+        elif key in OVERRIDES or key in _parameters(name):
+            nodes[key] = ast.List(numbers)
+    grids = [_elements(node) for node in nodes.values()]
     if not all(grids):
         raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
     _check_count(math.prod(map(len, grids)), text)
@@ -204,61 +207,61 @@ def parse_all(
       defaults: as of `parse`.
       everything: the settings of "all".
       fixed: as of `parse`.
-      grid: as of `apply_grid`.
+      grid: as of `read_grid`. A setting whose method does not take a name keeps its own values.
 
     Raises:
-      SettingError: also if there is no setting, one is repeated, or no method takes a flag.
-    """
-    fixed = fixed or {}
-    texts = list(itertools.chain(*(everything if text == "all" else [text] for text in texts)))
-    settings = [setting for text in texts for setting in parse(text, defaults, fixed)]
-    config.require(settings, "`--methods` needs at least one method: erm, sam, ...", SettingError)
-    names = ", ".join(dict.fromkeys(setting.name for setting in settings))
-    for key in (key for key in FLAGS if key in fixed):
-        why = f"`--{key}` does not apply: `{key}` is no argument of {names}."
-        config.require(any(setting.takes(key) for setting in settings), why, SettingError)
-    for text in grid:
-        if (key := text.partition("=")[0].strip()) in fixed:
-            raise _contradiction(key, f"`--grid {shown(text)}`")
-    settings = apply_grid(settings, grid)
-    times = collections.Counter(setting.text for setting in settings)
-    repeated = ", ".join(text for text, count in times.items() if count > 1)
-    config.require(not repeated, f"`--methods` has {shown(repeated)} more than once.", SettingError)
-    return settings
-
-
-def apply_grid(settings: Sequence[Setting], grid: Sequence[str]) -> list[Setting]:
-    """Replaces numbers of settings by all combinations of those of a grid, without repetitions.
-
-    A text of the grid is "name=value,value": a number of the method, "radius" or "rms" for the size
-    of its noise, or one of `OVERRIDES`. A setting whose method does not take a name keeps its own.
-
-    Raises:
-      SettingError: if a text is not of this form, or no method takes its name.
+      ConfigError: also if there is no setting, one is repeated, or no method takes a flag or a name
+        of the grid.
 
     Example:
-      >>> settings = parse("tilted_sampling(t=1, s=2, noise=ball(rms=0.1))")
-      >>> [setting.text for setting in apply_grid(settings, ["radius=5,9"])]
+      >>> laws = ["tilted_sampling(t=1, s=2, noise=ball(rms=0.1))"]
+      >>> [setting.text for setting in parse_all(laws, {}, grid=["radius=5,9"])]
       ['tilted_sampling(t=1, s=2, noise=ball(radius=5))',
        'tilted_sampling(t=1, s=2, noise=ball(radius=9))']
     """
-    found, names = list(settings), [text.partition("=")[0].strip() for text in grid]
-    once = len({_SIZES[0] if name in _SIZES else name for name in names}) == len(names)
-    config.require(once, "`--grid` has the values of a number more than once.", SettingError)
-    for text, name in zip(grid, names, strict=True):
-        values = text.partition("=")[2].split(",")
-        option = f"`--grid {shown(text)}`"
-        right = name.isidentifier() and all(map(_is_number, values))
-        why = f"{option} is not a name with numbers, as in `--grid t=1,20`."
-        config.require(right, why, SettingError)
-        _check_count(len(found) * len(values), f"--grid {text}")
-        numbers = [_expression(value) for value in values]
-        changed = [[_replaced(old, name, number) for number in numbers] for old in found]
-        why = f"{option}: none of the methods takes `{shown(name, 50)}`."
-        config.require(any(map(all, changed)), why, SettingError)
-        rows = (new if all(new) else [old] for old, new in zip(found, changed, strict=True))
-        found = list({one.text: one for one in itertools.chain(*rows) if one}.values())
-    return found
+    fixed, numbers = fixed or {}, read_grid(grid)
+    if both := [key for key in numbers if key in fixed]:
+        raise _contradiction(both[0], f"`--grid` with `{both[0]}`")
+    texts = list(itertools.chain(*(everything if text == "all" else [text] for text in texts)))
+    settings = [one for text in texts for one in parse(text, defaults, fixed, numbers)]
+    config.require(settings, "`--methods` needs at least one method: erm, sam, ...")
+    names = ", ".join(dict.fromkeys(setting.name for setting in settings))
+    for key in (key for key in FLAGS if key in fixed):
+        why = f"`--{key}` does not apply: `{key}` is no argument of {names}."
+        config.require(any(setting.takes(key) for setting in settings), why)
+    for key in numbers:
+        why = f"`--grid`: none of the methods takes `{shown(key, 50)}`."
+        sized = key in _SIZES and any(f"{key}=" in x.text for x in settings)
+        config.require(sized or any(key in x.nodes for x in settings), why)
+    if grid:  # settings may differ in nothing else
+        settings = list({setting.text: setting for setting in settings}.values())
+    _check_count(len(settings), ", ".join(texts))
+    times = collections.Counter(setting.text for setting in settings)
+    repeated = ", ".join(text for text, count in times.items() if count > 1)
+    config.require(not repeated, f"`--methods` has {shown(repeated)} more than once.")
+    return settings
+
+
+def read_grid(texts: Sequence[str]) -> dict[str, list[ast.expr]]:
+    """Reads `--grid`: name -> numbers.
+
+    A text is "name=number,number" with an argument of methods, "radius" or "rms" for the size of
+    their noise, or one of `OVERRIDES`.
+
+    Raises:
+      ConfigError: if a text is not of this form, or a name is there twice.
+    """
+    grid: dict[str, list[ast.expr]] = {}
+    for text in texts:
+        name, _, values = (part.strip() for part in text.partition("="))
+        numbers, option = [_expression(value) for value in values.split(",")], f"--grid {text}"
+        plain = all(type(_value(number, option)) in {int, float} for number in numbers)
+        why = f"`{shown(option)}` is not a name with numbers, as in `--grid t=1,20`."
+        config.require(plain and name.isidentifier(), why)
+        twice = grid.keys() & ({*_SIZES} if name in _SIZES else {name})
+        config.require(not twice, "`--grid` has the values of a number more than once.")
+        grid[name] = numbers
+    return grid
 
 
 def parse_call(text: str, functions: Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
@@ -274,18 +277,16 @@ def parse_call(text: str, functions: Mapping[str, Any], what: str) -> tuple[str,
     return name, {key: _value(node, text) for key, node in nodes.items()}
 
 
-def wrong(text: str, why: object) -> SettingError:
+def wrong(text: str, why: object) -> config.ConfigError:
     """Makes the error of a text, in one line."""
-    return SettingError(f"in `{shown(text)}`: {shown(str(why), 240)}")
+    return config.ConfigError(f"in `{shown(text)}`: {shown(str(why), 240)}")
 
 
 def _setting(name: str, nodes: Mapping[str, ast.expr], source: str) -> Setting:
     """Makes a setting, whose errors quote the source, and checks it."""
     parameters, values = _parameters(name), {}
-    names = [*(key for key in parameters if key not in _ELSEWHERE), *OVERRIDES]
+    names = [*(parameters.keys() - _ELSEWHERE), *OVERRIDES]
     for key, node in nodes.items():
-        if key in _ELSEWHERE:
-            raise wrong(source, f"`{key}` is not a setting; {_ELSEWHERE[key]}.")
         _check_known(key, names, f"argument of `{name}`")
         values[key] = value = _value(node, source, law=key == "noise")
         rule = config.broken_rule(value, _BOUNDS[key]) if key in OVERRIDES else ""
@@ -301,18 +302,17 @@ def _setting(name: str, nodes: Mapping[str, ast.expr], source: str) -> Setting:
     return setting
 
 
-def _replaced(setting: Setting, name: str, number: ast.expr) -> Setting | None:
-    """The setting with a number replaced; None if its method does not take the name."""
-    nodes = dict(setting.nodes)
-    if name in _SIZES and "noise" in nodes:
-        nodes["noise"] = copy.deepcopy(nodes["noise"])
-        for word in ast.walk(nodes["noise"]):
-            if isinstance(word, ast.keyword) and word.arg in _SIZES:
-                word.arg, word.value = name, number
-                return _setting(setting.name, nodes, setting.text)
-    if name not in OVERRIDES and not setting.takes(name):
-        return None
-    return _setting(setting.name, nodes | {name: number}, setting.text)
+def _elements(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.List) else [node]
+
+
+def _resized(law: ast.expr, name: str, number: ast.expr) -> ast.expr:
+    """The noise law with another size; as it is, if it has none."""
+    law = copy.deepcopy(law)
+    for word in ast.walk(law):
+        if isinstance(word, ast.keyword) and word.arg in _SIZES:
+            word.arg, word.value = name, number
+    return law
 
 
 def _read(
@@ -329,7 +329,7 @@ def _read(
         return node.id, {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         msg = f"`{shown(text)}` is not {form}."
-        raise SettingError(msg)
+        raise config.ConfigError(msg)
     _check_known(node.func.id, names, what)
     if node.args:
         raise wrong(text, f"arguments must be given by name, for example `{example}`.")
@@ -345,7 +345,7 @@ def _expression(text: str, form: str = "a number") -> ast.expr:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = shown(getattr(error, "msg", str(error)), 100)
         msg = f"`{shown(text)}` is not {form} ({reason})."
-        raise SettingError(msg) from error
+        raise config.ConfigError(msg) from error
 
 
 def _words(call: ast.Call, text: str) -> dict[str, ast.expr]:
@@ -390,13 +390,9 @@ def _value(node: ast.expr, text: str, *, law: bool = False, depth: int = 1) -> A
         case ast.UnaryOp(operand=ast.Constant() as one) if type(one.value) in {int, float}:
             if isinstance(node.op, ast.UAdd | ast.USub):
                 return inner(one) * (-1 if isinstance(node.op, ast.USub) else 1)
-        case ast.Dict() if depth > 1:  # of a piecewise constant schedule
-            with contextlib.suppress(TypeError, ValueError):
-                found = ast.literal_eval(node)
-                sizes = [abs(x) for x in (*found, *found.values()) if type(x) in {int, float}]
-                if len(sizes) == 2 * len(found) and max(sizes, default=0) <= _NUMBER:
-                    return found
-            raise wrong(text, f"a dictionary must be of numbers, of at most {_NUMBER:g}.")
+        case ast.Dict(keys=keys, values=values) if depth > 1:  # of a piecewise constant schedule
+            if all(isinstance(key, ast.Constant) for key in keys):
+                return dict(zip(map(inner, keys), map(inner, values), strict=True))
     part = shown(ast.get_source_segment(text.strip(), node) or "", 60)
     raise wrong(text, f"`{part}` is not a number, a name or a noise law.")
 
@@ -446,7 +442,7 @@ def _text(name: str, nodes: Mapping[str, ast.expr]) -> str:
 
 
 def _check_known(name: str, names: Iterable[str], what: str) -> None:
-    config.known(shown(name, 50), names, what, SettingError)
+    config.known(shown(name, 50), names, what)
 
 
 def _check_count(count: int, text: str) -> None:
@@ -454,12 +450,5 @@ def _check_count(count: int, text: str) -> None:
         raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
 
 
-def _contradiction(option: str, other: str) -> SettingError:
-    return SettingError(f"`{config.flag(option)}` contradicts {other}: give one of the two.")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return not math.isnan(float(text))
-    except ValueError:
-        return False
+def _contradiction(option: str, other: str) -> config.ConfigError:
+    return config.ConfigError(f"`{config.flag(option)}` contradicts {other}: give one of the two.")
