@@ -121,7 +121,7 @@ def as_written(monkeypatch):
     seen = []
     monkeypatch.setattr(resolve, "open_data", _opened)
     monkeypatch.setattr(pretrained, "architecture_of", lambda _: "vit")
-    monkeypatch.setattr(cli, "_resumed", lambda _, words: (None, words))
+    monkeypatch.setattr(cli, "_resumed", lambda command, *_: command)
     for kind in commands.commands().values():
         monkeypatch.setattr(kind, "run", lambda self, console: seen.append(self) or 0)
 

@@ -75,27 +75,31 @@ def _command(kind: Any, name: str, words: list[str]) -> Any:
     """The command that the words after its name make, or with `--resume` those it started with."""
     import tyro
 
-    from tsam_jax.train.config import ConfigError, require
-
     registry, config = tyro.constructors.ConstructorRegistry(), (tyro.conf.OmitArgPrefixes,)
     registry.primitive_rule(_none)
     args = _with_option(words, getattr(kind, "first", None))  # any dataclass with `run` will do
     command = tyro.cli(kind, prog=f"tsam-jax {name}", args=args, config=config, registry=registry)
     if not hasattr(command, "words"):
         return command
-    if command.resume is None:
-        return dataclasses.replace(command, words=(name, *words)).with_recipe()
+    if command.resume is not None:
+        return _resumed(command, name, words)
+    return dataclasses.replace(command, words=(name, *words)).with_recipe()
+
+
+def _resumed(command: Any, name: str, words: list[str]) -> Any:
+    """The command that the directory of `--resume` was started with."""
+    from tsam_jax.train.config import ConfigError, require
+    from tsam_jax.train.record import read_json
+
     option, joint, _ = words[0].partition("=")
     require(
         option == "--resume" and len(words) == 2 - len(joint),
         "`--resume` continues a run as it was started: leave out the other options.",
     )
-    from tsam_jax.train.record import read_json
-
     for file in (command.resume / "config.json", command.resume / "study.json"):
         saved = read_json(file).get("words") if file.is_file() else None
         if isinstance(saved, list) and saved[:1] == [name]:
-            again = _command(kind, name, [str(word) for word in saved[1:]])
+            again = _command(type(command), name, [str(word) for word in saved[1:]])
             return dataclasses.replace(again, out=command.resume)
     msg = f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`."
     raise ConfigError(msg)
