@@ -103,17 +103,20 @@ def studies(data: Path) -> dict[str, str]:
     found["minilm-SST-2"] = few = f"{text}SST-2 --train-size 5000"
     for name, words in {"MRPC": f"{text}MRPC", "SST-2": few}.items():
         found |= {f"minilm-{name}-wrong{x}": f"{words} --label-noise {x}" for x in (0.4, 0.2)}
-    return {
-        name: f"{words} --seeds 5 --methods {methods(30 if 'cifar' in name else 5)}"
-        for name, words in found.items()
+    sizes = {name: (30, 0.05, 0.006) if "cifar" in name else (5, 0.01, 0.001) for name in found}
+    return {name: f"{x} --seeds 5 --methods {methods(*sizes[name])}" for name, x in found.items()}
+
+
+def methods(epochs: int, rho: float, rms: float) -> str:
+    """Settings of equal epochs; then ERM and SAM with the gradient evaluations of TSAM.
+
+    rho, twice as large for TSAM, and the noise are those of the family's defaults.
+    """
+    costs = {"erm(": 1, f"sam(rho={rho},": 2, f"rsam(rho={rho},gamma={rho / 5:g},": 2}
+    costs |= {
+        f"tsam(t={t},rho={2 * rho:g},s=3,noise=sphere(rms={rms}),": 6 for t in (5, 0, 20, 100)
     }
-
-
-def methods(epochs: int) -> str:
-    """Settings of equal epochs; then ERM and SAM with the gradient evaluations of TSAM."""
-    costs = {"erm(": 1, "sam(rho=0.1,": 2, "rsam(rho=0.1,gamma=0.1,": 2}
-    costs |= {f"tsam(t={t},rho=0.1,s=3,": 6 for t in (5, 0, 20, 100)}
-    passes = [*costs.items(), ("erm(", 6), ("sam(rho=0.1,", 6)]
+    passes = [*costs.items(), ("erm(", 6), (f"sam(rho={rho},", 6)]
     return " ".join(f"{start}budget={cost * epochs})" for start, cost in passes)
 
 

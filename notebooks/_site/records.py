@@ -37,6 +37,7 @@ class Column(NamedTuple):
 COLUMNS = {
     "test": Column("test accuracy %", ("final", "test_accuracy"), 100),
     "early": Column("early stop %", ("best", "test_accuracy"), 100),
+    "loss": Column("test loss", ("final", "test_loss"), 1, ".3f"),
     "matthews": Column("test Matthews %", ("final", "test_matthews"), 100),
     "ess": Column("effective sample size", ("curve", "step_effective_sample_size"), 1, ".2f"),
     "eigenvalue": Column("largest eigenvalue", ("flatness", "top_eigenvalue"), 1, ".2f"),
