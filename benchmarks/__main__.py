@@ -89,45 +89,33 @@ class Settings:
 
 def studies(data: Path) -> dict[str, str]:
     """The studies of the evidence, by name; a shard is one of five seeds."""
-    images = (
-        f"--dataset npz:{data}/cifar10_jpeg.npz --model resnet18 --augmentation crop-flip"
-        " --evaluations 30 --batch-size 128 --base sgd --lr 0.1 --momentum 0.9"
-        " --weight-decay 5e-4 --schedule cosine --precision bfloat16"
-    )
-    text = (
-        f"--data-dir {data}/glue --pretrained {data}/all-MiniLM-L6-v2 --max-length 64"
-        " --evaluations 5 --batch-size 32 --base adamw --lr 5e-5 --schedule linear --dataset glue:"
-    )
+    images = f"--dataset npz:{data}/cifar10_jpeg.npz --model resnet18 --augmentation crop-flip"
+    images += f" --evaluations 30 --precision bfloat16 {methods(30, 0.05, 0.006)}"
+    text = f"--data-dir {data}/glue --pretrained {data}/all-MiniLM-L6-v2 --max-length 64"
+    text += f" --evaluations 5 {methods(5, 0.01, 0.001)} --dataset glue:"
     found = {f"cifar10-resnet18-wrong{x}": f"{images} --label-noise {x}" for x in (0, 0.4, 0.2)}
-    found |= {f"minilm-{x}": f"{text}{x}" for x in ("RTE", "MRPC", "CoLA", "STS-B")}
-    found["minilm-SST-2"] = few = f"{text}SST-2 --train-size 5000"
-    for name, words in {"MRPC": f"{text}MRPC", "SST-2": few}.items():
-        found |= {f"minilm-{name}-wrong{x}": f"{words} --label-noise {x}" for x in (0.4, 0.2)}
-    sizes = {name: (30, 0.05, 0.006) if "cifar" in name else (5, 0.01, 0.001) for name in found}
-    return {name: f"{x} --seeds 5 --methods {methods(*sizes[name])}" for name, x in found.items()}
+    tasks = ("RTE", "MRPC", "CoLA", "STS-B", "SST-2 --train-size 5000")
+    found |= {f"minilm-{x.split()[0]}": text + x for x in tasks}
+    noisy = ((name, x) for x in (0.4, 0.2) for name in ("minilm-MRPC", "minilm-SST-2"))
+    return found | {f"{name}-wrong{x}": f"{found[name]} --label-noise {x}" for name, x in noisy}
 
 
 def methods(epochs: int, rho: float, rms: float) -> str:
-    """Settings of equal epochs; then ERM and SAM with the gradient evaluations of TSAM.
-
-    rho, twice as large for TSAM, and the noise are those of the family's defaults.
-    """
-    costs = {"erm(": 1, f"sam(rho={rho},": 2, f"rsam(rho={rho},gamma={rho / 5:g},": 2}
-    costs |= {
-        f"tsam(t={t},rho={2 * rho:g},s=3,noise=sphere(rms={rms}),": 6 for t in (5, 0, 20, 100)
-    }
-    passes = [*costs.items(), ("erm(", 6), (f"sam(rho={rho},", 6)]
-    return " ".join(f"{start}budget={cost * epochs})" for start, cost in passes)
+    """Equal epochs; then ERM and SAM with TSAM's gradients; radii as the family's defaults."""
+    erm, sam, rsam = "erm(", f"sam(rho={rho},", f"rsam(rho={rho},gamma={rho / 5:g},"
+    tilted = f"rho={2 * rho:g},s=3,noise=sphere(rms={rms}),"
+    equal = [(erm, 1), (sam, 2), (rsam, 2), *((f"tsam(t={t},{tilted}", 6) for t in (5, 0, 20, 100))]
+    words = [f"{start}budget={cost * epochs})" for start, cost in [*equal, (erm, 6), (sam, 6)]]
+    return f"--seeds 5 --methods {' '.join(words)}"
 
 
 REHEARSAL = "--dataset digits --epochs 1 --evaluations 1 --seeds 5 --methods erm"
 
 
 def parse(arguments: list[str]) -> Settings:
-    settings = tyro.cli(Settings, args=arguments, prog="python -m benchmarks")
-    folder = record.ROOT / "runs" / "benchmarks" if settings.small else record.RESULTS
-    less = SMALL if settings.small else {}
-    return replace(settings, results=settings.results or folder, **less)
+    own = tyro.cli(Settings, args=arguments, prog="python -m benchmarks")
+    folder = record.ROOT / "runs" / "benchmarks" if own.small else record.RESULTS
+    return replace(own, results=own.results or folder, **(SMALL if own.small else {}))
 
 
 def main(settings: Settings) -> None:

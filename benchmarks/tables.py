@@ -118,8 +118,7 @@ def train(row: Row) -> Lines:
         yield line | {"at the end": ", ".join(tests), "seconds": number(x["seconds"])}
 
 
-PARTS = (step, headline, torch, memory, sam, devices, train)
-TABLES: dict[str, Callable[[Row], Lines]] = {f.__name__: f for f in PARTS}
+TABLES = {f.__name__: f for f in (step, headline, torch, memory, sam, devices, train)}
 
 
 def markdown(make: Callable[[Row], Lines], rows: list[Row]) -> str:
@@ -169,11 +168,8 @@ def rendered(text: str, results: Path = RESULTS, folder: Path = ROOT) -> str:
     parts = BLOCK.split(text)
     for i in range(1, len(parts), 4):
         opening, kind, machine = parts[i : i + 3]
-        parts[i : i + 3] = [
-            f"{opening}\n{table(kind, machine, results, folder)}",
-            "",
-            "\n<!-- end -->",
-        ]
+        made = table(kind, machine, results, folder)
+        parts[i : i + 3] = [f"{opening}\n{made}", "", "\n<!-- end -->"]
     return "".join(parts)
 
 
