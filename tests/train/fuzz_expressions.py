@@ -197,7 +197,9 @@ def check_grid(texts):
         check_values(setting)
     for text in texts:
         name, _, values = text.partition("=")
-        key, numbers = name.strip(), {float(value) for value in values.split(",")}
+        written = [value.strip() for value in values.split(",")]
+        numbers = {math.inf if x == "inf" else ast.literal_eval(x) for x in written}
+        key = name.strip()
         key = "noise" if key in ("rms", "radius") else key
         for setting in found:
             value = {**setting.arguments, **setting.overrides}.get(key)
