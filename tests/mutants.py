@@ -722,7 +722,7 @@ MUTANTS = [
         "../train/test_cli.py::test_methods_lists_every_method_with_cost_and_source",
     ),
     # the way of a training
-    Mutant("train/restore.py", "points += [weights", "points[:0] = [weights", WAY),
+    Mutant("train/restore.py", "weights in saved)]", "weights in saved[::-1])]", WAY),
     # which run is resumed, what it costs, what it shares, who owns it
     Mutant("train/loop.py", "if ema is None else state.average\n", "\n", AVERAGED),
     Mutant(

@@ -24,7 +24,6 @@ from _site import formulas, generated, public  # notebooks/_site
 
 from benchmarks import __main__ as benchmarks
 from tsam_jax import cli, commands, data
-from tsam_jax.commands import study as study_command
 from tsam_jax.methods import FORMULAS
 from tsam_jax.models import pretrained
 from tsam_jax.train import config, defaults, resolve, study
@@ -127,16 +126,15 @@ def as_written(monkeypatch):
 
     def read(words):
         code = cli.main(words)
-        if code or not isinstance(seen[-1], commands.Common) or seen[-1].resume:
+        command = seen[-1] if seen else None
+        if code or not hasattr(command, "chosen") or command.resume:
             return code
-        command = seen[-1].with_recipe()
         try:
             resolve.resolve(command)
         except config.ConfigError as error:
             if "devices; this machine has" not in str(error):  # it has one
                 raise
-        if isinstance(command, study_command.Study):
-            study.parse_shard(command.shard)
+        study.parse_shard(command.shard)
         return code
 
     return read

@@ -83,12 +83,12 @@ def _command(kind: Any, name: str, words: list[str]) -> Any:
         return command
     if command.resume is not None:
         return _resumed(command, name, words)
-    return dataclasses.replace(command, words=(name, *words)).with_recipe()
+    return dataclasses.replace(command, words=(name, *words))
 
 
 def _resumed(command: Any, name: str, words: list[str]) -> Any:
     """The command that the directory of `--resume` was started with."""
-    from tsam_jax.train.config import ConfigError, require
+    from tsam_jax.train.config import require
     from tsam_jax.train.record import read_json
 
     option, joint, _ = words[0].partition("=")
@@ -96,13 +96,14 @@ def _resumed(command: Any, name: str, words: list[str]) -> Any:
         option == "--resume" and len(words) == 2 - len(joint),
         "`--resume` continues a run as it was started: leave out the other options.",
     )
-    for file in (command.resume / "config.json", command.resume / "study.json"):
-        saved = read_json(file).get("words") if file.is_file() else None
-        if isinstance(saved, list) and saved[:1] == [name]:
-            again = _command(type(command), name, [str(word) for word in saved[1:]])
-            return dataclasses.replace(again, out=command.resume)
-    msg = f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`."
-    raise ConfigError(msg)
+    file = command.resume / "study.json"
+    saved: Any = read_json(file).get("words") if file.is_file() else None
+    require(
+        isinstance(saved, list) and saved[:1] == [name],
+        f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`.",
+    )
+    again = _command(type(command), name, [str(word) for word in saved[1:]])
+    return dataclasses.replace(again, out=command.resume)
 
 
 def _none(info: Any) -> Any:

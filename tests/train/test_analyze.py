@@ -152,8 +152,7 @@ def test_the_way_of_training_starts_at_its_initial_parameters(runs, capsys):
     ((name, way),) = found["trajectories"].items()
     (away,) = found["distances_from_plane"].values()
     assert name == "sam, seed 0, epoch 4"
-    job = restore.restore(run, ())[0]
-    start = jax.tree.map(lambda x: x[0], job.program.init([0], [job.runs[0].numbers]).params)
+    start = restore.restore(run, ())[0].start().params
     steps = sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.is_dir())
     assert len(steps) == 3  # of four epochs
     saved = [load(run / "checkpoints" / str(step), 40).params for step in steps]

@@ -29,7 +29,10 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def copy(done, tmp_path):
-    return shutil.copytree(done, tmp_path / "run")
+    """A run that was killed before it wrote its row."""
+    run = shutil.copytree(done, tmp_path / "run")
+    (run / "rows.jsonl").unlink()
+    return run
 
 
 def refused(capsys, *arguments):
@@ -48,7 +51,7 @@ def contents(directory):
 
 
 def test_a_directory_belongs_to_one_process(copy, capsys):
-    with record.owned(copy):
+    with record.owned(copy, "rows"):
         said = refused(capsys, "train", "--resume", str(copy))
     assert "another process writes to" in said
     assert cli.main(["train", "--resume", str(copy)]) == 0  # the lock went with its owner
@@ -106,10 +109,13 @@ def test_a_damaged_log_is_refused_and_nothing_is_lost(copy, capsys, damage):
     ],
 )
 def test_a_config_edited_by_hand_is_refused(copy, capsys, text):
-    (copy / "config.json").write_bytes(text)
-    before = contents(copy)
-    refused(capsys, "train", "--resume", str(copy))
-    assert contents(copy) == before
+    saved = (copy / "study.json").read_bytes()
+    for name in ("study.json", "config.json"):
+        (copy / "study.json").write_bytes(saved)
+        (copy / name).write_bytes(text)
+        before = contents(copy)
+        refused(capsys, "train", "--resume", str(copy))
+        assert contents(copy) == before
     refused(capsys, "evaluate", str(copy))
 
 

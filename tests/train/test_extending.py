@@ -116,8 +116,8 @@ def test_each_addition_is_one_file(copy):
         ["train", "--dataset", "folder:x", "--model", "linaer"],
     )
     assert done.stdout.endswith("[0, 0, 0, 2, 2]\n"), done.stderr
-    result = json.loads((copy / "run/result.json").read_text())
-    assert result["metrics"]["test_error"] == pytest.approx(1 - result["metrics"]["test_accuracy"])
+    result = json.loads((copy / "run/rows.jsonl").read_text())
+    assert result["final"]["test_error"] == pytest.approx(1 - result["final"]["test_accuracy"])
     lines = [json.loads(line) for line in (copy / "run/metrics.jsonl").read_text().splitlines()]
     least = min(line["validation_error"] for line in lines)
     assert result["best"]["validation_error"] == least  # lower is better, from the table

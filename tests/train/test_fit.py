@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_a_model_and_a_training_that_goes_on(
     assert not cut.complete
     assert cut.history == whole().history[:left]
     assert np.isfinite(cut.model(X)).all()
-    assert int(cut.state.step[0]) == 4 * left
+    assert int(cut.state.step) == 4 * left
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     again = tilted(tmp_path)
     assert again.complete

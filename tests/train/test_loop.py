@@ -1,4 +1,4 @@
-"""The training loop: what it computes, what it spends, and that runs do not mix."""
+"""The training loop: what it computes, what it spends, and that seeds differ."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tsam_jax.train.metrics import cross_entropy
 from tsam_jax.train.network import Batch, make_network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import Data, load_task, select_seeds
+from tsam_jax.train.task import Data, load_task
 
 TASK = config.Task(train_size=200, width=8, depth=1, model="mlp", label_noise=0.4)
 OPTIMIZER = config.Optimizer(batch_size=60)
@@ -32,7 +32,8 @@ def task():
 
 @pytest.fixture(scope="module")
 def data(task):
-    return task.data
+    """Those of seed 0."""
+    return task.of_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,10 @@ def planned(text, epochs=3, optimizer=OPTIMIZER):
     return plan, loop.numbers_for(setting, optimizer)
 
 
-def trained(network, data, text, seeds, epochs=3, ends=None, optimizer=OPTIMIZER):
+def trained(task, text, seed=0, epochs=3, ends=None, optimizer=OPTIMIZER):
     plan, numbers = planned(text, epochs, optimizer)
-    program = loop.make_program(network, plan, TASK.train_size)
-    start = program.init(seeds, [numbers] * len(seeds))
-    own = select_seeds(data, [SEEDS.index(seed) for seed in seeds])
+    program = loop.make_program(task.network, plan, TASK.train_size)
+    start, own = program.init(seed, numbers), task.of_seed(seed)
     rounds = loop.train(program, start, own, ends=ends or range(1, epochs + 1))
     return program, list(rounds)
 
@@ -63,30 +63,20 @@ def assert_close(a, b, rtol=1e-4, atol=1e-6):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
-def test_an_epoch_of_erm_is_sgd_with_momentum_and_coupled_weight_decay(network, data):
-    program, rounds = trained(network, data, "erm(lr=0.05)", [1], epochs=1)
+def test_an_epoch_of_erm_is_sgd_with_momentum_and_coupled_weight_decay(task, network):
+    program, rounds = trained(task, "erm(lr=0.05)", 1, epochs=1)
+    data = task.of_seed(1)
     init_key, order_key, _ = jax.random.split(jax.random.key(1), 3)
     params, rest = network.init(init_key)
     order = jax.random.permutation(jax.random.fold_in(order_key, 0), TASK.train_size)
     velocity = jax.tree.map(jnp.zeros_like, params)
     for rows in order[:180].reshape(3, 60):  # what is left after the last full batch is left out
-        batch = Batch(data.train.inputs[rows], data.train.labels[1][rows])
+        batch = Batch(data.train.inputs[rows], data.train.labels[rows])
         grads = jax.grad(lambda p, b=batch: network.loss(p, b, rest)[0])(params)
         velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
         params = jax.tree.map(lambda p, v: p - 0.05 * v, params, velocity)
-    assert_close(jax.tree.map(lambda x: x[0], rounds[0].state.params), params)
+    assert_close(rounds[0].state.params, params)
     assert program.steps_per_epoch == 3
-
-
-@pytest.mark.parametrize("text", ["sam(rho=0.1)", TSAM])
-def test_seeds_together_give_what_each_gives_alone(network, data, text):
-    _, together = trained(network, data, text, SEEDS)
-    for row, seed in enumerate(SEEDS):
-        _, alone = trained(network, data, text, [seed])
-        for name in alone[-1].metrics:
-            np.testing.assert_allclose(
-                together[-1].metrics[name][row], alone[-1].metrics[name][0], rtol=1e-3, atol=1e-3
-            )
 
 
 SAME_SHAPE = {
@@ -119,11 +109,10 @@ QUICK = {"tsam", "vasso", "nothing but a schedule", "base"}
 def test_settings_that_differ_in_numbers_share_a_program_and_give_what_each_gives_alone(
     network, data, name
 ):
-    """Alone: numbers are constants of a program of its own. Shared: arguments, and rows of them."""
+    """Alone: numbers are constants of a program of its own. Shared: they are its arguments."""
     texts, traces = SAME_SHAPE[name], []
     plans, numbers = zip(*map(planned, texts), strict=True)
     assert len({parse(text)[0].shape for text in texts}) == 1
-    one = select_seeds(data, [0])
 
     def augment(key, inputs):
         traces.append(key)
@@ -133,13 +122,10 @@ def test_settings_that_differ_in_numbers_share_a_program_and_give_what_each_give
     alone = []
     for plan, own in zip(plans, numbers, strict=True):
         program = loop.make_program(network, plan, TASK.train_size, parts=())
-        alone.append(program.advance(program.init([0]), one, 2).params)
-        assert_close(shared.advance(shared.init([0], [own]), one, 2).params, alone[-1], 1e-3, 1e-5)
+        alone.append(program.advance(program.init(0), data, 2).params)
+        assert_close(shared.advance(shared.init(0, own), data, 2).params, alone[-1], 1e-3, 1e-5)
     assert len(traces) == 1
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), *alone))) > 1e-4
-    rows = shared.advance(shared.init([0, 0], numbers), select_seeds(data, [0, 0]), 2).params
-    assert_close(rows, jax.tree.map(lambda *x: jnp.concatenate(x), *alone), rtol=1e-3, atol=1e-5)
-    assert len(traces) == 2
 
 
 @pytest.mark.parametrize(
@@ -157,26 +143,26 @@ def test_zero_and_infinity_have_programs_of_their_own(ordinary, special):
     assert len(second.numbers) == len(first.numbers) - 1
 
 
-def test_seeds_differ_in_labels_weights_and_noise(network, data):
-    program, _ = trained(network, data, "tsam(t=1, rho=0.1, s=1)", SEEDS, epochs=1)
-    state = program.init(SEEDS)
-    assert (data.train.labels[0] != data.train.labels[1]).any()
-    kernel = jax.tree.leaves(state.params)[1]
-    assert not np.allclose(kernel[0], kernel[1])
-    keys = state.estimator.key
+def test_seeds_differ_in_labels_weights_and_noise(task):
+    program, _ = trained(task, "tsam(t=1, rho=0.1, s=1)", epochs=1)
+    labels = [task.of_seed(seed).train.labels for seed in SEEDS]
+    assert (labels[0] != labels[1]).any()
+    states = [program.init(seed) for seed in SEEDS]
+    assert not np.allclose(*(jax.tree.leaves(state.params)[1] for state in states))
+    keys = [state.estimator.key for state in states]
     assert (keys[0] != keys[1]).any()
 
 
-def test_rounds_end_where_they_should(network, data):
-    program, rounds = trained(network, data, "erm()", [0], epochs=5, ends=[2, 4, 5])
+def test_rounds_end_where_they_should(task, data):
+    program, rounds = trained(task, "erm()", epochs=5, ends=[2, 4, 5])
     assert [this.epoch for this in rounds] == [2, 4, 5]
-    assert rounds[-1].state.step[0] == 15
-    more = loop.train(program, rounds[-1].state, select_seeds(data, [0]), ends=[1, 5, 6])
+    assert rounds[-1].state.step == 15
+    more = loop.train(program, rounds[-1].state, data, ends=[1, 5, 6])
     assert [this.epoch for this in more] == [6]
 
 
-def test_training_that_is_at_its_end_keeps_its_state(network, data):
-    program, rounds = trained(network, data, "erm()", SEEDS, epochs=1)
+def test_training_that_is_at_its_end_keeps_its_state(task, data):
+    program, rounds = trained(task, "erm()", epochs=1)
     assert not list(loop.train(program, rounds[-1].state, data, ends=[1]))
     assert np.isfinite(jax.tree.leaves(rounds[-1].state.params)[0]).all()
     assert np.isfinite(jax.tree.leaves(rounds[-1].weights)[0]).all()
@@ -192,15 +178,14 @@ def test_every_method_has_the_same_number_of_evaluations():
         assert np.ptp(np.diff([0, *looks])) <= 1
 
 
-def test_measures_are_of_the_stated_parts(network, data):
-    _, rounds = trained(network, data, "erm()", [0], epochs=1)
-    params = jax.tree.map(lambda x: x[0], rounds[0].state.params)
+def test_measures_are_of_the_stated_parts(task, data):
+    _, rounds = trained(task, "erm()", epochs=1)
     part = data.test
-    logits = logits_by_hand(params, part)
+    logits = logits_by_hand(rounds[0].state.params, part)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
-    assert rounds[0].metrics["test_loss"][0] == pytest.approx(float(losses.mean()), rel=1e-4)
+    assert rounds[0].metrics["test_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
     hits = (logits.argmax(-1) == part.labels).mean()
-    assert rounds[0].metrics["test_accuracy"][0] == pytest.approx(float(hits), rel=1e-4)
+    assert rounds[0].metrics["test_accuracy"] == pytest.approx(float(hits), rel=1e-4)
 
 
 def logits_by_hand(params, part):
@@ -232,10 +217,10 @@ def test_a_gradient_budget_buys_epochs_by_cost(texts, budget, expected):
     assert [plan.epochs for plan in resolve.resolve(command).plans] == expected
 
 
-def test_a_batch_in_parts_is_the_batch(network, data):
+def test_a_batch_in_parts_is_the_batch(task):
     parts = dataclasses.replace(OPTIMIZER, accumulate=3)
     whole, split = (
-        trained(network, data, "sam(rho=0.1)", [0], epochs=2, optimizer=optimizer)[1][-1]
+        trained(task, "sam(rho=0.1)", epochs=2, optimizer=optimizer)[1][-1]
         for optimizer in (OPTIMIZER, parts)
     )
     assert_close(split.state.params, whole.state.params, rtol=1e-3, atol=1e-5)
@@ -244,14 +229,13 @@ def test_a_batch_in_parts_is_the_batch(network, data):
 def test_the_average_of_the_parameters_is_measured(network, data):
     plan, numbers = planned("erm(lr=0.05)", 2, dataclasses.replace(OPTIMIZER, ema=0.5))
     program = loop.make_program(network, plan, TASK.train_size)
-    one = select_seeds(data, [0])
-    start = program.init([0], [numbers])
+    start = program.init(0, numbers)
     average = jax.tree.map(np.array, start.params)
-    [first, second] = loop.train(program, start, one, ends=[1, 2], stream=stream_of(data))
+    [first, second] = loop.train(program, start, data, ends=[1, 2], stream=stream_of(data))
     # The decay is (1 + n) / (10 + n) in step n, up to 0.5; the parameters in between are those of
     # training without an average.
     single = loop.make_program(network, plan._replace(options=OPTIMIZER), TASK.train_size)
-    state = single.init([0], [numbers])
+    state = single.init(0, numbers)
     for n in range(6):
         batch = list(stream_of(data)(n // 3))[n % 3]
         state = single.feed(state, jax.tree.map(lambda x: x[None], batch))
@@ -259,9 +243,10 @@ def test_the_average_of_the_parameters_is_measured(network, data):
         average = jax.tree.map(lambda a, p, k=kept: k * a + (1 - k) * p, average, state.params)
     assert_close(second.state.average[0], average)
     assert_close(second.weights[0], average)
-    params = jax.tree.map(lambda x: x[0], second.state.average[0])
-    hits = (logits_by_hand(params, data.test).argmax(-1) == data.test.labels).mean()
-    assert second.metrics["test_accuracy"][0] == pytest.approx(float(hits), rel=1e-4)
+    hits = (
+        logits_by_hand(second.state.average[0], data.test).argmax(-1) == data.test.labels
+    ).mean()
+    assert second.metrics["test_accuracy"] == pytest.approx(float(hits), rel=1e-4)
     assert first.epoch == 1
 
 
@@ -277,41 +262,36 @@ class Normalised(nnx.Module):
         return self.second(self.norm(self.first(x)))
 
 
-def small_data(rows):
+def small_data():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(22, 2)), jnp.float32) + 3
-    y = jnp.asarray(rng.integers(0, 2, (rows, 22)))
-    return Data(Batch(x, y), Batch(x[:7], y[0, :7]), Batch(x[7:], y[0, 7:]))
+    y = jnp.asarray(rng.integers(0, 2, 22))
+    return Data(Batch(x, y), Batch(x[:7], y[:7]), Batch(x[7:], y[7:]))
 
 
-@pytest.mark.parametrize(
-    ("ema", "recalibrate", "seeds"),
-    [(None, False, [0, 1]), (0.6, False, [0, 1]), (None, True, [0]), (0.6, True, [0, 1])],
-)
-def test_what_is_measured_is_measured_on_the_weights(ema, recalibrate, seeds):
+@pytest.mark.parametrize("ema", [None, 0.6])
+@pytest.mark.parametrize("recalibrate", [False, True])
+def test_what_is_measured_is_measured_on_the_weights(ema, recalibrate):
     """Averaged and recalibrated: by hand from the last state."""
     network = make_network(Normalised, cross_entropy)
     optimizer = config.Optimizer(batch_size=5, lr=0.1, ema=ema, recalibrate=recalibrate)
     plan = loop.plan_for(parse("sam(rho=0.1)")[0], optimizer, 22, 2)
-    program, own = loop.make_program(network, plan, 22), small_data(len(seeds))
-    *_, last = loop.train(program, program.init(seeds), own, ends=[1, 2])
-    for row in range(len(seeds)):
-        params, rest = jax.tree.map(lambda x, row=row: x[row], last.weights)
-        kept = last.state.average if ema else (last.state.params, last.state.rest)
-        params_kept, rest_kept = jax.tree.map(lambda x, row=row: x[row], kept)
-        assert_close(params, params_kept)
-        mean, var = rest_kept["norm"]["mean"], rest_kept["norm"]["var"]
-        if recalibrate:
-            hidden = np.asarray(own.train.inputs @ params["first"]["kernel"])
-            batches = (hidden + np.asarray(params["first"]["bias"]))[:20].reshape(4, 5, 3)
-            mean, var = batches.mean((0, 1)), batches.var(1).mean(0)
-        np.testing.assert_allclose(rest["norm"]["mean"], mean, rtol=1e-4)
-        np.testing.assert_allclose(rest["norm"]["var"], var, rtol=1e-3)
-        for part in loop.PARTS:
-            inputs, labels = getattr(own, part)
-            labels = labels[row] if part == "train" else labels
-            loss = float(network.score(network.merge(params, rest)(inputs), labels)["loss"])
-            assert last.metrics[f"{part}_loss"][row] == pytest.approx(loss, rel=1e-4)
+    program, own = loop.make_program(network, plan, 22), small_data()
+    *_, last = loop.train(program, program.init(0), own, ends=[1, 2])
+    params, rest = last.weights
+    params_kept, rest_kept = last.state.average if ema else (last.state.params, last.state.rest)
+    assert_close(params, params_kept)
+    mean, var = rest_kept["norm"]["mean"], rest_kept["norm"]["var"]
+    if recalibrate:
+        hidden = np.asarray(own.train.inputs @ params["first"]["kernel"])
+        batches = (hidden + np.asarray(params["first"]["bias"]))[:20].reshape(4, 5, 3)
+        mean, var = batches.mean((0, 1)), batches.var(1).mean(0)
+    np.testing.assert_allclose(rest["norm"]["mean"], mean, rtol=1e-4)
+    np.testing.assert_allclose(rest["norm"]["var"], var, rtol=1e-3)
+    for part in loop.PARTS:
+        inputs, labels = getattr(own, part)
+        loss = float(network.score(network.merge(params, rest)(inputs), labels)["loss"])
+        assert last.metrics[f"{part}_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def stream_of(data):
@@ -321,7 +301,7 @@ def stream_of(data):
     def batches(epoch):
         order = jax.random.permutation(jax.random.fold_in(order_key, epoch), TASK.train_size)
         for rows in np.asarray(order)[:180].reshape(3, 60):
-            yield Batch(np.asarray(data.train.inputs)[rows], np.asarray(data.train.labels[0])[rows])
+            yield Batch(np.asarray(data.train.inputs)[rows], np.asarray(data.train.labels)[rows])
 
     return batches
 
@@ -330,32 +310,29 @@ def test_streamed_data_are_the_data_on_the_device(network, data, monkeypatch):
     monkeypatch.setattr(loop, "_DISPATCH", 2)  # of three batches: a full and a shorter dispatch
     plan, numbers = planned("tsam(t=5, rho=0.1, s=2)")
     program = loop.make_program(network, plan, TASK.train_size)
-    one = select_seeds(data, [0])
     ends = []
     for stream in (None, stream_of(data)):
-        start = program.init([0], [numbers])
-        *_, last = loop.train(program, start, one, ends=[2, 3], stream=stream)
+        start = program.init(0, numbers)
+        *_, last = loop.train(program, start, data, ends=[2, 3], stream=stream)
         assert last.epoch == 3
         ends.append(last.state._replace(key=jax.random.key_data(last.state.key)))
     assert_close(*ends)
 
 
-def test_the_metrics_of_the_last_step_are_logged(network, data):
+def test_the_metrics_of_the_last_step_are_logged(task):
     """Under names of their own, and as means over the samples."""
-    _, rounds = trained(network, data, "tsam(t=50, rho=0.1, s=3)", SEEDS, epochs=1)
+    _, rounds = trained(task, "tsam(t=50, rho=0.1, s=3)", epochs=1)
     last, metrics = rounds[0].state.estimator.last.metrics, rounds[0].metrics
-    assert last["losses"].shape == (2, 3)
-    for seed in range(2):
-        size = float(1 / (last["weights"][seed] ** 2).sum())
-        assert metrics["step_effective_sample_size"][seed] == pytest.approx(size)
-        mean = float(last["losses"][seed].mean())
-        assert metrics["step_losses"][seed] == pytest.approx(mean)
-        assert metrics["step_tilt"][seed] == 50.0
-        assert metrics["step_weights"][seed] == pytest.approx(1 / 3)
-    _, rounds = trained(network, data, "erm()", [0], epochs=1)
+    assert last["losses"].shape == (3,)
+    size = float(1 / (last["weights"] ** 2).sum())
+    assert metrics["step_effective_sample_size"] == pytest.approx(size)
+    assert metrics["step_losses"] == pytest.approx(float(last["losses"].mean()))
+    assert metrics["step_tilt"] == 50.0
+    assert metrics["step_weights"] == pytest.approx(1 / 3)
+    _, rounds = trained(task, "erm()", epochs=1)
     of_step = {name for name in rounds[0].metrics if name.startswith("step_")}
     assert of_step == {"step_loss"}
-    assert rounds[0].metrics["step_loss"][0] == rounds[0].state.estimator.last.value[0]
+    assert rounds[0].metrics["step_loss"] == rounds[0].state.estimator.last.value
 
 
 def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):
@@ -368,9 +345,9 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_kept(network, data):
             bad = (epoch, step) in {(1, 0), (1, 2)}
             yield batch._replace(inputs=batch.inputs * (np.nan if bad else 1))
 
-    start = program.init([0], [numbers])
-    rounds = loop.train(program, start, select_seeds(data, [0]), ends=[1, 2, 3], stream=broken)
-    assert [int(this.state.broken[0]) for this in rounds] == [0, 4, 4]
+    start = program.init(0, numbers)
+    rounds = loop.train(program, start, data, ends=[1, 2, 3], stream=broken)
+    assert [int(this.state.broken) for this in rounds] == [0, 4, 4]
 
 
 def test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_trained_on():
@@ -384,11 +361,11 @@ def test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_train
     optimizer = config.Optimizer(batch_size=2, lr=0.1, weight_decay=0.0)
     plan = loop.plan_for(parse("sam(rho=0.1)")[0], optimizer, 4, 2)
     program = loop.make_program(network, plan, 4, parts=())
-    train = Batch(jnp.ones((4, 2)), jnp.zeros((1, 4), int))
-    before = jax.device_get(program.init([0]).params)
-    state = jax.block_until_ready(program.advance(program.init([0]), Data(train, None, None), 2))
+    train = Batch(jnp.ones((4, 2)), jnp.zeros(4, int))
+    before = jax.device_get(program.init(0).params)
+    state = jax.block_until_ready(program.advance(program.init(0), Data(train, None, None), 2))
     jax.effects_barrier()
-    assert int(state.step[0]) == 4
+    assert int(state.step) == 4
     assert len(seen) == 4  # once a step, for both probes
     assert len(set(seen)) == 4
     np.testing.assert_array_equal(state.params["kernel"], before["kernel"])  # of images of zeros
@@ -398,18 +375,9 @@ def test_augmentation_has_a_key_of_its_own_in_each_step_and_its_images_are_train
 EMA = dataclasses.replace(OPTIMIZER, ema=0.5)
 
 
-def runs_in(directory, texts, seeds):
-    """Runs with a directory each."""
-    for row, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
-        own = directory / str(row)
-        own.mkdir(parents=True, exist_ok=True)
-        yield run.Run(text, seed, planned(text, 4, EMA)[1], {"text": text, "seed": seed}, own)
-
-
-def finish(job, **options):
-    work = {one.label: job.price * job.ends[-1] for one in job.runs}
-    with Progress(work, Console(quiet=True)) as progress:
-        return run.train(job, progress, **options)
+def finish(one, **options):
+    with Progress(one.price * one.ends[-1], Console(quiet=True)) as progress:
+        return run.train(one, progress, **options)
 
 
 def bits(tree):
@@ -419,27 +387,26 @@ def bits(tree):
     return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_a_checkpoint_goes_on_bit_for_bit(tmp_path, network, data, rows):
-    """One run, and a group whose rows differ in numbers and seeds; also when it is finished."""
-    texts = ["tsam(t=5, rho=0.1, s=2)"] if rows == 1 else ["sam(rho=0.1)", "sam(rho=0.3)"]
-    seeds = SEEDS[:rows]
-    program = loop.make_program(network, planned(texts[0], 4, EMA)[0], TASK.train_size)
+def test_a_checkpoint_goes_on_bit_for_bit(tmp_path, network, data):
+    """Also when it is finished."""
+    text = "tsam(t=5, rho=0.1, s=2)"
+    plan, numbers = planned(text, 4, EMA)
+    program = loop.make_program(network, plan, TASK.train_size)
 
     def job(folder, ends):
-        runs = list(runs_in(tmp_path / folder, texts, seeds))
-        return run.Job(runs, network, program, select_seeds(data, seeds), ends, "accuracy")
+        (tmp_path / folder).mkdir(exist_ok=True)
+        where = tmp_path / folder, network, program, data
+        return run.Run(text, 0, numbers, {"text": text}, *where, ends, "accuracy")
 
     whole = finish(job("whole", [1, 2, 3, 4]))
     finish(job("cut", [1, 2]), checkpoint_every=1)
     for _ in range(2):
         cut = finish(job("cut", [1, 2, 3, 4]))
-        for one, other in zip(cut, whole, strict=True):
-            assert one.complete
-            assert one.best == other.best
-            assert one.log.lines == other.log.lines
-            pairs = zip(*(bits((x.weights, x.state)) for x in (one, other)), strict=True)
-            for a, b in pairs:
-                np.testing.assert_array_equal(a, b)
-    lines = (tmp_path / "cut" / "0" / "metrics.jsonl").read_text().splitlines()
+        assert cut.complete
+        assert cut.best == whole.best
+        assert cut.log.lines == whole.log.lines
+        pairs = zip(*(bits((x.weights, x.state)) for x in (cut, whole)), strict=True)
+        for a, b in pairs:
+            np.testing.assert_array_equal(a, b)
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]

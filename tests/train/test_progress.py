@@ -3,7 +3,6 @@
 import io
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -19,18 +18,11 @@ def console(width, *, terminal=True):
     return Console(file=io.StringIO(), width=width, **options)
 
 
-def job_of(*labels, price=10.0, metric="accuracy"):
-    """Runs with the seeds 0, 1, ... that train 100 epochs."""
-    runs = [SimpleNamespace(label=label, seed=seed) for seed, label in enumerate(labels)]
-    return SimpleNamespace(runs=runs, ends=range(1, 101), price=price, metric=metric)
-
-
-def advance(progress, job, *, start=0, epoch=12, metrics=METRICS, seconds=1.0, rate=4115.0):
-    """A round of a job; the numbers are those of its first run, others have a third more."""
-    count = len(job.runs)
-    rows = {name: x * np.linspace(1, 4 / 3, count) for name, x in metrics.items()}
-    this = SimpleNamespace(epoch=epoch, seconds=seconds, examples_per_second=rate, metrics=rows)
-    progress.advance(job, this, start)
+def advance(progress, label, *, start=0, epoch=12, metrics=METRICS, seconds=1.0, rate=4115.0):
+    """A round of a run of 100 epochs, of 10 gradient evaluations each."""
+    run = SimpleNamespace(label=label, seed=0, ends=range(1, 101), price=10.0, metric="accuracy")
+    this = SimpleNamespace(epoch=epoch, seconds=seconds, examples_per_second=rate, metrics=metrics)
+    progress.advance(run, this, start)
 
 
 def rows_of(progress, screen):
@@ -41,8 +33,8 @@ def rows_of(progress, screen):
 @pytest.mark.parametrize("width", [80, 120])
 def test_everything_is_seen_in_the_width_of_the_terminal(width):
     screen = console(width)
-    progress = Progress({SETTING: 1000.0, "erm()": 500.0}, screen)
-    advance(progress, job_of(SETTING))
+    progress = Progress(1500.0, screen)
+    advance(progress, SETTING)
     rows = rows_of(progress, screen)
     seen = " ".join(" ".join(rows).split())
     assert max(map(len, rows)) <= width
@@ -51,33 +43,13 @@ def test_everything_is_seen_in_the_width_of_the_terminal(width):
     assert "4,115 examples/s" in seen
 
 
-def test_of_seeds_that_train_together_the_means_are_seen():
-    screen = console(80, terminal=False)
-    advance(Progress({SETTING: 3000.0}, screen), job_of(*[SETTING] * 3))
-    [line] = screen.file.getvalue().splitlines()
-    for words in ("seeds 0-2", f"loss {1.234 * 7 / 6:.3f}", "12,345 examples/s"):
-        assert words in line
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_settings_that_train_together_have_their_own_numbers(terminal):
-    screen = console(200, terminal=terminal)
-    labels = [f"erm(lr={n})" for n in range(30)]
-    shown = Progress(dict.fromkeys(labels, 1000.0), screen)
-    advance(shown, job_of(*labels))
-    lines = rows_of(shown, screen) if terminal else screen.file.getvalue().splitlines()
-    assert len(lines) == 10  # what fits the screen
-    for n, line in enumerate(lines):
-        assert f"{labels[n]}  seed {n}  epoch 12/100  loss {1.234 * (1 + n / 87):.3f}" in line
-
-
 def test_a_file_gets_lines_with_speed_samples_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     screen = console(80, terminal=False)
-    shown = Progress({SETTING: 1000.0}, screen)
+    shown = Progress(1000.0, screen)
     now[0] += 12.0
-    advance(shown, job_of(SETTING), seconds=12.0)  # 120 of the 1000
+    advance(shown, SETTING, seconds=12.0)  # 120 of the 1000
     [line] = screen.file.getvalue().splitlines()
     assert line.startswith(f"[   12 s] {SETTING}")
     assert line.endswith("eff. samples 2.90  4,115 examples/s  left 1:28")
@@ -88,29 +60,27 @@ def test_time_left_ignores_compilation(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     screen = console(80, terminal=False)
-    shown = Progress({"erm()": 1000.0}, screen)
+    shown = Progress(1000.0, screen)
     now[0] += 120.0
-    advance(shown, job_of("erm()"), epoch=1, seconds=1.0)
+    advance(shown, "erm()", epoch=1, seconds=1.0)
     assert screen.file.getvalue().endswith("left 1:39\n")
 
 
 def test_what_an_earlier_session_did_is_done_and_took_no_time():
     screen = console(120)
-    shown = Progress({"erm()": 1000.0, "sam(rho=1)": 2000.0}, screen)
+    shown = Progress(3000.0, screen)
     shown.resume(900.0)
     assert shown._bars.tasks[0].percentage == 30
-    advance(shown, job_of("erm()"), start=90, epoch=95, seconds=1.0)  # 50 a second; 2050 are left
+    advance(shown, "erm()", start=90, epoch=95, seconds=1.0)  # 50 a second; 2050 are left
     assert "left 0:41" in rows_of(shown, screen)[-1]
 
 
 @pytest.mark.parametrize("before", [90, 100])
 def test_after_a_resumption_the_bar_ends_at_100_percent_and_no_time_is_left(before):
-    labels = ("sam(rho=1)", "sam(rho=2)", "sam(rho=1)")  # a group: settings and seeds
-    shown = Progress({"sam(rho=1)": 2000.0, "sam(rho=2)": 1000.0}, console(120))
-    for _ in labels:
-        shown.resume(before * 10.0)
+    shown = Progress(1000.0, console(120))
+    shown.resume(before * 10.0)
     if before < 100:
-        advance(shown, job_of(*labels), start=before, epoch=100)
+        advance(shown, "sam(rho=1)", start=before, epoch=100)
     assert shown._bars.tasks[0].percentage == 100
     assert shown._left() == "0:00"
 
@@ -118,13 +88,13 @@ def test_after_a_resumption_the_bar_ends_at_100_percent_and_no_time_is_left(befo
 def test_a_method_without_samples_has_no_effective_ones():
     screen = console(80, terminal=False)
     metrics = {name: METRICS[name] for name in ("train_loss", "validation_accuracy")}
-    advance(Progress({"erm()": 1000.0}, screen), job_of("erm()"), metrics=metrics)
+    advance(Progress(1000.0, screen), "erm()", metrics=metrics)
     assert "eff." not in screen.file.getvalue()
 
 
 def test_without_a_validation_part_the_training_part_is_shown():
     screen = console(80, terminal=False)
     metrics = {"train_loss": 1.234, "train_accuracy": 0.876}
-    advance(Progress({"erm()": 1000.0}, screen), job_of("erm()"), metrics=metrics)
+    advance(Progress(1000.0, screen), "erm()", metrics=metrics)
     assert "train 87.6 %" in screen.file.getvalue()
     assert "val" not in screen.file.getvalue()

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from tsam_jax import cli, data, recipes
-from tsam_jax.commands.study import Compare, Sweep
-from tsam_jax.commands.train import Train
+from tsam_jax.commands.study import Compare, Sweep, Train
 from tsam_jax.models import MODELS
 from tsam_jax.recipes import RECIPES, figures, table1_glue, table1_images, tables_2_and_4
 from tsam_jax.train import config, resolve

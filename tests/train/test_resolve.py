@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 
 from tsam_jax import cli
-from tsam_jax.commands.study import Compare, Study, Sweep
-from tsam_jax.commands.train import Train
+from tsam_jax.commands.study import Compare, Study, Sweep, Train
 from tsam_jax.methods import METHODS
 from tsam_jax.models import MODELS
 from tsam_jax.recipes import RECIPES
@@ -167,10 +166,9 @@ def test_the_data_set_named_alone_is_not_the_recipe_of_its_name():
 
 @pytest.mark.parametrize("kind", [Train, Compare, Sweep, Study])
 def test_without_recipe_or_data_set_it_is_the_digits(kind):
-    assert kind().with_recipe().recipe == "digits"
-    named = command(kind, dataset="npz:mine.npz")
-    assert named.with_recipe().recipe is None
-    assert kind(recipe="sst2-small").with_recipe().recipe == "sst2-small"
+    assert resolve(kind()).recipe == "digits"
+    assert resolve(command(kind, dataset="digits")).recipe is None
+    assert resolve(kind(recipe="demo")).recipe == "demo"
 
 
 def test_options_of_the_optimizer_from_all_levels_in_one_command():

@@ -18,11 +18,11 @@ from tsam_jax.train import config, loop, record, restore, study
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import Plan, resolve
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import load_task, select_seeds
+from tsam_jax.train.task import load_task
 
 TASK = config.Task(train_size=150, width=8, depth=1, model="mlp", label_noise=0.4)
 SMALL = ["--train-size", "150", "--width", "8", "--depth", "1", "--batch-size", "50"]
-TINY = [*SMALL, "--epochs", "2", "--seeds", "2", "--vectorize", "False"]
+TINY = [*SMALL, "--epochs", "2", "--seeds", "2"]
 METHODS = ["--methods", "erm(lr=0.1)", "sam(rho=0.1)", "sam(rho=0.2)"]
 
 
@@ -62,9 +62,9 @@ def test_a_study_goes_on_with_the_runs_that_are_not_finished(tmp_path, capsys, m
         rows.write('{"setting": "sam(rho=0.1)", "se')  # and the file was cut off
     trained = []
 
-    def counted(job, progress, **options):
-        trained.extend((run.label, run.seed) for run in job.runs)
-        return run_train(job, progress, **options)
+    def counted(one, progress, **options):
+        trained.append((one.label, one.seed))
+        return run_train(one, progress, **options)
 
     run_train = study.train
     monkeypatch.setattr(study, "train", counted)
@@ -116,7 +116,7 @@ def test_two_shards_at_once_do_not_disturb_each_other(tmp_path, whole):
 def test_a_kill_in_the_middle(tmp_path, capsys):
     out = tmp_path / "study"
     words = ["study", "--methods", "sam(rho=0.1)", *SMALL, "--seeds", "1", "--epochs", "400"]
-    words += ["--evaluations", "400", "--vectorize", "False", "--out", str(out)]
+    words += ["--evaluations", "400", "--out", str(out)]
     log = out / "cells/000-sam-seed0/metrics.jsonl"
     with subprocess.Popen([sys.executable, "-m", "tsam_jax.cli", *words]) as process:
         deadline = time.monotonic() + 600
@@ -131,19 +131,16 @@ def test_a_kill_in_the_middle(tmp_path, capsys):
 
 
 def test_a_setting_that_diverges_does_not_stop_the_others(tmp_path, capsys):
-    out = tmp_path / "study"
-    for vectorize in ("False", "True"):
-        words = [*TINY[:-1], vectorize, "--out", str(out / vectorize)]
-        code, shown, _ = run(
-            capsys, "compare", "--methods", "erm(lr=1e10)", "erm(lr=0.1)", *words,
-            "--flatness-examples", "50",
-        )  # fmt: skip
-        assert code == 1
-        assert "Diverged: erm(lr=10000000000.0), seed 0, at step" in shown
-        rows = rows_of(out / vectorize)
-        assert [row["diverged"] is None for row in rows] == [False, False, True, True]
-        assert [row["flatness"] is None for row in rows] == [True, True, False, False]
-        assert "diverged" in (out / vectorize / "report.html").read_text()
+    words, out = ["--methods", "erm(lr=1e10)", "erm(lr=0.1)", *TINY], tmp_path / "study"
+    words += ["--flatness-examples", "50", "--out", str(out)]
+    code, shown, _ = run(capsys, "compare", *words)
+    assert code == 1
+    assert "Diverged: erm(lr=10000000000.0), seed 0, at step" in shown
+    assert "Try a lower learning rate" in shown
+    rows = rows_of(out)
+    assert [row["diverged"] is None for row in rows] == [False, False, True, True]
+    assert [row["flatness"] is None for row in rows] == [True, True, False, False]
+    assert "diverged" in (out / "report.html").read_text()
 
 
 def test_flatness_that_fails_loses_no_report(tmp_path, capsys, monkeypatch):
@@ -163,7 +160,7 @@ def test_flatness_is_the_same_in_batches_and_of_the_average(tmp_path):
     """That of 500 examples is computed 250 at a time: the mean of the two halves."""
     loaded = load_task(config.Task(model="mlp", width=8, depth=1), [0])
     params, rest = loaded.network.init(jax.random.key(0))
-    train = loop.Batch(loaded.data.train.inputs, loaded.data.train.labels[0])
+    train = loaded.of_seed(0).train
     measure = restore.make_flatness(loaded.network)
     found = measure((params, rest), restore.some_batches(train, 500))
     outputs = loaded.network.predict(params, train.inputs[:500], rest)
@@ -193,7 +190,7 @@ def test_sweep_chooses_by_validation_and_never_reports_the_test(tmp_path, capsys
     assert "tsam-jax compare digits --methods 'erm(lr=0.05)' 'sam(rho=0.05, lr=0.05)'" in shown
 
 
-def cells_of(*texts, budget=None, **fields):
+def plans_of(*texts, **fields):
     optimizer = config.Optimizer(batch_size=50, **fields)
     plans = []
     for text in texts:
@@ -202,13 +199,15 @@ def cells_of(*texts, budget=None, **fields):
             epochs = int(setting.overrides.get("budget", 3))
             values = {**vars(optimizer), **own}
             plans.append(Plan(setting, config.Optimizer(**values), epochs))
-    return [study.Cell(n, plan, 0) for n, plan in enumerate(plans)]
+    return plans
 
 
 def groups_of(*texts):
-    loaded = load_task(TASK, [0])
-    groups = study._groups(cells_of(*texts), loaded)
-    return [[cell.plan.setting.text for cell in group] for group in groups]
+    """The settings that share a program."""
+    groups = {}
+    for plan in plans_of(*texts):
+        groups.setdefault(study._shared(plan), []).append(plan.setting.text)
+    return list(groups.values())
 
 
 def test_what_shapes_the_computation_is_not_shared():
@@ -234,46 +233,30 @@ def test_methods_with_memory_share_a_program():
 
 
 @pytest.mark.slow
-def test_settings_at_once_are_what_each_is_alone():
+def test_settings_that_share_a_program_are_what_each_is_alone():
     loaded = load_task(TASK, [0])
-    cells = cells_of(
+    plans = plans_of(
         "tsam(t=[1, 20], rho=0.5, s=2, noise=sphere(rms=0.02), lr=0.1)",
         "tsam(t=20, rho=0.5, s=2, noise=sphere(rms=0.3), lr=0.1, weight_decay=0.3)",
         schedule="cosine",
         warmup=1,
     )
-    plan = cells[0].plan
-    how = loop.plan_for(plan.setting, plan.optimizer, 150, 3)
-    program = loop.make_program(loaded.network, how, 150)
-    numbers = [loop.numbers_for(c.plan.setting, c.plan.optimizer) for c in cells]
-
-    def losses(rows):
-        state = program.init([0] * len(rows), rows)
-        data = select_seeds(loaded.data, [0] * len(rows))
-        *_, last = loop.train(program, state, data, ends=[2, 3])
-        return last.metrics["train_loss"]
-
-    together, alone = losses(numbers), np.concatenate([losses([own]) for own in numbers])
-    np.testing.assert_allclose(together, alone, rtol=2e-4)
-    assert np.ptp(alone) > 1e-3  # the numbers matter
-    for cell, loss in zip(cells, alone, strict=True):  # and those of a program without arguments
-        setting, optimizer, _ = cell.plan
+    assert len(set(map(study._shared, plans))) == 1
+    shared = loop.make_program(loaded.network, loop.plan_for(*plans[0][:2], 150, 3), 150)
+    found = []
+    for setting, optimizer, _ in plans:  # with numbers as arguments, and as constants
+        numbers = loop.numbers_for(setting, optimizer)
         own = loop.plan_for(setting, optimizer, 150, 3)
-        base = own.base(loop.numbers_for(setting, optimizer))
+        base = own.base(numbers)
         fixed = own._replace(
             estimator=lambda _, setting=setting: setting.build(), base=lambda _, base=base: base
         )
         single = loop.make_program(loaded.network, fixed, 150)
-        *_, last = loop.train(single, single.init([0]), loaded.data, ends=[3])
-        np.testing.assert_allclose(last.metrics["train_loss"][0], loss, rtol=2e-4)
-
-
-def test_memory_bounds_what_trains_at_once(monkeypatch):
-    loaded = load_task(TASK, [0])
-    cells = cells_of("erm(lr=[0.1, 0.2, 0.3, 0.4, 0.5])")
-    monkeypatch.setattr(study, "_BYTES_TOGETHER", 3 * 4 * 6 * (64 * 8 + 8 + 8 * 10 + 10))
-    groups = list(study._groups(cells, loaded))
-    assert [len(group) for group in groups] == [3, 2]
+        for program, start in (shared, shared.init(0, numbers)), (single, single.init(0)):
+            *_, last = loop.train(program, start, loaded.of_seed(0), ends=[2, 3])
+            found.append(last.metrics["train_loss"])
+    np.testing.assert_allclose(found[::2], found[1::2], rtol=2e-4)
+    assert np.ptp(found) > 1e-3  # the numbers matter
 
 
 def test_the_directory_of_another_study_is_refused(whole, capsys):
@@ -318,9 +301,8 @@ def test_a_mesh_must_fit_every_setting(monkeypatch):
 def test_a_checkpoint_is_due_when_its_epoch_is_passed(tmp_path):
     """Evaluated at the epochs 3, 6 and 10, with a checkpoint every 5: at 6 and at 10."""
     loaded = load_task(TASK, [0])
-    [cell] = cells_of("erm(budget=10)")
-    one = restore.make_run(cell.plan, TASK, 0, tmp_path)
-    job = restore.make_job(loaded, cell.plan, [one], 3)
-    with Progress({one.label: 10 * job.price}, Console(quiet=True)) as progress:
-        study.train(job, progress, checkpoint_every=5, keep_checkpoints=9)
+    [plan] = plans_of("erm(budget=10)")
+    one = study.make_run(plan, TASK, loaded, 0, tmp_path, evaluations=3)
+    with Progress(10 * one.price, Console(quiet=True)) as progress:
+        study.train(one, progress, checkpoint_every=5, keep_checkpoints=9)
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [18, 30]

@@ -143,15 +143,6 @@ def test_the_mesh_of_several_processes_goes_by_the_name_of_its_option(monkeypatc
         make_devices(None, parse("erm()")[0], config.Optimizer(batch_size=50))
 
 
-@pytest.mark.parametrize("command", ["study", "compare", "sweep"])
-def test_a_study_is_shared_by_shards_and_not_by_processes(command, tmp_path, capsys):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit):
-        cli.main([command, "--distributed", "localhost:1,2,0", "--out", str(out)])
-    assert "--distributed" in capsys.readouterr().err
-    assert not out.exists()
-
-
 @pytest.mark.parametrize("text", ["host", "host:1,2", "host:1,2,x", "host:1,2,3,4", "auto,1,2"])
 def test_distributed_is_auto_or_an_address_with_two_numbers(text):
     with pytest.raises(config.ConfigError, match="`--distributed"):

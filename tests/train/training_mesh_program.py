@@ -18,10 +18,10 @@ def trained(text, mesh):
     [setting] = parse(text)
     devices = make_devices(mesh, setting, OPTIMIZER)
     task = load_task(TASK, [0], devices)
-    data = task.data
+    data = task.of_seed(0)
     plan = loop.plan_for(setting, OPTIMIZER, TASK.train_size, 2)
     program = loop.make_program(task.network, plan, TASK.train_size, devices=devices)
-    start = program.init([0], [loop.numbers_for(setting, OPTIMIZER)])
+    start = program.init(0, loop.numbers_for(setting, OPTIMIZER))
     compiled = program.advance.lower(start, data, 2).compile().as_text()
     [last] = loop.train(program, start, data, ends=[2])
     return last, "all-reduce" in compiled

@@ -1,7 +1,7 @@
 """The commands of `tsam-jax`: a dataclass each, with `run(console) -> exit status`.
 
-Every class with `run` in a module of this package is a command: its name in lower case, its help
-the docstring. What takes time to import is imported in `run`.
+Every public class with `run` in a module of this package is a command: its name in lower case, its
+help the docstring. What takes time to import is imported in `run`.
 """
 
 import dataclasses
@@ -9,10 +9,8 @@ import datetime as dt
 import importlib
 import pkgutil
 import secrets
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from rich.console import Console
@@ -40,66 +38,6 @@ class Command:
     def __post_init__(self) -> None:
         """Checks the values."""
         config.check(type(self), vars(self))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Common(Command):
-    """Options of every command that trains."""
-
-    first: ClassVar[str] = "--recipe"
-
-    recipe: str | None = option(
-        None,
-        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May come"
-        " first, as may a data set with a colon. Default: digits, unless a data set is named.",
-    )
-    t: float | None = option(None, "Tilt of every method that has one, in units of 1/loss.")
-    rho: float | None = option(None, "Length of the ascent step, of every method that has one.")
-    s: int | None = option(None, "Number of samples, of every method that has one.")
-    out: Path | None = option(None, OUT)
-    resume: Path | None = option(
-        None, "Directory of a run to resume with its own options; takes no others."
-    )
-    words: tyro.conf.Suppress[tuple[str, ...]] = ()
-    mesh: str | None = option(
-        None,
-        'Devices, for example "data=4,sample=2": the batch is split over the first axis, the'
-        " samples of a method over the second. Default: one device.",
-    )
-    task: config.TaskFlags = dataclasses.field(default_factory=dict)
-    optimizer: config.OptimizerFlags = dataclasses.field(default_factory=dict)
-    budget: config.BudgetFlags = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Checks the values, those of `task`, `optimizer` and `budget` with them."""
-        super().__post_init__()
-        config.check(config.Task, self.task)
-        config.check(config.Optimizer, self.optimizer)
-        config.Budget(**self.budget)
-
-    def with_recipe(self) -> Self:
-        """The command with its recipe: digits, if nothing is named."""
-        named = self.recipe or self.task.get("dataset")
-        return self if named else dataclasses.replace(self, recipe="digits")
-
-    def resolved(self, console: Console) -> Any:
-        """Its `train.resolve.Resolved` options, which are printed."""
-        from tsam_jax.train.resolve import announce, render, resolve
-
-        found = resolve(self)
-        say(console, announce(found.task))
-        console.print(render(found))
-        return found
-
-    def flags(self) -> tuple[str, ...]:
-        """The flags of data, network, optimizer and budget that were given, to be repeated."""
-        found = []
-        for name, value in (self.task | self.optimizer | self.budget).items():
-            values = value if isinstance(value, tuple) else (value,)
-            off = "no_" if value is False else ""
-            found.append(config.flag(off + name))
-            found += ["none" if x is None else str(x) for x in values if not isinstance(x, bool)]
-        return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,18 +74,12 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def interrupted(console: Console, words: Sequence[Any]) -> int:
-    """Prints how to continue with `tsam-jax` and these words; returns the exit status."""
-    say(console, f"Interrupted; resume with: {shlex.join(['tsam-jax', *map(str, words)])}")
-    return INTERRUPTED
-
-
 def commands() -> dict[str, type[Any]]:
     """The commands by name."""
     found = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         for kind in vars(importlib.import_module(module.name)).values():
             own = isinstance(kind, type) and kind.__module__ == module.name
-            if own and hasattr(kind, "run"):
+            if own and hasattr(kind, "run") and not kind.__name__.startswith("_"):
                 found[kind.__name__.lower()] = kind
     return dict(sorted(found.items()))

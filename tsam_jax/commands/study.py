@@ -1,22 +1,141 @@
-"""`tsam-jax study`, its two views `compare` and `sweep`, and the `report` of all of them."""
+"""`tsam-jax study`, its views `train`, `compare` and `sweep`, and the `report` of all of them."""
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 from rich.console import Console
 
-from tsam_jax.commands import Command, Common, default_directory, interrupted, say
+from tsam_jax.commands import INTERRUPTED, OUT, Command, default_directory, say
 from tsam_jax.recipes import Recipe
+from tsam_jax.train import config
 from tsam_jax.train.config import option
 
 _EVALUATIONS = "Evaluations per run, the same number for each; at most the epochs of the shortest."
 _FLATNESS = "Training examples for the flatness measures, each at the cost of 151 losses."
+_EVERY = "Epochs between checkpoints; one more at the end, and the best epoch's. Default: {}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Study(Common):
+class _Experiment(Command):
+    """Options of every command that trains."""
+
+    first: ClassVar[str] = "--recipe"
+
+    recipe: str | None = option(
+        None,
+        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May come"
+        " first, as may a data set with a colon. Default: digits, unless a data set is named.",
+    )
+    t: float | None = option(None, "Tilt of every method that has one, in units of 1/loss.")
+    rho: float | None = option(None, "Length of the ascent step, of every method that has one.")
+    s: int | None = option(None, "Number of samples, of every method that has one.")
+    out: Path | None = option(None, OUT)
+    resume: Path | None = option(
+        None, "Directory of a run to resume with its own options; takes no others."
+    )
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    mesh: str | None = option(
+        None,
+        'Devices, for example "data=4,sample=2": the batch is split over the first axis, the'
+        " samples of a method over the second. Default: one device.",
+    )
+    distributed: str | None = option(
+        None, "Join other processes: auto (by a launcher's environment) or HOST:PORT,COUNT,INDEX."
+    )
+    checkpoint_every: int | None = option(None, _EVERY.format("a fifth of the training"), low=1)
+    keep_checkpoints: int = option(2, "Checkpoints to keep, the newest ones.", low=1)
+    tensorboard: bool = config.switch("Log to TensorBoard, in the directory of the run.")
+    wandb: bool = config.switch("Log to Weights & Biases.")
+    task: config.TaskFlags = dataclasses.field(default_factory=dict)
+    optimizer: config.OptimizerFlags = dataclasses.field(default_factory=dict)
+    budget: config.BudgetFlags = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the values, those of `task`, `optimizer` and `budget` with them."""
+        super().__post_init__()
+        config.check(config.Task, self.task)
+        config.check(config.Optimizer, self.optimizer)
+        config.Budget(**self.budget)
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return type(self).__name__.lower()
+
+    def flags(self) -> tuple[str, ...]:
+        """The flags of data, network, optimizer and budget that were given, to be repeated."""
+        found = []
+        for name, value in (self.task | self.optimizer | self.budget).items():
+            values = value if isinstance(value, tuple) else (value,)
+            off = "no_" if value is False else ""
+            found.append(config.flag(off + name))
+            found += ["none" if x is None else str(x) for x in values if not isinstance(x, bool)]
+        return tuple(found)
+
+    def run(self: Any, console: Console) -> int:
+        """Trains what is not finished, and writes the report; returns the exit status."""
+        import jax
+
+        from tsam_jax.train import mesh
+        from tsam_jax.train.resolve import announce, render, resolve
+        from tsam_jax.train.study import run_study
+
+        mesh.join_processes(self.distributed)
+        config.require(
+            jax.process_count() == 1 or self.out is not None,
+            "`--distributed` needs `--out`: one directory for all processes.",
+        )
+        console = console if jax.process_index() == 0 else Console(quiet=True)
+        directory, resolved = self.out or default_directory(self.kind), resolve(self)
+        say(console, announce(resolved.task))
+        console.print(render(resolved))
+        complete = run_study(resolved, self, directory, console)
+        status = _report(directory, console)
+        if complete:
+            return status
+        words: list[Any] = [self.kind, "--resume", directory]
+        if self.shard is not None:  # a resumed directory is all of its shards
+            words = [*self.words, "--out", directory]
+        again = shlex.join(["tsam-jax", *map(str, words)])
+        say(console, f"Interrupted; resume with: {again}")
+        return INTERRUPTED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(_Experiment):
+    """Train one method with one seed, saving checkpoints.
+
+    Every value comes from a flag, else from the setting, else from the recipe, else from the
+    defaults of the model family; the table that is printed first has each with its origin.
+    """
+
+    method: str | None = option(
+        None,
+        'Method: a bare name for its default setting, or a setting in quotes: "sam(rho=0.5)".'
+        " Default: the recipe's, else tsam.",
+    )
+    seed: int = option(
+        0, "Seed of label noise, initial weights, batches and perturbations.", low=0, high=2**32 - 1
+    )
+    checkpoint_every: int | None = option(10, _EVERY.format(10), low=1)
+
+    grid, shard, flatness_examples, evaluations = (), None, 0, sys.maxsize
+
+    def chosen(self, recipe: Recipe) -> tuple[str, ...]:
+        """The setting to run."""
+        return (self.method or recipe.method,)
+
+    def seed_list(self) -> list[int]:
+        """The seed, alone."""
+        return [self.seed]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(_Experiment):
     """Run settings x seeds, resumable, in shards if asked.
 
     rows.jsonl gets a row when a run ends. The same command with the same `--out` resumes what is
@@ -39,31 +158,15 @@ class Study(Common):
     )
     evaluations: int = option(100, _EVALUATIONS, low=1)
     flatness_examples: int = option(0, _FLATNESS, low=0)
-    vectorize: bool | None = option(
-        None, "Train runs that differ in numbers and seeds as one program. Default: for the mlp."
-    )
     shard: str | None = option(None, "Run a part of the study: I/N, for example 2/4.")
-
-    view = "study"
 
     def chosen(self, recipe: Recipe) -> tuple[str, ...]:
         """The settings to run."""
         return self.methods or recipe.methods
 
-    def run(self, console: Console) -> int:
-        """Runs the study, and writes its report; returns the exit status."""
-        from tsam_jax.train.study import run_study
-
-        resolved = self.resolved(console)
-        directory = self.out or default_directory(self.view)
-        complete = run_study(resolved, self, directory, console)
-        status = _report(directory, console)
-        if complete:
-            return status
-        words: list[Any] = [self.view, "--resume", directory]
-        if self.shard is not None:  # a resumed directory is all of its shards
-            words = [*self.words, "--out", directory]
-        return interrupted(console, words)
+    def seed_list(self) -> list[int]:
+        """All seeds."""
+        return list(range(self.seeds))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +179,6 @@ class Compare(Study):
 
     flatness_examples: int = option(2000, _FLATNESS, low=0)
 
-    view = "compare"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Study):
@@ -88,8 +189,6 @@ class Sweep(Study):
     """
 
     evaluations: int = option(20, _EVALUATIONS, low=1)
-
-    view = "sweep"
 
     def chosen(self, recipe: Recipe) -> tuple[str, ...]:
         """The settings to search."""
@@ -110,7 +209,7 @@ class Report(Command):
 
 def _report(directory: Path, console: Console) -> int:
     """Writes the report of a study and prints its results; the exit status of the study."""
-    from tsam_jax.train import report, table
+    from tsam_jax.train import report, run, table
 
     page = report.write_report(directory)
     study, rows = report.read_study(directory)
@@ -120,5 +219,7 @@ def _report(directory: Path, console: Console) -> int:
     say(console, f"Report: {page}")
     diverged = [row for row in rows if row["diverged"]]
     for row in diverged:
-        say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}")
+        say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}.")
+    if diverged:
+        say(console, run.REMEDIES)
     return 1 if diverged else 0

@@ -16,7 +16,7 @@ from tsam_jax.train.config import ConfigError, require
 LAST, BEST = "checkpoints", "best"
 """Folders of a run: its newest states, and the weights of its best epoch on the validation part."""
 
-_FORMAT = "tsam_jax training state, 2"
+_FORMAT = "tsam_jax training state, 3"
 
 
 class Checkpoints:

@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
       model: the model with its trained weights (their average, with `ema`), in evaluation mode.
       history: a line an epoch: "epoch", "gradient_evaluations", "train_loss", and so on.
       best: the line of the best epoch on the validation part; None without one.
-      state: all that training changed, with a leading axis of 1.
+      state: all that training changed.
       complete: False if the user interrupted it.
     """
 
@@ -105,9 +105,9 @@ def fit(
     Raises:
       ValueError: if the arguments do not fit together.
       ImportError: if data are to be streamed and grain is not installed.
-      ConfigError: if `method` is a text that is not a setting; if a checkpoint in `directory`
-        is damaged, or of another training: model, loss,
-        data, augmentation, method, base optimizer or any of their numbers differ.
+      ConfigError: if `method` is a text that is not a setting; if a checkpoint in `directory` is
+        damaged, or of another training: model, loss, data, augmentation, method, base optimizer or
+        any of their numbers differ.
       Diverged: if the loss is not finite; the message has the step and remedies.
 
     Cost: epochs x batches x the cost of a step of the method.
@@ -164,17 +164,21 @@ def fit(
         identity["data"] = hash_tree((splits, records and records.labels))
         static = (accumulate, ema, recalibrate, sorted(metrics))
         identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, static)
-    job = run.Job(
-        [run.Run(label, seed, {}, identity, path)],
-        network,
-        loop.make_program(network, plan, train_size, parts),
-        splits._replace(train=splits.train._replace(labels=splits.train.labels[None])),
-        range(1, epochs + 1),
-        next(iter(metrics), "loss"),
-        None if records is None else run.stream_of(records, batch_size, seed),
+    one = run.Run(
+        label=label,
+        seed=seed,
+        numbers={},
+        identity=identity,
+        directory=path,
+        network=network,
+        program=loop.make_program(network, plan, train_size, parts),
+        data=splits,
+        ends=range(1, epochs + 1),
+        metric=next(iter(metrics), "loss"),
+        stream=None if records is None else run.stream_of(records, batch_size, seed),
     )
-    with Progress({label: job.price * epochs}, console or Console(quiet=True)) as progress:
-        [outcome] = run.train(job, progress, checkpoint_every=checkpoint_every)
+    with Progress(one.price * epochs, console or Console(quiet=True)) as progress:
+        outcome = run.train(one, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
         raise run.Diverged(run.refusal(label, outcome))
     trained = network.merge(*outcome.weights)

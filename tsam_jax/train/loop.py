@@ -1,4 +1,4 @@
-"""The one training loop: any method, any network, one run or several at once."""
+"""The one training loop: any method, any network."""
 
 import functools
 import itertools
@@ -34,7 +34,7 @@ _AUGMENT = 2**32 - 1  # no epoch: the keys of the augmentation are not those of 
 
 
 class TrainState(NamedTuple):
-    """Training state, with a leading axis over runs."""
+    """Training state."""
 
     step: jax.Array  # optimizer steps done, which is also the position in the data; int32
     key: jax.Array  # of the order of the batches and of the augmentation
@@ -48,7 +48,7 @@ class TrainState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to train a network. Numbers are arguments: runs that differ only in them share a plan."""
+    """How to train a network. Numbers are arguments: runs that differ only in them share it."""
 
     estimator: Callable[..., GradientEstimator]  # (numbers, sample_axis=axis) -> estimator
     base: Callable[[Mapping[str, Any]], optax.GradientTransformation]
@@ -57,24 +57,24 @@ class Plan(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions that train a group of runs; old states are donated.
+    """Compiled functions that train; old states are donated.
 
     Attributes:
-      init: (seeds, numbers of each run) -> `TrainState` with a leading axis over them.
+      init: (seed, numbers) -> `TrainState`.
       advance: (state, data, number of epochs) -> state.
       feed: (state, batches with a leading axis over steps) -> state, for data that are not on the
         device.
       weights: (state, data) -> (params, rest) that are measured: averages if there are some,
         recalibrated if asked.
       measure: (weights, state, data) -> numbers of the measured parts, such as "test_loss", and the
-        metrics of the method in the last step, such as "step_loss"; shape (g,) each.
+        metrics of the method in the last step, such as "step_loss".
     """
 
     init: Callable[..., TrainState]
     advance: Callable[[TrainState, Data, int], TrainState]
     feed: Callable[[TrainState, Batch], TrainState]
     weights: Callable[[TrainState, Data], Any]
-    measure: Callable[[Any, TrainState, Data], dict[str, Any]]
+    measure: Callable[[Any, TrainState, Data], dict[str, float]]
     cost: Cost | None
     steps_per_epoch: int
     batch_size: int
@@ -111,6 +111,7 @@ def make_program(
     steps, accumulate = train_size // batch_size, plan.options.accumulate
     on_host = {name: METRICS[name] for name in metrics if METRICS[name].on_host}
 
+    @jax.jit
     def start(keys: jax.Array, params: Any, rest: Any, numbers: Any) -> TrainState:
         order_key, noise_key = keys
         estimator = value_and_grad(network.loss, plan.estimator(numbers), key=noise_key)
@@ -120,15 +121,11 @@ def make_program(
         own, base = estimator.init(params), plan.base(numbers).init(params)
         return TrainState(zero, order_key, params, rest, own, base, average, zero, numbers)
 
-    starts = jax.jit(jax.vmap(start))
-
-    def init(seeds: Sequence[int], numbers: Sequence[Mapping[str, float]] = ()) -> TrainState:
-        rows = jnp.stack([keys(seed) for seed in seeds])
-        networks = [network.init(key) for key in rows[:, 0]]  # may read files, so it is not mapped
-        params, rest = jax.tree.map(lambda *x: jnp.stack(x), *networks)
-        names = numbers[0] if numbers else {}
-        table = {name: jnp.asarray([own[name] for own in numbers], float) for name in names}
-        return devices.replicate(starts(rows[:, 1:], params, rest, table))  # type: ignore[no-any-return]
+    def init(seed: int, numbers: Mapping[str, float] | None = None) -> TrainState:
+        first, *others = keys(seed)
+        table = {name: jnp.asarray(x, float) for name, x in (numbers or {}).items()}
+        state = start(jnp.stack(others), *network.init(first), table)  # init may read files
+        return devices.replicate(state)  # type: ignore[no-any-return]
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _AUGMENT), state.step)
@@ -147,6 +144,8 @@ def make_program(
         broken = jnp.where((state.broken == 0) & ~jnp.isfinite(value), done, state.broken)
         return TrainState(done, state.key, params, rest, own, base, average, broken, state.numbers)
 
+    @functools.partial(jax.jit, donate_argnums=0)
+    @devices.spread
     def feed(state: TrainState, batches: Batch) -> TrainState:
         return jax.lax.scan(lambda state, batch: (step(state, batch), None), state, batches)[0]
 
@@ -156,10 +155,13 @@ def make_program(
         body = lambda state, rows: (step(state, take(rows)), None)  # noqa: E731
         return jax.lax.scan(body, state, streaming.order(key, train_size, batch_size))[0]
 
+    @functools.partial(jax.jit, donate_argnums=0)
+    @devices.spread
     def advance(state: TrainState, data: Data, epochs: jax.Array) -> TrainState:
         body = lambda _, state: one_epoch(state, data.train)  # noqa: E731
         return TrainState(*jax.lax.fori_loop(0, epochs, body, state))
 
+    @jax.jit
     def weights(state: TrainState, data: Data) -> Any:
         params, rest = (state.params, state.rest) if ema is None else state.average
         if plan.options.recalibrate:
@@ -169,6 +171,7 @@ def make_program(
             rest = network.recalibrate(params, rest, batches)
         return params, rest
 
+    @jax.jit
     def scores(weights: Any, state: TrainState, data: Data) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
         predict = lambda some: network.predict(weights[0], some, weights[1])  # noqa: E731
@@ -183,37 +186,15 @@ def make_program(
         found |= {f"step_{name}": jnp.mean(x) for name, x in last.items()}
         return devices.split(found)  # type: ignore[no-any-return]
 
-    shared: Any = None
-    axes: Any = Data(Batch(shared, 0), shared, shared)  # labels differ by seed
-    score = _rows(scores, (0, 0, axes))
-
-    def measure(weights: Any, state: TrainState, data: Data) -> dict[str, Any]:
-        found: dict[str, Any] = jax.device_get(score(weights, state, data))
+    def measure(weights: Any, state: TrainState, data: Data) -> dict[str, float]:
+        found: dict[str, Any] = jax.device_get(scores(weights, state, data))
         for part in parts if on_host else ():
-            outputs, labels = found.pop(f"{part}_"), getattr(data, part).labels
-            labels = np.broadcast_to(labels[..., : outputs.shape[1]], outputs.shape[:2])
+            outputs, labels = found.pop(f"{part}_"), np.asarray(getattr(data, part).labels)
             for name, one in on_host.items():
-                values = [one.function(*row) for row in zip(outputs, labels, strict=True)]
-                found[f"{part}_{name}"] = np.array(values, np.float32)
-        return found
+                found[f"{part}_{name}"] = one.function(outputs, labels[: len(outputs)])
+        return {name: float(x) for name, x in found.items()}
 
-    on_device = _rows(devices.spread(advance), (0, axes, None), donate=True)
-    streamed = _rows(devices.spread(feed), (0, None), donate=True)
-    weigh = _rows(weights, (0, axes))
-    return Program(init, on_device, streamed, weigh, measure, plan.cost, steps, batch_size)
-
-
-def _rows(function: Callable[..., Any], axes: tuple[Any, ...], *, donate: bool = False) -> Any:
-    """Compiles a function over a leading axis of runs; a single run is not mapped."""
-
-    def over_rows(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments[0])[0]) > 1:
-            return jax.vmap(function, in_axes=axes)(*arguments)
-        row = lambda axis, tree: tree if axis is None else jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-        own = jax.tree.map(row, axes, arguments, is_leaf=lambda axis: axis is None)
-        return jax.tree.map(lambda x: x[None], function(*own))
-
-    return jax.jit(over_rows, donate_argnums=(0,) if donate else ())
+    return Program(init, advance, feed, weights, measure, plan.cost, steps, batch_size)
 
 
 def keys(seed: int) -> jax.Array:
@@ -233,14 +214,14 @@ def _averaged(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
 
 
 class Round(NamedTuple):
-    """The state of training after some epochs, with a leading axis over runs."""
+    """The state of training after some epochs."""
 
     state: TrainState  # until the next round is asked for
     weights: Any  # (params, rest) that were measured
     epoch: int
     seconds: float  # of the epochs of this round, without compilation and evaluation
-    examples_per_second: float  # of one run, in that time
-    metrics: dict[str, np.ndarray]  # of the measured parts and of the estimator, shape (g,) each
+    examples_per_second: float  # in that time
+    metrics: dict[str, float]  # of the measured parts and of the estimator
 
 
 def train(
@@ -254,10 +235,9 @@ def train(
     """Trains, and measures at the end of every round of epochs.
 
     `ends` are ascending; those that lie behind the state, which is donated, are skipped. A `stream`
-    has data that do not fit on the device: `data` are then those that are measured, and all runs of
-    the group get the same batches.
+    has data that do not fit on the device: `data` are then those that are measured.
     """
-    done = int(state.step[0]) // program.steps_per_epoch
+    done = int(state.step) // program.steps_per_epoch
     ahead = [end for end in ends if end > done]
     if stream is None and ahead:
         state = program.advance(state, data, 0)  # compiles

@@ -39,7 +39,12 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically: it is the old one or the new one."""
+    """Writes a file atomically: it is the old one or the new one.
+
+    Of several processes the first one writes, here and below.
+    """
+    if jax.process_index():
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
@@ -92,8 +97,16 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def add_line(path: Path, line: Mapping[str, Any]) -> None:
     """Appends a line to a JSON-lines file that ends with a whole one."""
-    with path.open("a") as lines:
-        lines.write(_line(line))
+    if not jax.process_index():
+        with path.open("a") as lines:
+            lines.write(_line(line))
+
+
+def sync(path: Path) -> None:
+    """Syncs a file to disk."""
+    if not jax.process_index():
+        with path.open("r+") as file:
+            os.fsync(file.fileno())
 
 
 def _line(line: Mapping[str, Any]) -> str:
@@ -120,6 +133,9 @@ def check_same(path: Path, identity: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def owned(directory: Path, name: str = "run") -> Iterator[None]:
     """Holds the lock of a directory until the process ends; raises ConfigError if it is held."""
+    if jax.process_index():
+        yield
+        return
     with (directory / f".{name}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,12 +162,11 @@ def json_number(x: Any) -> float | None:
 class Log:
     """metrics.jsonl of a run: a line an evaluation, whole or cut back to a checkpoint.
 
-    The `trackers` also get each line. Without a path lines are in memory only; of several processes
-    one writes.
+    The `trackers` also get each line. Without a path lines are in memory only.
     """
 
-    def __init__(self, path: Path | None, *, write: bool = True) -> None:
-        self._path = path if write else None
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._written = read_lines(path) if path is not None else []
         self.trackers: Sequence[Tracker] = ()
         self._start, self._first = time.monotonic(), 0
@@ -194,12 +209,12 @@ class Log:
         if self._path is not None:
             write_lines(self._path, self._written)
 
-    def write(self, this: Round, row: int, gradients: float, epochs: int) -> None:
-        """Adds a row of what was measured, in the file with its "timing".
+    def write(self, this: Round, gradients: float, epochs: int) -> None:
+        """Adds what was measured, in the file with its "timing".
 
         `gradients` are those so far, loss evaluations included; `epochs` those planned.
         """
-        numbers = {name: json_number(x[row]) for name, x in this.metrics.items()}
+        numbers = {name: json_number(x) for name, x in this.metrics.items()}
         per_epoch = (time.monotonic() - self._start) / (this.epoch - self._first)
         timing = {
             "seconds": round(this.seconds, 4),
@@ -217,5 +232,4 @@ class Log:
     def sync(self) -> None:
         """Syncs the file to disk, before a checkpoint."""
         if self._path is not None:
-            with self._path.open("r+") as log:
-                os.fsync(log.fileno())
+            sync(self._path)

@@ -30,6 +30,10 @@ class Plan(NamedTuple):
     optimizer: config.Optimizer
     epochs: int
 
+    def price(self, train_size: int) -> float:
+        """Gradient evaluations of the training, a loss evaluation as a third of one."""
+        return self.epochs * (train_size // self.optimizer.batch_size) * self.setting.price
+
 
 class Resolved(NamedTuple):
     """The resolved options of a command, with a plan for each setting.
@@ -43,31 +47,35 @@ class Resolved(NamedTuple):
     devices: Devices
     rows: tuple[tuple[str, str, str], ...]
     family: defaults.Family
+    recipe: str | None
 
 
 def resolve(command: Any) -> Resolved:
     """Resolves the options of `Train`, `Study`, `Compare` or `Sweep`, and checks them.
 
+    The recipe is digits, if neither a recipe nor a data set is named.
+
     Nothing is written; the data set is opened, its inputs are not read.
 
     Args:
-      command: a `commands.Common`.
+      command: a `commands.Experiment`.
 
     Raises:
       ConfigError: if an option is out of range, unknown, or does not apply.
     """
-    recipe = config.find_recipe(command.recipe) if command.recipe is not None else Recipe("")
+    named = command.recipe or ("digits" if "dataset" not in command.task else None)
+    recipe = config.find_recipe(named) if named is not None else Recipe("")
     flags = {name: getattr(command, name) for name in _KINDS}
 
     def merged(name: str, weakest: Iterable[config.Level] = (), setting: Any = None) -> Any:
-        levels = [*weakest, (f"recipe {command.recipe}", getattr(recipe, name))]
+        levels = [*weakest, (f"recipe {named}", getattr(recipe, name))]
         levels += [("setting", setting.overrides)] if setting else []
         return config.merge(_KINDS[name], [*levels, ("flag", flags[name])])
 
     task, task_origins = merged("task")
     if task.pretrained is not None:
-        named = "model" in flags["task"]
-        config.require(not named, "`--model` and `--pretrained` both name the network: give one.")
+        both = "`--model` and `--pretrained` both name the network: give one."
+        config.require("model" not in flags["task"], both)
         task = dataclasses.replace(task, model=None)
     given = {name: getattr(command, name) for name in FLAGS} | flags["optimizer"] | flags["budget"]
     names = [*FLAGS, *config.OVERRIDES]
@@ -116,7 +124,7 @@ def resolve(command: Any) -> Resolved:
             rows += _rows(optimizer, origins) + _rows(budget, length)
     for plan in plans:  # all must fit; what is made is the same
         devices = make_devices(command.mesh, plan.setting, plan.optimizer)
-    return Resolved(task, tuple(plans), opened, devices, tuple(rows), family)
+    return Resolved(task, tuple(plans), opened, devices, tuple(rows), family, named)
 
 
 def render(resolved: Resolved) -> Table:

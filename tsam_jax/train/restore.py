@@ -15,9 +15,9 @@ from tsam_jax.train import config, loop, record
 from tsam_jax.train.checkpoint import BEST, LAST
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.resolve import Plan
-from tsam_jax.train.run import Job, Run, looks, stream_of
+from tsam_jax.train.run import Run, make_run
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import Loaded, load_task, select_seeds
+from tsam_jax.train.task import load_task
 
 NOISE_RMS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
 """Standard deviation of the Gaussian noise per coordinate: the range of the paper's Figure 2."""
@@ -38,40 +38,7 @@ class Trained(NamedTuple):
     trajectory: Any = None  # params with a leading axis over the start and the kept checkpoints
 
 
-def make_job(
-    loaded: Loaded,
-    plan: Plan,
-    runs: list[Run],
-    evaluations: int,
-    parts: tuple[str, ...] = loop.PARTS,
-    program: loop.Program | None = None,
-) -> Job:
-    """Makes the job of runs that differ in seeds and numbers; compiles it without a `program`."""
-    size, stream = loaded.train_size, None
-    if program is None:
-        how = loop.plan_for(plan.setting, plan.optimizer, size, plan.epochs)
-        devices, metrics = loaded.devices, loaded.metrics
-        program = loop.make_program(loaded.network, how, size, parts, devices, metrics)
-    if loaded.records is not None:
-        stream = stream_of(loaded.records, plan.optimizer.batch_size, runs[0].seed)
-    own, seeds = loaded.data, [run.seed for run in runs]
-    if seeds != list(loaded.seeds):
-        own = select_seeds(own, [loaded.seeds.index(seed) for seed in seeds])
-    ends = looks(plan.epochs, evaluations)
-    return Job(runs, loaded.network, program, own, ends, loaded.metrics[0], stream)
-
-
-def make_run(
-    plan: Plan, task: config.Task, seed: int, directory: Path | None, digest: str = ""
-) -> Run:
-    """Makes a run of a plan; its identity has all that affects its numbers, such as the epochs."""
-    identity = {"setting": plan.setting.text, "seed": seed, "task": vars(task)}
-    identity |= {"optimizer": vars(plan.optimizer), "epochs": plan.epochs, "data": digest}
-    numbers = loop.numbers_for(plan.setting, plan.optimizer)
-    return Run(plan.setting.text, seed, numbers, identity, directory)
-
-
-def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, int, Any]:
+def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Run, int, Any]:
     """Restores the weights of a checkpoint: RUN (the newest), RUN/best or RUN/checkpoints/STEP.
 
     Returns:
@@ -87,12 +54,11 @@ def restore(checkpoint: Path, parts: tuple[str, ...]) -> tuple[Job, int, Any]:
         saved["data"] == loaded.digest,
         f"`checkpoint`: {directory} was trained on other data than {task.dataset} has now.",
     )
-    run = make_run(plan, task, saved["seed"], directory, loaded.digest)
-    job = make_job(loaded, plan, [run], 1, parts)
-    found = _saved(job, folder, lambda steps: steps[-1:] if step is None else [step])
+    run = make_run(plan, task, loaded, saved["seed"], directory, evaluations=1, parts=parts)
+    found = _saved(run, folder, lambda steps: steps[-1:] if step is None else [step])
     config.require(found, f"`checkpoint`: {directory / folder} has no checkpoint yet.")
     [(step, weights)] = found
-    return job, step // job.program.steps_per_epoch, weights
+    return run, step // run.program.steps_per_epoch, weights
 
 
 def load_several(
@@ -131,32 +97,31 @@ def load_several(
 
 
 def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:
-    job, epoch, (params, rest) = restore(checkpoint, ())
+    run, epoch, (params, rest) = restore(checkpoint, ())
     config.require(
-        job.stream is None,
+        run.stream is None,
         f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory.",
     )
-    batches = some_batches(Batch(job.data.train.inputs, job.data.train.labels[0]), examples)
-    loss = training_loss(job.network, rest, batches)
-    way = _trajectory(checkpoint, job) if trajectory else None
-    return Trained(job.runs[0], epoch, params, loss, batches.labels.size, way)
+    batches = some_batches(run.data.train, examples)
+    loss = training_loss(run.network, rest, batches)
+    way = _trajectory(checkpoint, run) if trajectory else None
+    return Trained(run, epoch, params, loss, batches.labels.size, way)
 
 
-def _trajectory(checkpoint: Path, job: Job) -> Any:
+def _trajectory(checkpoint: Path, run: Run) -> Any:
     """The parameters of a training from the initial ones to the newest checkpoint."""
     directory, folder, step = _found(checkpoint)
     config.require(
         folder == LAST and step is None,
         f"`--trajectory` needs whole runs, got the checkpoint {checkpoint}: name {directory}.",
     )
-    saved = _saved(job, LAST, list)
+    saved = _saved(run, LAST, list)
     config.require(
         len(saved) > 1,
         f"`--trajectory` needs at least two checkpoints, got {len(saved)} in {directory / LAST}:"
         " train with a smaller `--checkpoint-every` and `--keep-checkpoints` of 2 or more.",
     )
-    points = [_measured(job, job.start())]
-    points += [weights for _, weights in saved]
+    points = [run.weights(run.start()), *(weights for _, weights in saved)]
     return jax.tree.map(lambda *x: jnp.stack(x), *(params for params, _ in points))
 
 
@@ -224,24 +189,19 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
     return saved, config.Task(**task), plan
 
 
-def _measured(job: Job, state: loop.TrainState) -> Any:
-    """The weights (params, rest) of one run that are measured."""
-    return jax.tree.map(lambda x: x[0], job.program.weights(state, job.data))
-
-
 def _saved(
-    job: Job, folder: str, choose: Callable[[list[int]], list[int]]
+    run: Run, folder: str, choose: Callable[[list[int]], list[int]]
 ) -> list[tuple[int, Any]]:
     """(step, weights) of the chosen checkpoints of a run."""
-    start = job.start()
+    start = run.start()
     like = start._asdict()
     if folder == BEST:
-        like = dict(zip(("params", "rest"), _measured(job, start), strict=True))
-    with job.runs[0].checkpoints(folder) as checkpoints:
+        like = dict(zip(("params", "rest"), run.weights(start), strict=True))
+    with run.checkpoints(folder) as checkpoints:
         found = [(step, checkpoints.restore(like, step)) for step in choose(checkpoints.steps)]
     if folder == BEST:
         return [(step, (tree["params"], tree["rest"])) for step, tree in found]
-    return [(step, _measured(job, loop.TrainState(**tree))) for step, tree in found]
+    return [(step, run.weights(loop.TrainState(**tree))) for step, tree in found]
 
 
 def _found(path: Path) -> tuple[Path, str, int | None]:

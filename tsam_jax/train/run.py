@@ -1,4 +1,4 @@
-"""Training of one run or of a group at once, from the start or from a checkpoint."""
+"""Training of one setting with one seed, from the start or from a checkpoint."""
 
 import contextlib
 import json
@@ -15,14 +15,20 @@ from rich.console import Console
 
 from tsam_jax.data import Records, streaming
 from tsam_jax.estimator import known_cost
-from tsam_jax.train import loop
+from tsam_jax.train import config, loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
-from tsam_jax.train.config import VALUE_COST
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.record import Log
-from tsam_jax.train.task import Data
+from tsam_jax.train.resolve import Plan
+from tsam_jax.train.task import Data, Loaded
 from tsam_jax.train.trackers import Tracking, open_trackers
+
+REMEDIES = (
+    "Try a lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up (`--warmup 1`), a smaller"
+    " rho or noise radius, or `--precision float32`."
+)
+"""What to do about a loss that is not finite."""
 
 
 class Diverged(Exception):  # noqa: N818 - what happened, for the user to read
@@ -36,7 +42,27 @@ class Run(NamedTuple):
     seed: int
     numbers: Mapping[str, float]  # for the program
     identity: Mapping[str, Any]  # what its checkpoints must have been made from
-    directory: Path | None = None  # of metrics.jsonl and the checkpoints; None to write nothing
+    directory: Path | None  # of metrics.jsonl and the checkpoints; None to write nothing
+    network: Network
+    program: loop.Program
+    data: Data  # of the seed
+    ends: Sequence[int]  # epochs at which it is measured; the last one ends the training
+    metric: str  # that chooses the best epoch
+    stream: loop.Stream | None = None  # the training data, if they are not on the device
+
+    @property
+    def price(self) -> float:
+        """Gradient evaluations of an epoch, a loss evaluation as a third of one."""
+        cost = known_cost(self.program.cost)
+        return self.program.steps_per_epoch * (cost.gradients + config.VALUE_COST * cost.values)
+
+    def start(self) -> loop.TrainState:
+        """The initial state."""
+        return self.program.init(self.seed, self.numbers)
+
+    def weights(self, state: loop.TrainState) -> Any:
+        """The weights (params, rest) of a state that are measured."""
+        return self.program.weights(state, self.data)
 
     def checkpoints(self, folder: str = LAST, *, keep: int = 2) -> Checkpoints:
         """Opens the checkpoints in a folder of its directory."""
@@ -45,36 +71,12 @@ class Run(NamedTuple):
         return Checkpoints(self.directory, identity, folder=folder, keep=keep)
 
 
-class Job(NamedTuple):
-    """A group of runs that one program trains; all have a directory, or none."""
-
-    runs: Sequence[Run]
-    network: Network
-    program: loop.Program
-    data: Data  # of the runs' seeds
-    ends: Sequence[int]  # epochs at which the runs are measured; the last one ends the training
-    metric: str  # that chooses the best epoch
-    stream: loop.Stream | None = None  # the training data, if they are not on the device
-
-    @property
-    def price(self) -> float:
-        """Gradient evaluations of an epoch, a loss evaluation as a third of one."""
-        cost = known_cost(self.program.cost)
-        return self.program.steps_per_epoch * (cost.gradients + VALUE_COST * cost.values)
-
-    def start(self) -> loop.TrainState:
-        """The initial state."""
-        return self.program.init(
-            [run.seed for run in self.runs], [run.numbers for run in self.runs]
-        )
-
-
 class Outcome(NamedTuple):
-    """The result of one run."""
+    """The result of a run."""
 
     complete: bool  # whether the training reached its end
     weights: Any  # (params, rest) that were last measured, or of the initial state
-    state: loop.TrainState  # the last state, with a leading axis of 1
+    state: loop.TrainState  # the last one
     log: Log
     best: dict[str, Any] | None  # the line of the best epoch on the validation part
     diverged: str | None  # where its loss was not finite
@@ -92,6 +94,46 @@ def looks(epochs: int, count: int) -> list[int]:
     return [math.floor(epochs * k / count) for k in range(1, count + 1)]
 
 
+def make_run(
+    plan: Plan,
+    task: config.Task,
+    loaded: Loaded,
+    seed: int,
+    directory: Path | None,
+    *,
+    evaluations: int,
+    parts: Sequence[str] = loop.PARTS,
+    program: loop.Program | None = None,
+) -> Run:
+    """Makes a run of a plan; `program` is that of another plan that differs only in numbers.
+
+    Its identity has all that affects its numbers, such as the epochs.
+    """
+    setting, optimizer, epochs = plan
+    if program is None:
+        how = loop.plan_for(setting, optimizer, loaded.train_size, epochs)
+        options = loaded.train_size, parts, loaded.devices, loaded.metrics
+        program = loop.make_program(loaded.network, how, *options)
+    stream = None
+    if loaded.records is not None:
+        stream = stream_of(loaded.records, optimizer.batch_size, seed)
+    identity = {"setting": setting.text, "seed": seed, "task": vars(task)}
+    identity |= {"optimizer": vars(optimizer), "epochs": epochs, "data": loaded.digest}
+    return Run(
+        label=setting.text,
+        seed=seed,
+        numbers=loop.numbers_for(setting, optimizer),
+        identity=identity,
+        directory=directory,
+        network=loaded.network,
+        program=program,
+        data=loaded.of_seed(seed),
+        ends=looks(epochs, evaluations),
+        metric=loaded.metrics[0],
+        stream=stream,
+    )
+
+
 def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
     """The batches of an epoch, read while the device works: those of data that are kept on it."""
     batches = streaming.Streamed(records, batch_size, loop.keys(seed)[1])
@@ -99,132 +141,88 @@ def stream_of(records: Records, batch_size: int, seed: int) -> loop.Stream:
 
 
 def train(
-    job: Job,
+    run: Run,
     progress: Progress,
     *,
     checkpoint_every: int = 10,
     keep_checkpoints: int = 2,
     tracking: Tracking = Tracking(),  # noqa: B008
-) -> list[Outcome]:
-    """Trains, or resumes from the newest checkpoints, to the last of `job.ends`: an outcome a run.
+) -> Outcome:
+    """Trains, or resumes from the newest checkpoint, to the last of `run.ends`.
 
     The first Ctrl-C ends the training after the epochs that are being computed, with a checkpoint;
-    the second one at once. A single run stops where its loss is not finite; in a group the others
-    go on.
+    the second one at once. It stops where the loss is not finite.
 
     Raises:
       ConfigError: if a checkpoint is damaged, or of another run; then nothing was changed.
     """
-    program, runs, epochs = job.program, job.runs, job.ends[-1]
-    steps, writes = program.steps_per_epoch, jax.process_index() == 0
+    epochs, steps, directory = run.ends[-1], run.program.steps_per_epoch, run.directory
+    newest: Checkpoints | None = None
+    log = Log(directory and directory / "metrics.jsonl")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
-        paths = [run.directory and run.directory / "metrics.jsonl" for run in runs]
-        logs, folders = [Log(path, write=writes) for path in paths], []
-        for run in runs if runs[0].directory is not None else ():
+        if directory is not None:
             newest = stack.enter_context(run.checkpoints(keep=keep_checkpoints))
-            folders.append((newest, stack.enter_context(run.checkpoints(BEST, keep=1))))
-            folders[-1][1].check()
+            chosen = stack.enter_context(run.checkpoints(BEST, keep=1))
+            chosen.check()
 
         def resumed() -> tuple[loop.TrainState, Any]:
-            state = _newest(folders, job.start())
-            for log in logs:
-                log.keep_until(int(state.step[0]) // steps, job.ends)
-            return state, program.weights(state, job.data)
+            state = run.start()
+            if newest is not None and (saved := newest.restore(state._asdict())) is not None:
+                state = loop.TrainState(**saved)
+            log.keep_until(int(state.step) // steps, run.ends)
+            return state, run.weights(state)
 
-        written = any(log.lines for log in logs)
+        written = bool(log.lines)
         last, weights = resumed()
-        done = int(last.step[0]) // steps
+        done = int(last.step) // steps
         if written and not done:
-            progress.note(runs[0].label, "no checkpoint yet: starting from the beginning")
-        progress.resume(len(runs) * done * job.price)
-        for run, log in zip(runs, logs, strict=True):
-            log.trackers = open_trackers(tracking, run.directory if writes else None, done, stack)
-        best: list[Any] = [None] * len(runs)  # step and weights that are not saved yet
+            progress.note(run.label, "no checkpoint yet: starting from the beginning")
+        progress.resume(done * run.price)
+        if jax.process_index() == 0:
+            log.trackers = open_trackers(tracking, directory, done, stack)
+        best: Any = None  # step and weights that are not saved yet
         complete = done >= epochs
         try:
-            for this in loop.train(program, last, job.data, ends=job.ends, stream=job.stream):
-                last, weights, broken = this.state, this.weights, []
-                for row, log in enumerate(logs):
-                    log.write(this, row, this.epoch * job.price, epochs)
-                    broken.append(_where(last, log, row, steps) is not None)
-                    chosen = log.best(job.metric)
-                    if chosen and chosen["epoch"] == this.epoch and not broken[row]:
-                        # a copy: the next round gives the buffers up
-                        own = jax.tree.map(lambda x, row=row: jnp.copy(x[row]), weights)
-                        best[row] = this.epoch * steps, own
+            for this in loop.train(run.program, last, run.data, ends=run.ends, stream=run.stream):
+                last, weights = this.state, this.weights
+                log.write(this, this.epoch * run.price, epochs)
+                if _where(last, log, steps) is not None:
+                    break
+                if (log.best(run.metric) or {}).get("epoch") == this.epoch:
+                    # a copy: the next round gives the buffers up
+                    best = this.epoch * steps, jax.tree.map(jnp.copy, weights)
                 complete = this.epoch == epochs
                 # not every multiple need be an epoch that is evaluated
                 due = this.epoch // checkpoint_every > done // checkpoint_every
-                if all(broken):
-                    break
-                if due or complete or stop.is_set():
-                    for log in logs:
-                        log.sync()
-                    _save(folders, best, this.epoch * steps, last, broken)
-                progress.advance(job, this, done)
+                if newest is not None and (due or complete or stop.is_set()):
+                    log.sync()
+                    if best is not None:  # first: what is resumed has the best of its past
+                        at, (params, rest) = best
+                        chosen.save(at, {"params": params, "rest": rest})
+                        best = None
+                    newest.save(this.epoch * steps, last._asdict())
+                progress.advance(run, this, done)
                 done = this.epoch
                 if stop.is_set():
                     break
         except KeyboardInterrupt:  # at once: what was being computed is lost
             complete, (last, weights) = False, resumed()
-        outcomes = []
-        for row, log in enumerate(logs):
-            own = jax.tree.map(lambda x, row=row: x[row], weights)
-            step = folders[row][0].newest if folders else None
-            saved = f"after epoch {step // steps}" if step else "none"
-            chosen, where = log.best(job.metric), _where(last, log, row, steps)
-            outcomes.append(Outcome(complete, own, _cut(last, row), log, chosen, where, saved))
-        return outcomes
+        step = newest.newest if newest is not None else None
+        saved = f"after epoch {step // steps}" if step else "none"
+        where = _where(last, log, steps)
+        return Outcome(complete, weights, last, log, log.best(run.metric), where, saved)
 
 
 def refusal(label: str, outcome: Outcome) -> str:
     """The message for a loss that is not finite."""
-    return (
-        f"`{label}`: the loss is not finite at {outcome.diverged}. Last good checkpoint:"
-        f" {outcome.saved}. Try a lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up"
-        " (`--warmup 1`), a smaller rho or noise radius, or `--precision float32`."
-    )
+    where = f"at {outcome.diverged}. Last good checkpoint: {outcome.saved}"
+    return f"`{label}`: the loss is not finite {where}. {REMEDIES}"
 
 
-_Folders = tuple[Checkpoints, Checkpoints]  # of the newest states, and of the best weights
-
-
-def _newest(folders: Sequence[_Folders], start: loop.TrainState) -> loop.TrainState:
-    """The newest saved state that all runs have; else the first one."""
-    common = set.intersection(*(set(last.steps) for last, _ in folders)) if folders else set()
-    if not common:
-        for last, _ in folders:
-            last.check()  # those of another run are an error, not overwritten
-        return start
-    rows: list[Any] = [
-        last.restore(_cut(start, row)._asdict(), max(common))
-        for row, (last, _) in enumerate(folders)
-    ]
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *rows) if len(rows) > 1 else rows[0]
-    return loop.TrainState(**joined)
-
-
-def _save(
-    folders: Sequence[_Folders], best: list[Any], step: int, state: Any, broken: list[bool]
-) -> None:
-    """Saves the best weights, then the state: what is resumed has the best of its past."""
-    for row, (newest, chosen) in enumerate(folders):
-        if best[row] is not None and not broken[row]:
-            at, (params, rest) = best[row]
-            chosen.save(at, {"params": params, "rest": rest})
-            best[row] = None
-        if not broken[row]:
-            newest.save(step, _cut(state, row)._asdict())
-
-
-def _cut(state: loop.TrainState, row: int) -> Any:
-    return jax.tree.map(lambda x: x[row : row + 1], state)
-
-
-def _where(state: loop.TrainState, log: Log, row: int, steps: int) -> str | None:
+def _where(state: loop.TrainState, log: Log, steps: int) -> str | None:
     """Where the loss of a run is not finite."""
-    step, last = int(state.broken[row]), log.last
+    step, last = int(state.broken), log.last
     if not step and last is not None and last.get("train_loss") is None:
         step = last["epoch"] * steps
     return f"step {step}, epoch {(step - 1) // steps + 1}" if step else None

@@ -1,36 +1,27 @@
 """A study: settings x seeds -> rows.jsonl, resumable at any point, in any number of shards."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from rich.console import Console
 
-from tsam_jax.train import config, loop, record, restore
+from tsam_jax.train import config, loop, mesh, record, restore
 from tsam_jax.train.optimizers import NUMBERS
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import Plan, Resolved
-from tsam_jax.train.run import Job, Outcome, train
-from tsam_jax.train.task import Loaded, load_task
-
-_BYTES_TOGETHER = 2**30
-"""Bound on the parameters, and what is made of their size, of runs that train as one program."""
+from tsam_jax.train.run import Outcome, Run, make_run, train
+from tsam_jax.train.task import load_task
+from tsam_jax.train.trackers import Tracking, check_available
 
 
 class Cell(NamedTuple):
-    """One (setting, seed) of a study, and its place among all of them."""
+    """One (setting, seed) of a study, and its folder in that of the study."""
 
-    place: int
     plan: Plan
     seed: int
-
-    @property
-    def folder(self) -> str:
-        """Its directory in that of the study."""
-        return f"cells/{self.place:03d}-{self.plan.setting.name}-seed{self.seed}"
+    folder: str
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -63,117 +54,110 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
 
     Args:
       resolved: the settings.
-      command: a `commands.study.Study`.
+      command: a `commands.Experiment`.
       directory: where study.json, rows.jsonl (one for each shard) and cells/ go; the same study in
-        it is resumed, another one or other files are a ConfigError.
+        it is resumed, another one or other files are a ConfigError. `tsam-jax train` has its only
+        run in the directory itself.
       console: where progress is shown.
 
     Returns:
       Whether all runs of this shard are finished.
     """
+    task, alone, seeds = resolved.task, command.kind == "train", command.seed_list()
     config.require(
-        not resolved.task.stream,
+        not alone or len(resolved.plans) == 1,
+        f"`--method` takes one setting, got {len(resolved.plans)}: use `tsam-jax study`.",
+    )
+    config.require(
+        alone or not task.stream,
         "`--stream` is for `tsam-jax train`: the runs of a study share data on the device.",
     )
     i, n = parse_shard(command.shard)
-    seeds = range(command.seeds)
     pairs = [(plan, seed) for plan in resolved.plans for seed in seeds]
-    cells = [Cell(k, *pair) for k, pair in enumerate(pairs)][i - 1 :: n]
+    cells = [
+        Cell(plan, seed, "." if alone else f"cells/{k:03d}-{plan.setting.name}-seed{seed}")
+        for k, (plan, seed) in enumerate(pairs)
+    ][i - 1 :: n]
+    tracking = Tracking(command.tensorboard, command.wandb)
+    check_available(tracking)
     study = _described(resolved, command)
     record.check_same(directory / "study.json", study)
-    loaded = load_task(resolved.task, seeds, resolved.devices, resolved.opened)
+    loaded = load_task(task, seeds, resolved.devices, resolved.opened)
     study["data"] = loaded.digest
     record.check_same(directory / "study.json", study)
     study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics, "flags": command.flags()}
     study |= {"words": without_shard(command.words), "versions": record.versions()}
     study["resolved"] = resolved.rows
-    config.check_writable(directory)
-    if not (directory / "study.json").exists():
-        record.write_json(directory / "study.json", study)
     path = directory / ("rows.jsonl" if n == 1 else f"rows-{i}-of-{n}.jsonl")
     rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
     finished = {(row["setting"], row["seed"]) for row in rows}
     missing = [cell for cell in cells if (cell.plan.setting.text, cell.seed) not in finished]
-    vectorize = command.vectorize
-    if vectorize is None:  # a fixed rule: what is decided by timing is not reproducible
-        vectorize = resolved.task.model == "mlp"
-    train_group = _trainer(resolved, command, loaded, directory)
-    work: dict[str, float] = {}
-    for _, plan, _ in missing:
-        steps = plan.epochs * (loaded.train_size // plan.optimizer.batch_size)
-        work[plan.setting.text] = work.get(plan.setting.text, 0) + steps * plan.setting.price
+    mesh.wait_for_others()  # the first one writes when all have checked
+    config.check_writable(directory)
+    if not (directory / "study.json").exists():
+        record.write_json(directory / "study.json", study)
+    programs: dict[Any, loop.Program] = {}
+    flatness = restore.make_flatness(loaded.network)
+    work = sum(cell.plan.price(loaded.train_size) for cell in missing)
     with record.owned(directory, path.stem), Progress(work, console) as progress:
-        if path.exists():
-            record.write_lines(
-                path, record.read_lines(path)
-            )  # a kill may have cut off the last one
-        for group in _groups(missing, loaded) if vectorize else ([cell] for cell in missing):
-            for cell, row in train_group(group, progress):
-                if row is None:
-                    return False
-                record.add_line(path, row)
-                progress.note(cell.plan.setting.text, "diverged" if row["diverged"] else "done")
+        if path.exists():  # a kill may have cut off its last line
+            record.write_lines(path, record.read_lines(path))
+        for plan, seed, folder in missing:
+            own, options = directory / folder, {"evaluations": study["evaluations"]}
+            program = programs.get(key := _shared(plan))
+            options |= {"parts": study["parts"], "program": program}
+            run = make_run(plan, task, loaded, seed, own, **options)
+            programs[key] = run.program
+            own.mkdir(parents=True, exist_ok=True)
+            if (own / "config.json").exists():
+                record.check_same(own / "config.json", run.identity)
+            record.write_json(own / "config.json", run.identity)
+            progress.note(run.label, "training" if program else "compiling")
+            outcome = train(
+                run,
+                progress,
+                checkpoint_every=command.checkpoint_every or max(1, plan.epochs // 5),
+                keep_checkpoints=command.keep_checkpoints,
+                tracking=tracking._replace(config=run.identity),
+            )
+            if not outcome.complete and outcome.diverged is None:
+                return False
+            row = _row(plan, run, outcome) | {"directory": folder}
+            if command.flatness_examples and outcome.diverged is None:
+                progress.note(run.label, f"seed {seed}  measuring flatness")
+                row |= _flatness(flatness, run, outcome, command.flatness_examples)
+            record.add_line(path, row)
+            record.sync(path)
+            progress.note(run.label, "diverged" if row["diverged"] else "done")
+    mesh.wait_for_others()
     return True
 
 
-def _trainer(resolved: Resolved, command: Any, loaded: Loaded, directory: Path) -> Any:
-    """(cells of a group, progress) -> each cell with its row, None if it is not finished."""
-    programs: dict[Any, loop.Program] = {}
-    flatness, parts = restore.make_flatness(loaded.network), _parts(command)
-    count = min(command.evaluations, *(plan.epochs for plan in resolved.plans))
-
-    def train_group(group: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Any]]:
-        plan, runs = group[0].plan, []
-        for cell in group:
-            folder = directory / cell.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            run = restore.make_run(cell.plan, resolved.task, cell.seed, folder, loaded.digest)
-            record.write_json(folder / "config.json", dict(run.identity))
-            runs.append(run)
-        program = programs.get(key := _shared(plan))
-        progress.note(plan.setting.text, "training" if program else "compiling")
-        job = restore.make_job(loaded, plan, runs, count, parts, program)
-        programs[key] = job.program
-        every = max(1, plan.epochs // 5)
-        outcomes = train(job, progress, checkpoint_every=every, keep_checkpoints=1)
-        for cell, outcome in zip(group, outcomes, strict=True):
-            if not outcome.complete and outcome.diverged is None:
-                yield cell, None
-                return
-            row = _row(cell, job, outcome)
-            if command.flatness_examples and outcome.diverged is None:
-                progress.note(cell.plan.setting.text, f"seed {cell.seed}  measuring flatness")
-                train_part = loaded.data.train
-                own = train_part._replace(labels=train_part.labels[cell.seed])
-                try:  # a failure must not lose the training
-                    batches = restore.some_batches(own, command.flatness_examples)
-                    found = flatness(outcome.weights, batches)
-                    row["flatness"] = {"noise_rms": list(restore.NOISE_RMS), **found}
-                except (RuntimeError, ValueError, MemoryError) as error:  # XLA's are RuntimeErrors
-                    said = str(error) or type(error).__name__
-                    row["flatness_error"] = said.splitlines()[0][:300]
-            yield cell, row
-
-    return train_group
+def _flatness(measure: Any, run: Run, outcome: Outcome, examples: int) -> dict[str, Any]:
+    """What `measure` finds; or its error, which must not lose the training."""
+    try:
+        found = measure(outcome.weights, restore.some_batches(run.data.train, examples))
+    except (RuntimeError, ValueError, MemoryError) as error:  # XLA's are RuntimeErrors
+        return {"flatness_error": (str(error) or type(error).__name__).splitlines()[0][:300]}
+    return {"flatness": {"noise_rms": list(restore.NOISE_RMS), **found}}
 
 
-def _row(cell: Cell, job: Job, outcome: Outcome) -> dict[str, Any]:
-    setting, lines = cell.plan.setting, outcome.log.lines
+def _row(plan: Plan, run: Run, outcome: Outcome) -> dict[str, Any]:
+    setting, lines, where = plan.setting, outcome.log.lines, outcome.diverged
     names = [name for name in (lines[-1] if lines else ()) if name != "gradient_evaluations"]
     return {
         "setting": setting.text,
         "method": setting.name,
         "arguments": setting.written,
-        "seed": cell.seed,
-        "directory": cell.folder,
-        "optimizer": vars(cell.plan.optimizer),
-        "epochs": cell.plan.epochs,
-        "steps_per_epoch": job.program.steps_per_epoch,
+        "seed": run.seed,
+        "optimizer": vars(plan.optimizer),
+        "epochs": plan.epochs,
+        "steps_per_epoch": run.program.steps_per_epoch,
         "gradients_per_step": setting.cost.gradients,
         "values_per_step": setting.cost.values,
-        "gradient_evaluations": cell.plan.epochs * job.price,
-        "seconds": outcome.log.seconds / len(job.runs),
-        "diverged": outcome.diverged,
+        "gradient_evaluations": plan.epochs * run.price,
+        "seconds": outcome.log.seconds,
+        "diverged": where and f"{where}; last checkpoint: {outcome.saved}",
         "curve": {name: [line.get(name) for line in lines] for name in names},
         "final": outcome.log.last,
         "best": outcome.best,
@@ -182,24 +166,20 @@ def _row(cell: Cell, job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _parts(command: Any) -> tuple[str, ...]:
-    """The parts that are measured: a search must not evaluate the test part."""
-    return loop.PARTS if command.view != "sweep" else ("train", "validation")
-
-
 def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
     """Content of study.json that is known before the data are loaded."""
-    task = resolved.task
+    task, epochs = resolved.task, [plan.epochs for plan in resolved.plans]
+    parts = loop.PARTS if command.kind != "sweep" else ("train", "validation")
     return {
-        "kind": command.view,
+        "kind": command.kind,
         "title_name": task.dataset,
-        "recipe": command.recipe,
-        "seeds": list(range(command.seeds)),
+        "recipe": resolved.recipe,
+        "seeds": command.seed_list(),
         "settings": [plan.setting.text for plan in resolved.plans],
-        "epochs": [plan.epochs for plan in resolved.plans],
+        "epochs": epochs,
         "optimizers": [vars(plan.optimizer) for plan in resolved.plans],
-        "parts": _parts(command),
-        "evaluations": command.evaluations,
+        "parts": parts,  # a search must not evaluate the test part
+        "evaluations": min(command.evaluations, *epochs),
         "label_noise": task.label_noise,
         "noise_law": task.noise_law,
         "task": vars(task),
@@ -212,18 +192,3 @@ def _shared(plan: Plan) -> tuple[Any, ...]:
     """Key of the program of a plan: plans that differ only in numbers share it."""
     static = {k: x for k, x in vars(plan.optimizer).items() if k not in NUMBERS}
     return plan.setting.shape, tuple(static.items()), plan.epochs, plan.setting.cost
-
-
-def _groups(cells: Sequence[Cell], loaded: Loaded) -> Iterator[list[Cell]]:
-    """Cells that train at once, as many as fit."""
-    shapes = jax.eval_shape(lambda: loaded.network.init(jax.random.key(0))[0])
-    size: int = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-    together: dict[Any, list[Cell]] = {}
-    for cell in cells:
-        together.setdefault(_shared(cell.plan), []).append(cell)
-    for group in together.values():
-        # parameters, gradient, state and 2 s perturbed copies of each
-        copies = 4 + 2 * int(group[0].plan.setting.arguments.get("s", 1))
-        most = max(1, _BYTES_TOGETHER // (size * copies))
-        for rows in np.array_split(np.arange(len(group)), -(-len(group) // most)):
-            yield [group[row] for row in rows]

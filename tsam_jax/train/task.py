@@ -52,6 +52,11 @@ class Loaded(NamedTuple):
     records: data.Records | None = None  # training examples of the first seed, if streamed
     digest: str = ""  # a hash of the data as they are read, without label noise
 
+    def of_seed(self, seed: int) -> Data:
+        """The data with the training labels of one seed, shape (n,)."""
+        inputs, labels = self.data.train
+        return self.data._replace(train=Batch(inputs, labels[self.seeds.index(seed)]))
+
 
 def open_data(task: config.Task) -> data.OpenSplits:
     """Opens the data set of a task; its inputs are not read yet.
@@ -172,12 +177,6 @@ def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
             digest.update(x[place].data)
         total += int.from_bytes(digest.digest())
     return total % 2**256
-
-
-def select_seeds(data: Data, rows: Sequence[int]) -> Data:
-    """The data with `train.labels` of some of the seeds."""
-    labels = data.train.labels[jnp.asarray(rows)]
-    return data._replace(train=data.train._replace(labels=labels))
 
 
 def network_for(
