@@ -13,7 +13,7 @@ from tsam_jax import cli
 from tsam_jax.commands import catalogue, commands
 from tsam_jax.methods import METHODS, WRAPPERS
 from tsam_jax.recipes import RECIPES, Recipe
-from tsam_jax.train import config, loop
+from tsam_jax.train import loop, resolve
 
 TINY = ["--train-size", "200", "--width", "8", "--batch-size", "50"]
 SMALL = [*TINY, "--budget", "12"]
@@ -162,7 +162,7 @@ def test_a_recipe_stands_first_and_options_override_its_values(tmp_path, capsys,
         settings={"tsam": "tsam(t=20, rho=0.7, s=3)"},
         published="92.0 %",
     )
-    monkeypatch.setattr(config, "RECIPES", {"digits": RECIPES["digits"], "own": own})
+    monkeypatch.setattr(resolve, "RECIPES", {"digits": RECIPES["digits"], "own": own})
     monkeypatch.setattr(catalogue, "RECIPES", {"own": own})
     out = tmp_path / "run"
     options = ["--t", "5", "--s", "2", "--seed", "1", "--label-noise", "0.1", "--out", str(out)]

@@ -56,10 +56,10 @@ class _Experiment(Command):
 
     def __post_init__(self) -> None:
         """Checks the values, those of `task`, `optimizer` and `budget` with them."""
-        super().__post_init__()
         config.check(config.Task, self.task)
         config.check(config.Optimizer, self.optimizer)
         config.Budget(**self.budget)
+        super().__post_init__()
 
     @property
     def kind(self) -> str:

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
+import typeguard
 import tyro
-
-from tsam_jax.recipes import RECIPES, Recipe
 
 VALUE_COST = 1 / 3
 """Cost of a loss evaluation in gradient evaluations: forward against forward and backward."""
@@ -177,12 +176,6 @@ def merge(kind: type[_Kind], levels: Iterable[Level]) -> tuple[_Kind, dict[str, 
     return kind(**values), dict.fromkeys(names, "default") | origins
 
 
-def find_recipe(name: str) -> Recipe:
-    """Returns a recipe by name; raises ConfigError, with the nearest name, if it is unknown."""
-    known(name, RECIPES, "recipe")
-    return RECIPES[name]
-
-
 def known(name: str, names: Iterable[str], what: str, error: type[Exception] = ConfigError) -> None:
     """Raises an error, with all names and the nearest one, unless a name is known."""
     names = sorted(names)
@@ -235,8 +228,13 @@ def check(kind: type[Any], values: Mapping[str, Any]) -> None:
         if field.name not in values:
             continue
         value, hint = values[field.name], hints[field.name]
-        rule = "" if _fits(value, hint) else getattr(hint, "__name__", str(hint))
-        if not rule and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            typeguard.check_type(value, hint)
+            right = not isinstance(value, bool) or hint is bool  # for Python it is an integer
+        except typeguard.TypeCheckError:
+            right = False
+        rule = "" if right else getattr(hint, "__name__", str(hint))
+        if right and isinstance(value, int | float) and hint is not bool:
             rule = broken_rule(value, field.metadata)
         name = flag(field.name)
         require(not rule, f"`{name}` must be {rule}, got {shown(repr(value), 60)}.")
@@ -252,21 +250,6 @@ def shown(text: str, most: int = 100) -> str:
     text = " ".join(text[: 2 * most].split())
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; integers are floats, booleans are no integers."""
-    kinds = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return value in kinds
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(x, kinds[0]) for x in value)
-    if kinds:
-        return any(_fits(value, kind) for kind in kinds)
-    if typing.is_typeddict(hint):
-        return isinstance(value, dict)
-    right = isinstance(value, hint) or (hint is float and isinstance(value, int))
-    return right and isinstance(value, bool) == (hint is bool)
 
 
 def check_new(path: Path) -> None:

@@ -17,7 +17,7 @@ from tsam_jax.data import OpenSplits, Records, Splits
 from tsam_jax.estimator import GradientEstimator, known_cost
 from tsam_jax.train import loop, run
 from tsam_jax.train.checkpoint import hash_tree
-from tsam_jax.train.config import ConfigError, Optimizer
+from tsam_jax.train.config import VALUE_COST, Optimizer, require
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
 from tsam_jax.train.network import Batch, Model, Network, make_network
 from tsam_jax.train.progress import Progress
@@ -142,21 +142,16 @@ def fit(
         ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
         ("loss", loss, callable(loss) or loss in LOSSES, f"be a function or one of {names}"),
     ):
-        if not right:
-            msg = f"`fit({name}=...)` must {rule}, got {value!r}."
-            raise ValueError(msg)
+        require(right, f"`fit({name}=...)` must {rule}, got {value!r}.", ValueError)
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
     network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
     label, estimator = _estimator(method)
     parts = tuple(name for name, part in zip(splits._fields, splits, strict=True) if part)
-    options = Optimizer(
-        batch_size=int(batch_size),
-        accumulate=int(accumulate),
-        ema=None if ema is None else float(ema),
-        recalibrate=bool(recalibrate),
-    )
+    own: dict[str, Any] = {"batch_size": int(batch_size), "accumulate": int(accumulate)}
+    own |= {"ema": None if ema is None else float(ema), "recalibrate": bool(recalibrate)}
     build: Callable[..., Any] = lambda numbers, **axis: estimator(**axis)  # noqa: ARG005, E731
-    plan = loop.Plan(build, lambda numbers: base, known_cost(estimator().cost), options)  # noqa: ARG005
+    plan = loop.Plan(build, lambda numbers: base, Optimizer(**own))  # noqa: ARG005
+    cost = known_cost(estimator().cost)
     path = None if directory is None else Path(directory)
     identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
     if path is not None:
@@ -175,6 +170,7 @@ def fit(
         data=splits,
         ends=range(1, epochs + 1),
         metric=next(iter(metrics), "loss"),
+        price=train_size // batch_size * (cost.gradients + VALUE_COST * cost.values),
         stream=None if records is None else run.stream_of(records, batch_size, seed),
     )
     with Progress(one.price * epochs, console or Console(quiet=True)) as progress:
@@ -219,10 +215,9 @@ def _splits(
 ) -> tuple[Data, Records | None]:
     """The parts on the device, None for a missing one; and what is to be streamed."""
     if isinstance(data, (Splits, OpenSplits)):
-        if validation is not None or test is not None:
-            kind = type(data).__name__
-            msg = f"`fit(validation=..., test=...)` are for data that are not `{kind}`."
-            raise ValueError(msg)
+        kind = type(data).__name__
+        msg = f"`fit(validation=..., test=...)` are for data that are not `{kind}`."
+        require(validation is None and test is None, msg, ValueError)
         data, validation, test = data[:3]  # type: ignore[assignment]
     placed: dict[str, Batch | None] = {}
     for name, part in zip(Data._fields, (data, validation, test), strict=True):
@@ -232,9 +227,8 @@ def _splits(
             examples = part.read(rows), part.labels[rows]
         placed[name] = examples and Batch(*jax.tree.map(jnp.asarray, tuple(examples)))
         sizes = {x.shape[:1] for x in jax.tree.leaves(placed[name])}
-        if len(sizes) > 1 or () in sizes:
-            msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
-            raise ValueError(msg)
+        msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
+        require(len(sizes) <= 1 and () not in sizes, msg, ValueError)
     return Data(**placed), data if isinstance(data, Records) else None  # type: ignore[arg-type]
 
 
@@ -242,13 +236,9 @@ def _estimator(method: str | GradientEstimator) -> tuple[str, Callable[..., Grad
     """The label of a method, and a function that makes its estimator."""
     if isinstance(method, GradientEstimator):
         return "an estimator", lambda: method
-    settings = parse(method)
-    if len(settings) != 1:
-        msg = f"`fit(method=...)` takes one setting, got {len(settings)}: {method}."
-        raise ConfigError(msg)
-    [setting] = settings
-    if setting.overrides:
-        names = ", ".join(setting.overrides)
-        msg = f"`fit(method=...)`: {names} in `{method}` belong to `base` or `epochs`."
-        raise ConfigError(msg)
+    [setting, *others] = parse(method)
+    require(not others, f"`fit(method=...)` takes one setting, got {1 + len(others)}: {method}.")
+    names = ", ".join(setting.overrides)
+    msg = f"`fit(method=...)`: {names} in `{method}` belong to `base` or `epochs`."
+    require(not names, msg)
     return setting.text, setting.build

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from tsam_jax.data import streaming
-from tsam_jax.estimator import Cost, GradientEstimator, value_and_grad
+from tsam_jax.estimator import GradientEstimator, value_and_grad
 from tsam_jax.methods import microbatched
 from tsam_jax.train.config import Optimizer
 from tsam_jax.train.mesh import Devices
@@ -52,7 +52,6 @@ class Plan(NamedTuple):
 
     estimator: Callable[..., GradientEstimator]  # (numbers, sample_axis=axis) -> estimator
     base: Callable[[Mapping[str, Any]], optax.GradientTransformation]
-    cost: Cost | None  # of a step
     options: Optimizer  # batch size, micro-batches, average of the parameters, recalibration
 
 
@@ -75,7 +74,6 @@ class Program(NamedTuple):
     feed: Callable[[TrainState, Batch], TrainState]
     weights: Callable[[TrainState, Data], Any]
     measure: Callable[[Any, TrainState, Data], dict[str, float]]
-    cost: Cost | None
     steps_per_epoch: int
     batch_size: int
 
@@ -85,7 +83,7 @@ def plan_for(setting: Setting, optimizer: Optimizer, train_size: int, epochs: in
     per_epoch = train_size // optimizer.batch_size
     make = functools.partial(make_base, steps=epochs * per_epoch, steps_per_epoch=per_epoch)
     base = lambda numbers: make(optimizer, numbers=numbers)  # noqa: E731
-    return Plan(setting.build, base, setting.cost, optimizer)
+    return Plan(setting.build, base, optimizer)
 
 
 def numbers_for(setting: Setting, optimizer: Optimizer) -> dict[str, float]:
@@ -194,7 +192,7 @@ def make_program(
                 found[f"{part}_{name}"] = one.function(outputs, labels[: len(outputs)])
         return {name: float(x) for name, x in found.items()}
 
-    return Program(init, advance, feed, weights, measure, plan.cost, steps, batch_size)
+    return Program(init, advance, feed, weights, measure, steps, batch_size)
 
 
 def keys(seed: int) -> jax.Array:

@@ -96,16 +96,11 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def add_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends a line to a JSON-lines file that ends with a whole one."""
+    """Appends a line to a JSON-lines file that ends with a whole one, and syncs it to disk."""
     if not jax.process_index():
-        with path.open("a") as lines:
-            lines.write(_line(line))
-
-
-def sync(path: Path) -> None:
-    """Syncs a file to disk."""
-    if not jax.process_index():
-        with path.open("r+") as file:
+        with path.open("a") as file:
+            file.write(_line(line))
+            file.flush()
             os.fsync(file.fileno())
 
 
@@ -228,8 +223,3 @@ class Log:
         told = {name: x for name, x in (numbers | timing).items() if x is not None}
         for tracker in self.trackers:
             tracker(told, this.epoch)
-
-    def sync(self) -> None:
-        """Syncs the file to disk, before a checkpoint."""
-        if self._path is not None:
-            sync(self._path)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsam_jax import data
-from tsam_jax.recipes import Recipe
+from tsam_jax.recipes import RECIPES, Recipe
 from tsam_jax.train import config, defaults
 from tsam_jax.train.mesh import Devices, make_devices
 from tsam_jax.train.metrics import LOSSES, METRICS
@@ -64,7 +64,9 @@ def resolve(command: Any) -> Resolved:
       ConfigError: if an option is out of range, unknown, or does not apply.
     """
     named = command.recipe or ("digits" if "dataset" not in command.task else None)
-    recipe = config.find_recipe(named) if named is not None else Recipe("")
+    if named is not None:
+        config.known(named, RECIPES, "recipe")
+    recipe = RECIPES[named] if named is not None else Recipe("")
     flags = {name: getattr(command, name) for name in _KINDS}
 
     def merged(name: str, weakest: Iterable[config.Level] = (), setting: Any = None) -> Any:

@@ -80,8 +80,18 @@ def load_several(
         checkpoints and len(set(checkpoints)) == len(checkpoints),
         f"`CHECKPOINTS` must be one or several different ones, got {len(checkpoints)}.",
     )
-    loaded = [_load_trained(path, examples, trajectory=trajectory) for path in checkpoints]
-    settings, names = [parse(one.run.label)[0] for one in loaded], []
+    loaded, names = [], []
+    for path in checkpoints:
+        run, epoch, (params, rest) = restore(path, ())
+        config.require(
+            run.stream is None,
+            f"`checkpoint`: the training data of {path} are streamed, not in memory.",
+        )
+        batches = some_batches(run.data.train, examples)
+        loss = training_loss(run.network, rest, batches)
+        way = _trajectory(path, run) if trajectory else None
+        loaded.append(Trained(run, epoch, params, loss, batches.labels.size, way))
+    settings = [parse(one.run.label)[0] for one in loaded]
     for own, one in zip(settings, loaded, strict=True):
         alike = [set(other.written.items()) for other in settings if other.name == own.name]
         shared = set.intersection(*alike)
@@ -94,18 +104,6 @@ def load_several(
         name if names.count(name) == 1 else f"{name} ({path.relative_to(common)})": one
         for name, path, one in zip(names, paths, loaded, strict=True)
     }
-
-
-def _load_trained(checkpoint: Path, examples: int, *, trajectory: bool) -> Trained:
-    run, epoch, (params, rest) = restore(checkpoint, ())
-    config.require(
-        run.stream is None,
-        f"`checkpoint`: the training data of {checkpoint} are streamed, not in memory.",
-    )
-    batches = some_batches(run.data.train, examples)
-    loss = training_loss(run.network, rest, batches)
-    way = _trajectory(checkpoint, run) if trajectory else None
-    return Trained(run, epoch, params, loss, batches.labels.size, way)
 
 
 def _trajectory(checkpoint: Path, run: Run) -> Any:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from tsam_jax.data import Records, streaming
-from tsam_jax.estimator import known_cost
 from tsam_jax.train import config, loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
 from tsam_jax.train.network import Batch, Network
@@ -48,13 +47,8 @@ class Run(NamedTuple):
     data: Data  # of the seed
     ends: Sequence[int]  # epochs at which it is measured; the last one ends the training
     metric: str  # that chooses the best epoch
+    price: float  # gradient evaluations of an epoch, a loss evaluation as a third of one
     stream: loop.Stream | None = None  # the training data, if they are not on the device
-
-    @property
-    def price(self) -> float:
-        """Gradient evaluations of an epoch, a loss evaluation as a third of one."""
-        cost = known_cost(self.program.cost)
-        return self.program.steps_per_epoch * (cost.gradients + config.VALUE_COST * cost.values)
 
     def start(self) -> loop.TrainState:
         """The initial state."""
@@ -130,6 +124,7 @@ def make_run(
         data=loaded.of_seed(seed),
         ends=looks(epochs, evaluations),
         metric=loaded.metrics[0],
+        price=program.steps_per_epoch * setting.price,
         stream=stream,
     )
 
@@ -196,7 +191,6 @@ def train(
                 # not every multiple need be an epoch that is evaluated
                 due = this.epoch // checkpoint_every > done // checkpoint_every
                 if newest is not None and (due or complete or stop.is_set()):
-                    log.sync()
                     if best is not None:  # first: what is resumed has the best of its past
                         at, (params, rest) = best
                         chosen.save(at, {"params": params, "rest": rest})

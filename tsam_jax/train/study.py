@@ -127,7 +127,6 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
                 progress.note(run.label, f"seed {seed}  measuring flatness")
                 row |= _flatness(flatness, run, outcome, command.flatness_examples)
             record.add_line(path, row)
-            record.sync(path)
             progress.note(run.label, "diverged" if row["diverged"] else "done")
     mesh.wait_for_others()
     return True
@@ -191,4 +190,4 @@ def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
 def _shared(plan: Plan) -> tuple[Any, ...]:
     """Key of the program of a plan: plans that differ only in numbers share it."""
     static = {k: x for k, x in vars(plan.optimizer).items() if k not in NUMBERS}
-    return plan.setting.shape, tuple(static.items()), plan.epochs, plan.setting.cost
+    return plan.setting.shape, tuple(static.items()), plan.epochs
