@@ -1,4 +1,4 @@
-"""`tsam-jax train` on two processes of this machine gives the parameters of one process."""
+"""A study, as `tsam-jax train` is one, gives on two processes the parameters of one process."""
 
 import json
 import socket
@@ -10,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from tsam_jax.train import record
 from tsam_jax.train.restore import restore
 
 METHOD = "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.02))"
 SMALL = ["--width", "8", "--batch-size", "40", "--epochs", "2", "--checkpoint-every", "1"]
+SMALL += ["--seeds", "1", "--flatness-examples", "40"]
 
 
 def start(out, dataset, devices, *options):
@@ -24,7 +26,7 @@ def start(out, dataset, devices, *options):
     program += "from tsam_jax.train.mesh import Devices; share = Devices.share; "
     program += "shown = lambda *x: (rows := share(*x), print('rows', *rows[0], flush=True))[0]; "
     program += "Devices.share = shown; sys.exit(cli.main(sys.argv[1:]))"
-    words = ["train", dataset, "--model", "mlp", "--method", METHOD, *SMALL, "--out", str(out)]
+    words = ["compare", dataset, "--model", "mlp", "--methods", METHOD, *SMALL, "--out", str(out)]
     return subprocess.Popen(
         [sys.executable, "-c", program, *words, *options],
         env=device_programs.environment(devices),
@@ -61,14 +63,17 @@ def test_two_processes_train_as_one(tmp_path):
     # 165 training examples on four devices are 42 each; the last row repeats, but is never drawn.
     assert [int(x) for own in shares for x in own] == [*range(165), *[164] * 3]
     assert [len(own) for own in shares] == [84, 84]
-    configs = [json.loads((tmp_path / x / "config.json").read_text()) for x in ("alone", "both")]
+    runs = [tmp_path / name / "cells/000-tsam-seed0" for name in ("alone", "both")]
+    configs = [json.loads((run / "config.json").read_text()) for run in runs]
     assert configs[0]["data"] == configs[1]["data"] != ""
-    found = [restore(tmp_path / name, ("test",))[2] for name in ("alone", "both")]
+    found = [restore(run, ("test",))[2] for run in runs]
     for one, two in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-4, atol=1e-5)
-    logs = [
-        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("alone", "both")
-    ]
+    logs = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
     assert [len(log) for log in logs] == [2, 2]  # one process writes
     losses = [json.loads(log[-1])["test_loss"] for log in logs]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+    rows = [record.read_lines(tmp_path / name / "rows.jsonl") for name in ("alone", "both")]
+    assert [len(own) for own in rows] == [1, 1]
+    flat = [own[0]["flatness"]["top_eigenvalue"] for own in rows]
+    np.testing.assert_allclose(*flat, rtol=1e-3)
