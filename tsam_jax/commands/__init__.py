@@ -9,6 +9,7 @@ import datetime as dt
 import importlib
 import pkgutil
 import secrets
+import typing
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -30,10 +31,13 @@ class Command:
     first: ClassVar[str | None] = None  # the option that a first word without an option sets
 
     def __init_subclass__(cls) -> None:
-        """Leaves defaults that the help has in words out of it."""
+        """Leaves None, and defaults that the help has in words, out of it."""
         for name, hint in cls.__annotations__.items():
-            if "None" in str(hint) or "tuple" in str(hint):
-                cls.__annotations__[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
+            optional = "None" in str(hint)
+            if optional or "tuple" in str(hint):
+                metavar = typing.get_args(hint)[0].__name__.upper() if optional else None
+                words = tyro.conf.arg(help_behavior_hint="", metavar=metavar)
+                cls.__annotations__[name] = Annotated[hint, words]
 
     def __post_init__(self) -> None:
         """Checks the values."""
