@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tsam_jax.commands.study import Study
 from tsam_jax.train import config, loop, resolve, run
-from tsam_jax.train.metrics import cross_entropy
+from tsam_jax.train.metrics import METRICS, cross_entropy
 from tsam_jax.train.network import Batch, make_network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import parse
@@ -22,6 +22,7 @@ from tsam_jax.train.task import Data, load_task
 TASK = config.Task(train_size=200, width=8, depth=1, model="mlp", label_noise=0.4)
 OPTIMIZER = config.Optimizer(batch_size=60)
 SEEDS = [0, 1]
+ACCURACY = {"accuracy": METRICS["accuracy"].function}
 TSAM = "tsam(t=5, rho=0.1, s=2, noise=sphere(rms=0.05))"
 
 
@@ -52,7 +53,7 @@ def planned(text, epochs=3, optimizer=OPTIMIZER):
 
 def trained(task, text, seed=0, epochs=3, ends=None, optimizer=OPTIMIZER):
     plan, numbers = planned(text, epochs, optimizer)
-    program = loop.make_program(task.network, plan, TASK.train_size)
+    program = loop.make_program(task.network, plan, TASK.train_size, metrics=ACCURACY)
     start, own = program.init(seed, numbers), task.of_seed(seed)
     rounds = loop.train(program, start, own, ends=ends or range(1, epochs + 1))
     return program, list(rounds)
@@ -228,7 +229,7 @@ def test_a_batch_in_parts_is_the_batch(task):
 
 def test_the_average_of_the_parameters_is_measured(network, data):
     plan, numbers = planned("erm(lr=0.05)", 2, dataclasses.replace(OPTIMIZER, ema=0.5))
-    program = loop.make_program(network, plan, TASK.train_size)
+    program = loop.make_program(network, plan, TASK.train_size, metrics=ACCURACY)
     start = program.init(0, numbers)
     average = jax.tree.map(np.array, start.params)
     [first, second] = loop.train(program, start, data, ends=[1, 2], stream=stream_of(data))
@@ -290,7 +291,7 @@ def test_what_is_measured_is_measured_on_the_weights(ema, recalibrate):
     np.testing.assert_allclose(rest["norm"]["var"], var, rtol=1e-3)
     for part in loop.PARTS:
         inputs, labels = getattr(own, part)
-        loss = float(network.score(network.merge(params, rest)(inputs), labels)["loss"])
+        loss = float(network.criterion(network.merge(params, rest)(inputs), labels))
         assert last.metrics[f"{part}_loss"] == pytest.approx(loss, rel=1e-4)
 
 
@@ -391,12 +392,12 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path, network, data):
     """Also when it is finished."""
     text = "tsam(t=5, rho=0.1, s=2)"
     plan, numbers = planned(text, 4, EMA)
-    program = loop.make_program(network, plan, TASK.train_size)
+    program = loop.make_program(network, plan, TASK.train_size, metrics=ACCURACY)
 
     def job(folder, ends):
         (tmp_path / folder).mkdir(exist_ok=True)
         where = tmp_path / folder, network, program, data
-        return run.Run(text, 0, numbers, {"text": text}, *where, ends, "accuracy")
+        return run.Run(text, 0, numbers, {"text": text}, *where, ends, "accuracy", 12.0)
 
     whole = finish(job("whole", [1, 2, 3, 4]))
     finish(job("cut", [1, 2]), checkpoint_every=1)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from tsam_jax import methods, value_and_grad
-from tsam_jax.train.metrics import accuracy, cross_entropy
+from tsam_jax.train.metrics import cross_entropy
 from tsam_jax.train.network import Batch, in_chunks, make_network
 
 
@@ -25,7 +25,7 @@ class Small(nnx.Module):
 
 @pytest.fixture(scope="module")
 def network():
-    return make_network(Small, cross_entropy, {"accuracy": accuracy})
+    return make_network(Small, cross_entropy)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,10 @@ def test_all_probes_of_a_step_see_the_same_mask(network, start):
     jax.tree.map(np.testing.assert_array_equal, sam, plain)
 
 
-def test_the_score_is_the_loss_and_the_metrics(network):
+def test_the_criterion_is_the_mean_loss(network):
     outputs = jnp.array([[5.0, 0.0], [5.0, 0.0]])
-    found = network.score(outputs, jnp.array([0, 1]))
-    assert found["accuracy"] == 0.5
-    assert found["loss"] == pytest.approx(2.5 + np.log1p(np.exp(-5)), rel=1e-5)
+    found = network.criterion(outputs, jnp.array([0, 1]))
+    assert found == pytest.approx(2.5 + np.log1p(np.exp(-5)), rel=1e-5)
 
 
 def test_a_model_may_be_given_and_is_not_changed():

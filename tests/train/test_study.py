@@ -164,7 +164,7 @@ def test_flatness_is_the_same_in_batches_and_of_the_average(tmp_path):
     measure = restore.make_flatness(loaded.network)
     found = measure((params, rest), restore.some_batches(train, 500))
     outputs = loaded.network.predict(params, train.inputs[:500], rest)
-    loss = loaded.network.score(outputs, train.labels[:500])["loss"]
+    loss = loaded.network.criterion(outputs, train.labels[:500])
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
     halves = [
         measure((params, rest), restore.some_batches(part, 250))["mean"]

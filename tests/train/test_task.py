@@ -16,6 +16,7 @@ from tsam_jax import cli, data
 from tsam_jax.commands.study import Train
 from tsam_jax.data import augmentation
 from tsam_jax.train import config, loop, run
+from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import resolve
 from tsam_jax.train.settings import parse
@@ -52,8 +53,8 @@ def trained(task, dataset, text="sam(rho=0.05)", epochs=2):
     loaded = prepare_task(task, dataset, [0])
     optimizer = config.Optimizer(batch_size=6, lr=0.05)
     plan = loop.plan_for(parse(text)[0], optimizer, loaded.train_size, epochs)
-    names = [name for name in loaded.metrics if name != "loss"]
-    program = loop.make_program(loaded.network, plan, loaded.train_size, metrics=names)
+    metrics = {name: METRICS[name].function for name in loaded.metrics if name != "loss"}
+    program = loop.make_program(loaded.network, plan, loaded.train_size, metrics=metrics)
     start = program.init(0, loop.numbers_for(parse(text)[0], optimizer))
     return loaded, list(loop.train(program, start, loaded.of_seed(0), ends=range(1, epochs + 1)))
 

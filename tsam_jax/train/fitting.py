@@ -57,7 +57,7 @@ def fit(
     validation: Examples | None = None,
     test: Examples | None = None,
     loss: str | Loss | None = None,
-    metrics: Mapping[str, Loss] | None = None,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
     augment: Callable[[jax.Array, Any], Any] | None = None,
     prepare: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
@@ -84,8 +84,9 @@ def fit(
       test: examples to evaluate, if `data` are only training examples.
       loss: "cross-entropy", "official", "mse", or a function (outputs, labels) -> the loss of each
         example, shape (n,). Default: "cross-entropy" for integer labels, else "mse".
-      metrics: name -> (outputs, labels) -> a number, higher is better. Default: the accuracy for
-        integer labels. The first one selects the best epoch; without one, the loss.
+      metrics: name -> (outputs, labels), NumPy arrays of all examples -> a number, higher is
+        better. Default: the accuracy for integer labels. The first one selects the best epoch;
+        without one, the loss.
       augment: (key, inputs) -> inputs of the model in training, once a step, in the compiled step.
       prepare: inputs -> inputs of the model in evaluation. Default: unchanged.
       accumulate: micro-batches of a step, to save memory; divides `batch_size`.
@@ -144,7 +145,7 @@ def fit(
     ):
         require(right, f"`fit({name}=...)` must {rule}, got {value!r}.", ValueError)
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
-    network = make_network(model, chosen, metrics, augment=augment, prepare=prepare)
+    network = make_network(model, chosen, augment=augment, prepare=prepare)
     label, estimator = _estimator(method)
     parts = tuple(name for name, part in zip(splits._fields, splits, strict=True) if part)
     own: dict[str, Any] = {"batch_size": int(batch_size), "accumulate": int(accumulate)}
@@ -166,7 +167,7 @@ def fit(
         identity=identity,
         directory=path,
         network=network,
-        program=loop.make_program(network, plan, train_size, parts),
+        program=loop.make_program(network, plan, train_size, parts, metrics=metrics),
         data=splits,
         ends=range(1, epochs + 1),
         metric=next(iter(metrics), "loss"),
@@ -196,7 +197,7 @@ def _fingerprint(
         batch = batch._replace(inputs=network.augment(key, batch.inputs))
         oracle = loop.value_and_grad(network.loss, estimator, has_aux=True)
         (value, grads), _ = oracle(params, oracle.init(params), batch, rest)
-        outputs = network.score(network.predict(params, batch.inputs, rest), batch.labels)
+        outputs = network.criterion(network.predict(params, batch.inputs, rest), batch.labels)
         return value, outputs, base.update(grads, base.init(params), params)
 
     params, rest = jax.eval_shape(network.init, jax.random.key(0))

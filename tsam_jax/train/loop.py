@@ -16,7 +16,6 @@ from tsam_jax.estimator import GradientEstimator, value_and_grad
 from tsam_jax.methods import microbatched
 from tsam_jax.train.config import Optimizer
 from tsam_jax.train.mesh import Devices
-from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.network import Batch, Network, in_chunks
 from tsam_jax.train.optimizers import NUMBERS, make_base
 from tsam_jax.train.settings import Setting
@@ -97,17 +96,16 @@ def make_program(
     train_size: int,
     parts: Sequence[str] = PARTS,
     devices: Devices | None = None,
-    metrics: Sequence[str] = (),
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Program:
     """Compiles the training of one plan.
 
-    The rest of an epoch after the last full batch is left out. Of the named `metrics`, those on the
-    host are added to the network's.
+    The rest of an epoch after the last full batch is left out. `metrics` are measured on each part
+    besides the loss, on the host.
     """
     devices = devices or Devices()
     batch_size, ema = plan.options.batch_size, plan.options.ema
     steps, accumulate = train_size // batch_size, plan.options.accumulate
-    on_host = {name: METRICS[name] for name in metrics if METRICS[name].on_host}
 
     @jax.jit
     def start(keys: jax.Array, params: Any, rest: Any, numbers: Any) -> TrainState:
@@ -170,26 +168,24 @@ def make_program(
         return params, rest
 
     @jax.jit
-    def scores(weights: Any, state: TrainState, data: Data) -> dict[str, jax.Array]:
-        found: dict[str, jax.Array] = {}
+    def predictions(weights: Any, state: TrainState, data: Data) -> Any:
+        last = state.estimator.last.metrics
+        found, outputs = {f"step_{name}": jnp.mean(x) for name, x in last.items()}, {}
         predict = lambda some: network.predict(weights[0], some, weights[1])  # noqa: E731
         for part in parts:
             examples = getattr(data, part)
             if part == "train":  # the first ones
                 examples = jax.tree.map(lambda x: x[: min(train_size, MEASURED)], examples)
-            outputs = in_chunks(predict, examples.inputs, _CHUNK)
-            own = network.score(outputs, examples.labels) | ({"": outputs} if on_host else {})
-            found |= {f"{part}_{name}": value for name, value in own.items()}
-        last = state.estimator.last.metrics
-        found |= {f"step_{name}": jnp.mean(x) for name, x in last.items()}
-        return devices.split(found)  # type: ignore[no-any-return]
+            outputs[part] = in_chunks(predict, examples.inputs, _CHUNK)
+            found[f"{part}_loss"] = network.criterion(outputs[part], examples.labels)
+        return devices.split((found, outputs))
 
     def measure(weights: Any, state: TrainState, data: Data) -> dict[str, float]:
-        found: dict[str, Any] = jax.device_get(scores(weights, state, data))
-        for part in parts if on_host else ():
-            outputs, labels = found.pop(f"{part}_"), np.asarray(getattr(data, part).labels)
-            for name, one in on_host.items():
-                found[f"{part}_{name}"] = one.function(outputs, labels[: len(outputs)])
+        found, outputs = jax.device_get(predictions(weights, state, data))
+        for part, own in outputs.items():
+            labels = np.asarray(getattr(data, part).labels)[: len(own)]
+            for name, function in (metrics or {}).items():
+                found[f"{part}_{name}"] = function(own, labels)
         return {name: float(x) for name, x in found.items()}
 
     return Program(init, advance, feed, weights, measure, steps, batch_size)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -68,14 +67,13 @@ LOSSES: Mapping[str, Callable[..., jax.Array]] = {
 class Metric(NamedTuple):
     """A number that is measured on a part of a data set.
 
-    `function` maps (outputs, labels) to a number; compiled, or with `on_host` on NumPy arrays of
-    all predictions. `labels` are those it is for; `percent` is how it is shown.
+    `function` maps (outputs, labels), NumPy arrays of all examples, to a number. `labels` are those
+    it is for; `percent` is how it is shown.
     """
 
     name: str
     function: Callable[[Any, Any], Any]
     labels: Literal["classes", "numbers", "any"] = "classes"
-    on_host: bool = False
     percent: bool = False
     higher_is_better: bool = True
 
@@ -92,9 +90,9 @@ class Metric(NamedTuple):
         return value if self.higher_is_better else -value
 
 
-def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """The fraction of examples whose largest output is the label's; shape ()."""
-    return jnp.mean((jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32))
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """The fraction of examples whose largest output is the label's."""
+    return float(np.mean(outputs.argmax(axis=-1) == labels))
 
 
 def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -172,10 +170,10 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("loss", _unknown, labels="any", higher_is_better=False),
         Metric("accuracy", accuracy, percent=True),
-        Metric("matthews", matthews, on_host=True),
-        Metric("f1", f1, on_host=True),
-        Metric("pearson", pearson, labels="numbers", on_host=True),
-        Metric("spearman", spearman, labels="numbers", on_host=True),
+        Metric("matthews", matthews),
+        Metric("f1", f1),
+        Metric("pearson", pearson, labels="numbers"),
+        Metric("spearman", spearman, labels="numbers"),
     )
 }
 """Name -> metric. The network computes "loss", whose function is that of the task."""

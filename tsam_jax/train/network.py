@@ -1,6 +1,6 @@
 """A network as the pure functions that the training loop uses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ class Network(NamedTuple):
       augment: (key, inputs) -> inputs of a training step; the same for all probes of the step.
       loss: (params, batch of augmented inputs, rest) -> (mean loss, rest), in training mode.
       predict: (params, inputs, rest) -> outputs, shape (n, outputs), float32; in evaluation mode.
-      score: (outputs, labels) -> the mean loss and the compiled metrics by name, shape () each.
+      criterion: (outputs, labels) -> the mean loss, shape ().
       merge: (params, rest) -> the flax model, in evaluation mode.
       recalibrate: (params, rest, batches of inputs with a leading axis) -> rest with the BatchNorm
         statistics averaged over these batches.
@@ -38,7 +38,7 @@ class Network(NamedTuple):
     augment: Callable[[jax.Array, Any], Any]
     loss: Callable[[Any, Batch, Any], tuple[jax.Array, Any]]
     predict: Callable[[Any, Any, Any], jax.Array]
-    score: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+    criterion: Callable[[jax.Array, jax.Array], jax.Array]
     merge: Callable[[Any, Any], nnx.Module]
     recalibrate: Callable[[Any, Any, Any], Any]
 
@@ -46,7 +46,6 @@ class Network(NamedTuple):
 def make_network(
     model: Model,
     loss: Loss,
-    metrics: Mapping[str, Loss] | None = None,
     *,
     augment: Callable[[jax.Array, Any], Any] | None = None,
     prepare: Callable[[Any], Any] | None = None,
@@ -59,7 +58,6 @@ def make_network(
     Args:
       model: maps inputs to outputs (n, outputs); inputs that are a dict are passed by name.
       loss: (outputs, labels) -> the loss of each example.
-      metrics: name -> (outputs, labels) -> a number.
       augment: (key, inputs) -> inputs of the model in training; default: as in evaluation.
       prepare: inputs -> inputs of the model in evaluation; default: unchanged.
     """
@@ -89,14 +87,13 @@ def make_network(
 
     def mean_loss(params: Any, batch: Batch, rest: Any) -> tuple[jax.Array, Any]:
         outputs, after = forward(training, params, rest, batch.inputs)
-        return jnp.mean(loss(outputs, batch.labels)), after
+        return criterion(outputs, batch.labels), after
 
     def predict(params: Any, inputs: Any, rest: Any) -> jax.Array:
         return forward(evaluation, params, rest, ready(inputs))[0]
 
-    def score(outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        values = {name: metric(outputs, labels) for name, metric in (metrics or {}).items()}
-        return {"loss": jnp.mean(loss(outputs, labels)), **values}
+    def criterion(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.mean(loss(outputs, labels))
 
     def recalibrate(params: Any, rest: Any, batches: Any) -> Any:
         if not any(statistics):
@@ -119,7 +116,7 @@ def make_network(
 
     augmented = augment or (lambda _, inputs: ready(inputs))
     merge = lambda *state: nnx.merge(evaluation, *state)  # noqa: E731
-    return Network(start, augmented, mean_loss, predict, score, merge, recalibrate)
+    return Network(start, augmented, mean_loss, predict, criterion, merge, recalibrate)
 
 
 def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> jax.Array:

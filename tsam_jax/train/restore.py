@@ -135,7 +135,7 @@ def training_loss(network: Network, rest: Any, batches: Batch) -> Any:
     """Params -> mean loss over batches, in evaluation mode; in the memory of one batch."""
 
     def loss(params: Any, batch: Batch) -> jax.Array:
-        return network.score(network.predict(params, batch.inputs, rest), batch.labels)["loss"]
+        return network.criterion(network.predict(params, batch.inputs, rest), batch.labels)
 
     return mean_over_batches(loss, batches)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from tsam_jax.data import Records, streaming
 from tsam_jax.train import config, loop
 from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
+from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.record import Log
@@ -106,7 +107,8 @@ def make_run(
     setting, optimizer, epochs = plan
     if program is None:
         how = loop.plan_for(setting, optimizer, loaded.train_size, epochs)
-        options = loaded.train_size, parts, loaded.devices, loaded.metrics
+        metrics = {name: METRICS[name].function for name in loaded.metrics if name != "loss"}
+        options = loaded.train_size, parts, loaded.devices, metrics
         program = loop.make_program(loaded.network, how, *options)
     stream = None
     if loaded.records is not None:

@@ -18,7 +18,7 @@ from tsam_jax.models import MODELS
 from tsam_jax.train import config
 from tsam_jax.train.checkpoint import hash_tree
 from tsam_jax.train.mesh import Devices
-from tsam_jax.train.metrics import LOSSES, METRICS, metrics_of
+from tsam_jax.train.metrics import LOSSES, metrics_of
 from tsam_jax.train.network import Batch, Model, Network, make_network, split_model
 
 MEASURED = 10_000
@@ -146,8 +146,7 @@ def prepare_task(
     which `splits` may have the first ones or a share.
     """
     names = metrics_of(task, splits.num_classes)
-    compiled = {n: METRICS[n].function for n in names if not METRICS[n].on_host}
-    network, devices = network_for(task, splits, compiled), devices or Devices()
+    network, devices = network_for(task, splits), devices or Devices()
     clean = splits.train.labels if records is None else records.labels
     labels = np.stack([clean] * len(seeds))
     if task.label_noise:
@@ -179,9 +178,7 @@ def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
     return total % 2**256
 
 
-def network_for(
-    task: config.Task, splits: Splits, metrics: Mapping[str, Callable[..., Any]]
-) -> Network:
+def network_for(task: config.Task, splits: Splits) -> Network:
     """Makes the network of a task, for its data set.
 
     Images are normalised by the statistics of the training part in the compiled step.
@@ -218,10 +215,10 @@ def network_for(
     own |= {"dtype": jnp.bfloat16} if task.precision == "bfloat16" else {}
     own |= {"dropout": task.dropout} if task.dropout is not None else {}
     if task.pretrained is None:
-        return make_network(_model(task, splits, own), metrics=metrics, **options)
+        return make_network(_model(task, splits, own), **options)
     build = functools.partial(_pretrained, task.pretrained, own)
     # Files are not read while a function is compiled: their content would be part of it.
-    network = make_network(build(nnx.Rngs(0)), metrics=metrics, **options)
+    network = make_network(build(nnx.Rngs(0)), **options)
     return network._replace(init=lambda key: split_model(build(nnx.Rngs(key)))[1:])
 
 
