@@ -1,14 +1,12 @@
 """Files of a run: JSON written whole, lines that survive a kill, versions, and the log."""
 
 import contextlib
-import dataclasses
 import fcntl
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON as `write_whole` does; dataclasses as dicts, paths as texts."""
-    text = json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"
+    """Writes JSON as `write_whole` does; paths as texts."""
+    text = json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
     write_whole(path, text.encode())
 
 
@@ -116,7 +114,7 @@ def check_same(path: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         config.check_new(path.parent)
         return
-    there, own = read_json(path), json.loads(json.dumps(identity, default=_plain))
+    there, own = read_json(path), json.loads(json.dumps(identity, default=str))
     differ = ", ".join(name for name, x in own.items() if there.get(name) != x)
     config.require(
         not differ,
@@ -145,10 +143,6 @@ def _refused(constant: str) -> Any:
     raise ValueError(msg)
 
 
-def _plain(x: Any) -> Any:
-    return dataclasses.asdict(x) if dataclasses.is_dataclass(x) else str(x)  # type: ignore[arg-type]
-
-
 def json_number(x: Any) -> float | None:
     """Converts a number for JSON: None unless it is finite."""
     return float(x) if math.isfinite(x) else None
@@ -164,7 +158,6 @@ class Log:
         self._path = path
         self._written = read_lines(path) if path is not None else []
         self.trackers: Sequence[Tracker] = ()
-        self._start, self._first = time.monotonic(), 0
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -200,22 +193,17 @@ class Log:
             msg = f"{self._path} does not have the epochs up to {epoch}, each once. {what}"
             raise config.ConfigError(msg)
         self._written = self._written[: len(due)]
-        self._start, self._first = time.monotonic(), epoch
         if self._path is not None:
             write_lines(self._path, self._written)
 
-    def write(self, this: Round, gradients: float, epochs: int) -> None:
+    def write(self, this: Round, gradients: float) -> None:
         """Adds what was measured, in the file with its "timing".
 
-        `gradients` are those so far, loss evaluations included; `epochs` those planned.
+        `gradients` are those so far, loss evaluations included.
         """
         numbers = {name: json_number(x) for name, x in this.metrics.items()}
-        per_epoch = (time.monotonic() - self._start) / (this.epoch - self._first)
-        timing = {
-            "seconds": round(this.seconds, 4),
-            "examples_per_second": round(this.examples_per_second, 1),
-            "seconds_left": round(per_epoch * (epochs - this.epoch), 1),
-        }
+        speed = round(this.examples_per_second, 1)
+        timing = {"seconds": round(this.seconds, 4), "examples_per_second": speed}
         line = {"epoch": this.epoch, "gradient_evaluations": round(gradients, 6), **numbers}
         self._written.append(line | {"timing": timing})
         if self._path is not None:

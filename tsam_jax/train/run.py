@@ -183,7 +183,7 @@ def train(
         try:
             for this in loop.train(run.program, last, run.data, ends=run.ends, stream=run.stream):
                 last, weights = this.state, this.weights
-                log.write(this, this.epoch * run.price, epochs)
+                log.write(this, this.epoch * run.price)
                 if _where(last, log, steps) is not None:
                     break
                 if (log.best(run.metric) or {}).get("epoch") == this.epoch:
