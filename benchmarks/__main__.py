@@ -101,7 +101,7 @@ def studies(data: Path) -> dict[str, str]:
 
 
 def methods(epochs: int, rho: float, rms: float) -> str:
-    """Equal epochs; then ERM and SAM with TSAM's gradients; radii as the family's defaults."""
+    """All methods with equal epochs, then ERM and SAM with as many gradients as TSAM."""
     erm, sam, rsam = "erm(", f"sam(rho={rho},", f"rsam(rho={rho},gamma={rho / 5:g},"
     tilted = f"rho={2 * rho:g},s=3,noise=sphere(rms={rms}),"
     equal = [(erm, 1), (sam, 2), (rsam, 2), *((f"tsam(t={t},{tilted}", 6) for t in (5, 0, 20, 100))]
