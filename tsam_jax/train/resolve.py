@@ -58,7 +58,7 @@ def resolve(command: Any) -> Resolved:
     Nothing is written; the data set is opened, its inputs are not read.
 
     Args:
-      command: a `commands.Experiment`.
+      command: `Train`, `Study`, `Compare` or `Sweep` of `commands.study`.
 
     Raises:
       ConfigError: if an option is out of range, unknown, or does not apply.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
@@ -14,14 +14,6 @@ from tsam_jax.train.resolve import Plan, Resolved
 from tsam_jax.train.run import Outcome, Run, make_run, train
 from tsam_jax.train.task import load_task
 from tsam_jax.train.trackers import Tracking, check_available
-
-
-class Cell(NamedTuple):
-    """One (setting, seed) of a study, and its folder in that of the study."""
-
-    plan: Plan
-    seed: int
-    folder: str
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -54,7 +46,7 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
 
     Args:
       resolved: the settings.
-      command: a `commands.Experiment`.
+      command: `Train`, `Study`, `Compare` or `Sweep` of `commands.study`.
       directory: where study.json, rows.jsonl (one for each shard) and cells/ go; the same study in
         it is resumed, another one or other files are a ConfigError. `tsam-jax train` has its only
         run in the directory itself.
@@ -75,7 +67,7 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     i, n = parse_shard(command.shard)
     pairs = [(plan, seed) for plan in resolved.plans for seed in seeds]
     cells = [
-        Cell(plan, seed, "." if alone else f"cells/{k:03d}-{plan.setting.name}-seed{seed}")
+        (plan, seed, "." if alone else f"cells/{k:03d}-{plan.setting.name}-seed{seed}")
         for k, (plan, seed) in enumerate(pairs)
     ][i - 1 :: n]
     tracking = Tracking(command.tensorboard, command.wandb)
@@ -91,14 +83,14 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     path = directory / ("rows.jsonl" if n == 1 else f"rows-{i}-of-{n}.jsonl")
     rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
     finished = {(row["setting"], row["seed"]) for row in rows}
-    missing = [cell for cell in cells if (cell.plan.setting.text, cell.seed) not in finished]
+    missing = [cell for cell in cells if (cell[0].setting.text, cell[1]) not in finished]
     mesh.wait_for_others()  # the first one writes when all have checked
     config.check_writable(directory)
     if not (directory / "study.json").exists():
         record.write_json(directory / "study.json", study)
     programs: dict[Any, loop.Program] = {}
     flatness = restore.make_flatness(loaded.network)
-    work = sum(cell.plan.price(loaded.train_size) for cell in missing)
+    work = sum(plan.price(loaded.train_size) for plan, *_ in missing)
     with record.owned(directory, path.stem), Progress(work, console) as progress:
         if path.exists():  # a kill may have cut off its last line
             record.write_lines(path, record.read_lines(path))
