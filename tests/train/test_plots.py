@@ -1,5 +1,7 @@
 """The figures of a study, whatever of it is finished."""
 
+import itertools
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -144,6 +146,40 @@ def test_a_heat_map_has_the_best_value_of_each_cell():
     assert texts == ["50.0 %", "10.0 %", "80.0 %", "60.0 %", "-", "70.0 %"]
     [frame] = panel.patches
     assert frame.get_center() == pytest.approx((2, 0), abs=0.01)
+
+
+def test_long_tick_labels_break_at_spaces_only_and_do_not_overlap():
+    schedules = [f"linear_schedule(0.1, 0.2{k}, 1000)" for k in range(3)]
+    texts = ["1e-05", "0.000123456789", "0.000234567891", *schedules]
+    rows = [row(f"sam(rho={k})", 0, arguments={"rho": x, "lr": x}) for k, x in enumerate(texts)]
+    figure = plots.heat_map(study(*(r["setting"] for r in rows), kind="sweep"), rows)
+    [panel] = figure.axes
+    broken = [text.replace(", 0", ",\n0") for text in schedules]
+    figure.draw_without_rendering()
+    for ticks in (panel.get_xticklabels(), panel.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == [*texts[:3], *broken]
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_the_numbers_of_a_heat_map_are_readable_on_every_colour():
+    cells = {(k, n): (10 * k + n) / 100 for k in range(10) for n in range(10) if k * n != 81}
+    rows = [row(f"sam(rho={k}, lr={n})", 0, validation_accuracy=x) for (k, n), x in cells.items()]
+    found = study(*(r["setting"] for r in rows), kind="sweep")
+    [panel] = plots.heat_map(found, rows).axes
+    image = panel.images[0]
+    for text, value in zip(panel.texts, image.get_array().flat, strict=True):
+        missing = value is np.ma.masked
+        below = panel.get_facecolor() if missing else image.cmap(image.norm(value))
+        dark, light = sorted(luminance(x) for x in (text.get_color(), below[:3]))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
 def test_a_heat_map_of_the_loss_frames_the_lowest():

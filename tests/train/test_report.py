@@ -129,6 +129,16 @@ def test_a_figure_that_fails_does_not_lose_the_report(tmp_path, monkeypatch):
     assert page.count("data:image/svg") == 1
 
 
+@pytest.mark.parametrize("settings", [["sam(rho=0.1)"], ["erm()", "sam(rho=0.1)"]])
+def test_a_sweep_without_a_grid_has_no_heat_map_and_misses_none(tmp_path, settings):
+    one = {**GRID, "settings": settings}
+    page = page_of(tmp_path, one, rows_of(one, flat=False))
+    assert 'role="alert"' not in page
+    assert "heatmap" not in page
+    assert page.count("data:image/svg") == 1
+    assert not (tmp_path / "heatmap.png").exists()
+
+
 def test_rows_of_shards_are_merged_and_the_last_of_equals_wins(tmp_path):
     rows = rows_of(THREE)
     again = {**rows[0], "seconds": 7.0}

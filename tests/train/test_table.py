@@ -300,6 +300,12 @@ def test_the_verdict_on_one_seed_has_no_interval():
     assert top == f"{TOP}, compared with ERM: SAM -20 (flatter, one seed)."
 
 
+def test_equal_results_of_one_seed_are_not_worse():
+    last, _, top = findings([0.80], [0.80], [40.0])
+    assert last == f"{LAST}, compared with ERM: SAM +0.0 points (no clear difference, one seed)."
+    assert top.endswith("(no clear difference, one seed).")
+
+
 def test_the_verdict_names_what_cannot_be_compared():
     *_, last = table.verdict(*STUDIES["diverged"])
     assert last == "No seed finished both with ERM and with SAM."

@@ -102,7 +102,8 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
     known = [x for *_, cells in tables for x in cells.flat if np.isfinite(x)] or [0.0]
     scale = Normalize(min(known), max(known))
     high, wide = np.max([cells.shape for *_, cells in tables], axis=0)
-    widths = [(0.85 * wide + 1.4) / 3.4] * min(2, len(tables))
+    longest = max(len(line) for _, _, xs, *_ in tables for text in xs for line in text.split("\n"))
+    widths = [(max(0.85, 0.075 * longest) * wide + 1.4) / 3.4] * min(2, len(tables))
     down, height = -(-len(tables) // 2), 0.42 * high + 1.0
     figure, panels = style.new_figure(widths, rows=down, height=height)
     for panel in panels[len(tables) :]:
@@ -116,11 +117,12 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
         method = style.method_name(own[0]["method"])
         style.title(panel, method + f", best over {over}" * bool(over))
         panel.set(xlabel=x, ylabel=y, facecolor="#DDDDDD")
-        panel.set_xticks(range(len(xs)), [textwrap.fill(text, 12) for text in xs])
-        panel.set_yticks(range(len(ys)), [textwrap.fill(text, 12) for text in ys])
+        panel.set_xticks(range(len(xs)), xs)
+        panel.set_yticks(range(len(ys)), ys)
         panel.imshow(cells, "cividis", scale, aspect="auto")  # even in lightness
         for (row, column), value in np.ndenumerate(cells):
-            look = {"color": "white" if scale(value) < 0.5 else "black", "size": style.FONT_SIZE}
+            # at 0.465 of the colours black and white have the same contrast
+            look = {"color": "white" if scale(value) < 0.465 else "black", "size": style.FONT_SIZE}
             text = metric(name).shown(value, 1)
             panel.text(column, row, text, look, ha="center", va="center")
         corner = best[1] - 0.47, best[0] - 0.46
@@ -170,7 +172,9 @@ def _table(
     ys, xs = (sorted({place[axis] for place in cells}, key=_order) for axis in (0, 1))
     best_y, best_x = next(iter(cells))
     values = np.array([[cells.get((y, x), np.nan) for x in xs] for y in ys])
-    return ys, xs, (ys.index(best_y), xs.index(best_x)), values
+    place = ys.index(best_y), xs.index(best_x)
+    ys, xs = ([textwrap.fill(x, 12, break_long_words=False) for x in own] for own in (ys, xs))
+    return ys, xs, place, values
 
 
 def _order(text: str) -> tuple[float, str]:

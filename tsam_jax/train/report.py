@@ -42,7 +42,9 @@ def write_report(directory: Path) -> Path:
     plain = {name: [_plain(line) for line in lines] for name, lines in statistics.items()}
     record.write_json(directory / "report.json", {"study": study, "rows": rows, **plain})
     # the most convincing one comes first
-    drawings = {"heatmap": plots.heat_map} if study["kind"] == "sweep" else {}
+    methods = [[row for row in rows if row["method"] == x] for x in {r["method"] for r in rows}]
+    grid = study["kind"] == "sweep" and any(map(table.varied, methods))
+    drawings = {"heatmap": plots.heat_map} if grid else {}
     if any(row["flatness"] for row in rows):
         drawings["sharpness"] = plots.sharpness
     drawings["learning_curves"] = plots.learning_curves

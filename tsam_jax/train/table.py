@@ -252,7 +252,8 @@ def _difference(line: Line, column: Column) -> str:
     flat = column.name == "top_eigenvalue"
     better = -mean if flat else metric(str(column.path[-1])).better(mean)
     side = (("sharper", "flatter") if flat else ("worse", "better"))[better > 0]
-    side = "no clear difference" if abs(mean) <= half else side + ", one seed" * math.isnan(half)
+    side = "no clear difference" if abs(mean) <= np.nan_to_num(half) else side
+    side += ", one seed" * math.isnan(half)
     k, digits, unit = (100, ".1f", " points") if column.unit == "%" else (1, ".2g", "")
     spread = f" ± {k * half:{digits}}".replace(" ± nan", "")
     return f"{k * mean:+{digits}}{spread}{unit} ({side})"
