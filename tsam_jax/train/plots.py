@@ -4,10 +4,10 @@ Bands run from the lowest seed to the highest: a 95 % interval of three seeds is
 leaves the range of an accuracy.
 """
 
+import collections
 import itertools
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -27,8 +27,8 @@ Curve = tuple[np.ndarray, np.ndarray]
 Panels = dict[str, dict[str, Curve]]
 """Label of the vertical axis -> setting -> curve."""
 
-Grid = tuple[str, dict[str, Any], np.ndarray, tuple[int, int]]
-"""A title, the keywords of `Axes.set`, values of shape (y, x), and the place of the best one."""
+Grid = collections.namedtuple("Grid", "title x y xs ys values best")
+"""Two arguments `x` and `y`, their values, the results (ys, xs), the place (x, y) of the best."""
 
 
 def learning_curves(results: Results) -> Figure:
@@ -39,9 +39,8 @@ def learning_curves(results: Results) -> Figure:
     means memorised noise. A mean ends where a seed diverged. A sweep shows the best setting of
     each method.
     """
-    study = results.study
+    study, names = results.study, dict.fromkeys([results.study["metric"], "loss"])
     panels: Panels = {}
-    names = dict.fromkeys([study["metric"], "loss"])
     keys = [(part, name) for name in names for part in (study["parts"][-1], "train")]
     for part, name in keys:
         noisy = " (noisy labels)" if part == "train" and study["label_noise"] else ""
@@ -69,9 +68,8 @@ def sharpness(results: Results) -> Figure:
     for text, own in results.runs.items():
         flat = [row["flatness"] for row in own if row["flatness"]]
         sizes = np.array(flat[0]["noise_rms"] if flat else [])
-        mean, loss, variance = (  # null becomes NaN
-            np.array([x[key] for x in flat], float).T for key in ("mean", "loss", "variance")
-        )
+        numbers = ([x[key] for x in flat] for key in ("mean", "loss", "variance"))
+        mean, loss, variance = (np.array(x, float).T for x in numbers)  # null becomes NaN
         panels[rise][text], panels[spread][text] = (sizes, mean - loss), (sizes, variance)
     figure, axes = _lines(results, panels, "Noise per weight (rms)")
     for panel in axes:
@@ -85,27 +83,30 @@ def heat_map(results: Results) -> Figure:
     All panels have the same colours.
     """
     name, found = results.study["metric"], grids(results)
-    known = [x for _, _, values, _ in found for x in values.flat if np.isfinite(x)] or [0.0]
-    scale, shapes = Normalize(min(known), max(known)), [values.shape for _, _, values, _ in found]
+    known = [x for grid in found for x in grid.values.flat if np.isfinite(x)] or [0.0]
+    scale = Normalize(min(known), max(known))
     colours = colormaps["cividis"].with_extremes(bad="#DDDDDD")  # even in lightness
-    labels = "\n".join(text for _, axes, *_ in found for text in axes["xticklabels"])
-    cell = max(0.85, 0.075 * max(map(len, labels.split("\n"))))  # inches
-    high, wide = np.max(shapes, axis=0)
+    high, wide = np.max([grid.values.shape for grid in found], axis=0)
+    labels = [line for grid in found for text in grid.xs for line in text.split("\n")]
+    cell = max(0.85, 0.075 * max(map(len, labels)))  # inches
     widths, down = [(cell * wide + 1.4) / 3.4] * min(2, len(found)), -(-len(found) // 2)
     figure, panels = style.new_figure(widths, rows=down, height=0.42 * high + 1.0)
     for panel in panels[len(found) :]:
         panel.set_axis_off()
-    for panel, (title, axes, values, (y, x)) in zip(panels, found, strict=False):
-        panel.imshow(values, colours, scale, aspect="auto")
+    for panel, grid in zip(panels, found, strict=False):
+        style.title(panel, grid.title)
+        panel.imshow(grid.values, colours, scale, aspect="auto")
+        panel.set_xticks(range(len(grid.xs)), grid.xs)
+        panel.set_yticks(range(len(grid.ys)), grid.ys)
         panel.grid(visible=False)
         panel.tick_params(length=0)
-        panel.set(frame_on=False, **axes)
-        style.title(panel, title)
-        for (row, column), value in np.ndenumerate(values):
+        panel.set(xlabel=grid.x, ylabel=grid.y, frame_on=False)
+        for (row, column), value in np.ndenumerate(grid.values):
             # at 0.465 of the colours black and white have the same contrast
             look = {"color": "white" if scale(value) < 0.465 else "black", "size": style.FONT_SIZE}
             panel.text(column, row, metric(name).shown(value, 1), look, ha="center", va="center")
-        frame = Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5)
+        corner = np.subtract(grid.best, (0.47, 0.46))
+        frame = Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5)
         panel.add_patch(frame)
     style.caption(figure, f"Validation {name} at the last epoch, mean over seeds.")
     return figure
@@ -123,15 +124,12 @@ def grids(results: Results) -> list[Grid]:
         ys, xs = (sorted(set(own), key=_order) for own in zip(*places, strict=True))
         values = np.full((len(ys), len(xs)), np.nan)
         for line, (down, across) in zip(lines[::-1], places[::-1], strict=True):
-            best = ys.index(down), xs.index(across)  # of a cell, and of all, the last one
-            values[best] = line.estimates[key][0]
-        axes: dict[str, Any] = {"xlabel": x, "ylabel": y}
-        for axis, own in (("x", xs), ("y", ys)):
-            axes[f"{axis}ticks"] = range(len(own))
-            axes[f"{axis}ticklabels"] = [textwrap.fill(x, 12, break_long_words=False) for x in own]
+            best = xs.index(across), ys.index(down)  # of a cell, and of all, the last one
+            values[best[::-1]] = line.estimates[key][0]
+        xs, ys = ([textwrap.fill(x, 12, break_long_words=False) for x in own] for own in (xs, ys))
         over = ", ".join(filter(None, rest))
         title = style.method_name(method) + f", best over {over}" * bool(over)
-        found += [(title, axes, values, best)] * bool(x)
+        found += [Grid(title, x, y, xs, ys, values, best)] * bool(x)
     return found
 
 

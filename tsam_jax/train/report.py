@@ -41,8 +41,7 @@ def write_report(directory: Path) -> Path:
     study, rows = read_study(directory)
     results, figures = Results(study, rows), {}
     failures = problems(results)
-    lines = {"summary": results.summary, "differences": results.differences}
-    plain = {name: [*map(_plain, own)] for name, own in lines.items()}
+    plain = {x: [*map(_plain, getattr(results, x))] for x in ("summary", "differences")}
     record.write_json(directory / "report.json", {"study": study, "rows": rows, **plain})
     # name -> whether it is drawn, and how; the most convincing one comes first
     drawings = {
@@ -68,8 +67,7 @@ def problems(results: Results) -> list[tuple[str, str]]:
     """What is missing, diverged or failed, as (setting, words)."""
     found = []
     for setting, own in results.runs.items():
-        done = {row["seed"] for row in own}
-        missing = [str(seed) for seed in results.study["seeds"] if seed not in done]
+        missing = [str(x) for x in results.study["seeds"] if x not in {r["seed"] for r in own}]
         words = [f"{', '.join(missing)} not finished"] * bool(missing)
         for row in own:
             seed, diverged, error = row["seed"], row["diverged"], row["flatness_error"]
@@ -85,15 +83,11 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
     They have the flags of the sweep; there are none for another study, or if nothing is finished.
     """
     results, flags = Results(study, rows), study["flags"]
-    if not results.chosen:
-        return []
     recipe = [study["recipe"]] if study["recipe"] else []
     seeds = [] if "--seeds" in flags else ["--seeds", str(len(study["seeds"]))]
-    best, chosen = results.summary[0].setting, results.chosen
-    return [
-        shlex.join(["tsam-jax", "train", *recipe, "--method", best, *flags]),
-        shlex.join(["tsam-jax", "compare", *recipe, "--methods", *chosen, *flags, *seeds]),
-    ]
+    train = ["train", *recipe, "--method", results.summary[0].setting, *flags]
+    compare = ["compare", *recipe, "--methods", *results.chosen, *flags, *seeds]
+    return [shlex.join(["tsam-jax", *x]) for x in (train, compare) if results.chosen]
 
 
 def _plain(line: Line) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Line(NamedTuple):
     setting: str
     seeds: list[int]
     diverged: list[int]
-    estimates: dict[str, list[float]]
+    estimates: dict[str, tuple[float, float]]
 
     def cells(self, columns: Sequence[Column], sign: str = "") -> list[tuple[str, str]]:
         """The numbers and the half widths of their intervals, as texts."""
@@ -82,13 +82,12 @@ class Results:
         ordered = sorted(rows, key=lambda row: row["seed"])
         self.runs = {x: [row for row in ordered if row["setting"] == x] for x in study["settings"]}
 
-        self.summary = [_line(text, own, self.columns) for text, own in self.runs.items()]
-        if self.sweep:
-            key, better = self.columns[0].name, metric(study["metric"]).better
-            self.summary.sort(key=lambda x: (not x.seeds, -better(x.estimates[key][0])))
-        ranked = [line.setting for line in self.summary if line.seeds and self.sweep]
-        best = {style.method_name(text): text for text in reversed(ranked)}
-        self.chosen = sorted(best.values(), key=study["settings"].index)
+        lines = [_line(text, own, self.columns) for text, own in self.runs.items()]
+        key, better = self.columns[0].name, metric(study["metric"]).better
+        ranked = sorted(lines, key=lambda x: (not x.seeds, -better(x.estimates[key][0])))
+        best = {style.method_name(x.setting): x.setting for x in reversed(ranked) if x.seeds}
+        self.summary = ranked if self.sweep else lines
+        self.chosen = sorted(best.values(), key=study["settings"].index) if self.sweep else []
         self.looks = style.looks(self.chosen or [text for text, own in self.runs.items() if own])
 
         (_, first), *others = self.runs.items()
@@ -237,7 +236,7 @@ def _line(setting: str, rows: Sequence[Row], columns: Sequence[Column], minus: A
     numbers = _numbers(rows, columns) - minus
     diverged = [row["seed"] for row in rows if row["diverged"]]
     numbers[[bool(diverged) and column.unit not in _COSTS for column in columns]] = np.nan
-    estimates = np.transpose(mean_and_interval(numbers)).tolist()
+    estimates = zip(*np.array(mean_and_interval(numbers)).tolist(), strict=True)
     by_name = dict(zip([column.name for column in columns], estimates, strict=True))
     return Line(setting, [row["seed"] for row in rows], diverged, by_name)
 
