@@ -6,7 +6,7 @@ import re
 import shlex
 
 import pytest
-from made_up_study import GRID, STUDIES, THREE, diverged, row, rows_of, study, write
+from made_up_study import GRID, ONE, STUDIES, THREE, diverged, row, rows_of, study, write
 from matplotlib.figure import Figure
 
 from tsam_jax.train import config, plots, report
@@ -34,7 +34,7 @@ def in_words(page):
 
 
 # the others differ in words and rows, of which the tests below are
-WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once", "nothing"}
+WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once", "one run"}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,7 @@ def test_defaults_are_not_listed_as_settings(tmp_path):
 
 
 def test_the_report_of_one_run_has_its_value_and_compares_nothing(tmp_path):
-    one = study("sam(rho=0.2)", kind="train", seeds=[7], title_name="cifar10")
-    page = page_of(tmp_path, one, [row("sam(rho=0.2)", 7, test_accuracy=0.5)])
+    page = page_of(tmp_path, ONE, [row("sam(rho=0.2)", 7, test_accuracy=0.5)])
     words = in_words(page).replace("\N{NO-BREAK SPACE}", " ")
     title = "Training on cifar10, 40 % of the training labels replaced"
     assert words.startswith(

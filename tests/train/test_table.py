@@ -343,6 +343,7 @@ def test_the_verdict_of_a_sweep_or_of_one_setting_is_the_best_value():
     assert sweep == f"{expected} 83.45 ± 1.05 %."
     [alone] = Results(study("sam(rho=0.2)"), [row("sam(rho=0.2)", 0, test_accuracy=0.5)]).verdict()
     assert alone == "SAM: test accuracy at the last epoch 50.00 %."
+    assert "95 %" not in printed(table.render(*STUDIES["one run"]))
     assert Results(*STUDIES["at once"]).verdict() == [
         "SAM: test accuracy at the last epoch diverged."
     ]

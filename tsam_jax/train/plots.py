@@ -98,22 +98,20 @@ def heat_map(results: Results) -> Figure:
         panel.imshow(grid.values, colours, scale, aspect="auto")
         panel.set_xticks(range(len(grid.xs)), grid.xs)
         panel.set_yticks(range(len(grid.ys)), grid.ys)
-        panel.grid(visible=False)
-        panel.tick_params(length=0)
+        panel.tick_params(length=0, grid_alpha=0)
         panel.set(xlabel=grid.x, ylabel=grid.y, frame_on=False)
         for (row, column), value in np.ndenumerate(grid.values):
             # at 0.465 of the colours black and white have the same contrast
             look = {"color": "white" if scale(value) < 0.465 else "black", "size": style.FONT_SIZE}
             panel.text(column, row, metric(name).shown(value, 1), look, ha="center", va="center")
         corner = np.subtract(grid.best, (0.47, 0.46))
-        frame = Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5)
-        panel.add_patch(frame)
+        panel.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5))
     style.caption(figure, f"Validation {name} at the last epoch, mean over seeds.")
     return figure
 
 
 def grids(results: Results) -> list[Grid]:
-    """Of each method with several settings, the best values over the two most varied arguments."""
+    """The best values of each method of a sweep over its two most varied arguments, if any vary."""
     found, key = [], results.columns[0].name
     first = {text: own[0] for text, own in results.runs.items() if own}
     for method in dict.fromkeys(row["method"] for row in first.values()):
