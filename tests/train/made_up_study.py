@@ -117,6 +117,7 @@ GLUE = study(
 )
 PLAIN = study("erm()", "sam(rho=0.2)", metric="loss", metrics=["loss"], label_noise=0.0)
 GRID = study(*_grid(), kind="sweep", parts=["train", "validation"], flags=["--width", "8"])
+ONE = study("sam(rho=0.2)", kind="train", seeds=[7], title_name="cifar10")
 MANY = study(*[f"sam(rho=0.{k})" for k in range(1, 10)])
 
 STUDIES = {
@@ -141,5 +142,6 @@ STUDIES = {
         study("sam(rho=0.2)", seeds=[0], kind="study"),
         [diverged("sam(rho=0.2)", 0) | {"curve": {}, "final": None, "best": None}],
     ),
+    "one run": (ONE, rows_of(ONE, flat=False)),
     "nothing": (THREE, []),
 }

@@ -6,10 +6,11 @@ import re
 import shlex
 
 import pytest
-from made_up_study import GRID, STUDIES, THREE, diverged, row, rows_of, study, write
+from made_up_study import GRID, ONE, STUDIES, THREE, diverged, row, rows_of, study, write
 from matplotlib.figure import Figure
 
-from tsam_jax.train import config, plots, report, table
+from tsam_jax.train import config, plots, report
+from tsam_jax.train.table import Results
 
 every_study = pytest.mark.parametrize("name", STUDIES)
 
@@ -19,7 +20,7 @@ def cheap_figures(monkeypatch, request):
     """Empty figures, but where the figures are tested."""
     if "stands_alone" not in request.node.name:
         for name in ("learning_curves", "sharpness", "heat_map"):
-            monkeypatch.setattr(plots, name, lambda study_, rows: Figure((1, 1)))
+            monkeypatch.setattr(plots, name, lambda results: Figure((1, 1)))
 
 
 def page_of(directory, study_, rows):
@@ -33,7 +34,7 @@ def in_words(page):
 
 
 # the others differ in words and rows, of which the tests below are
-WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once", "nothing"}
+WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once", "one run"}
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,9 @@ def test_report_is_written_and_its_page_stands_alone(name, tmp_path):
     assert "prefers-color-scheme: dark" in visible
     for setting in study_["settings"]:
         assert f"<code>{setting}</code>" in visible
-    assert ('role="alert"' in visible) == bool(report.problems(study_, rows))
+    assert ('role="alert"' in visible) == bool(report.problems(Results(study_, rows)))
     assert "a loss value counts a third of a gradient" in in_words(text)
-    for sentence in table.verdict(study_, rows):
+    for sentence in Results(study_, rows).verdict():
         assert sentence in in_words(text)
 
 
@@ -119,7 +120,7 @@ def test_page_escapes_every_text(tmp_path):
 
 
 def test_a_figure_that_fails_does_not_lose_the_report(tmp_path, monkeypatch):
-    def fail(study_, rows):
+    def fail(results):
         raise ValueError("no <ink>")
 
     monkeypatch.setattr(plots, "sharpness", fail)
@@ -127,6 +128,16 @@ def test_a_figure_that_fails_does_not_lose_the_report(tmp_path, monkeypatch):
     assert "<code>sharpness.png</code>: not drawn: ValueError: no &lt;ink&gt;</li>" in page
     assert not (tmp_path / "sharpness.png").exists()
     assert page.count("data:image/svg") == 1
+
+
+@pytest.mark.parametrize("settings", [["sam(rho=0.1)"], ["erm()", "sam(rho=0.1)"]])
+def test_a_sweep_without_a_grid_has_no_heat_map_and_misses_none(tmp_path, settings):
+    one = {**GRID, "settings": settings}
+    page = page_of(tmp_path, one, rows_of(one, flat=False))
+    assert 'role="alert"' not in page
+    assert "heatmap" not in page
+    assert page.count("data:image/svg") == 1
+    assert not (tmp_path / "heatmap.png").exists()
 
 
 def test_rows_of_shards_are_merged_and_the_last_of_equals_wins(tmp_path):
@@ -160,7 +171,7 @@ def test_an_interrupted_write_keeps_the_former_files(tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write(tmp_path, THREE, rows_of(THREE)[:4])
 
-    def interrupted(study_, rows):
+    def interrupted(results):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plots, "learning_curves", interrupted)
@@ -207,6 +218,18 @@ def test_defaults_are_not_listed_as_settings(tmp_path):
     assert "lr 0.1" not in page
 
 
+def test_the_report_of_one_run_has_its_value_and_compares_nothing(tmp_path):
+    page = page_of(tmp_path, ONE, [row("sam(rho=0.2)", 7, test_accuracy=0.5)])
+    words = in_words(page).replace("\N{NO-BREAK SPACE}", " ")
+    title = "Training on cifar10, 40 % of the training labels replaced"
+    assert words.startswith(
+        f"Training on cifar10 {title} SAM: test accuracy at the last epoch 50.00 %."
+    )
+    for absent in ("Differences to", "Means over seeds", "range of the seeds", "Next commands"):
+        assert absent not in page
+    assert 'role="alert"' not in page
+
+
 def test_the_verdict_and_the_most_convincing_figure_come_first(tmp_path):
     page = page_of(tmp_path, *STUDIES["complete"])
     places = [page.index(x) for x in ("<h1>", 'class="verdict"', "<img", "<h2>Results", "<code>")]
@@ -216,5 +239,5 @@ def test_the_verdict_and_the_most_convincing_figure_come_first(tmp_path):
 
 def test_lines_in_the_page_are_those_of_the_figures(tmp_path):
     page = page_of(tmp_path, *STUDIES["complete"])
-    for look in plots.looks(*STUDIES["complete"]).values():
+    for look in Results(*STUDIES["complete"]).looks.values():
         assert page.count(f'stroke="{look["color"]}"') >= 2  # results, settings

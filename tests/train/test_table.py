@@ -10,6 +10,7 @@ from made_up_study import GLUE, GRID, PLAIN, STUDIES, THREE, TWO, diverged, row,
 from rich.console import Console
 
 from tsam_jax.train import table
+from tsam_jax.train.table import Results
 
 every_study = pytest.mark.parametrize("name", STUDIES)
 
@@ -21,11 +22,11 @@ def printed(rendered):
 
 
 def column(study_, rows, name):
-    return next(c for c in table.columns(study_, rows) if c.name == name)
+    return next(c for c in Results(study_, rows).columns if c.name == name)
 
 
 def estimates(study_, rows, setting):
-    return next(line for line in table.summary(study_, rows) if line.setting == setting).estimates
+    return next(line for line in Results(study_, rows).summary if line.setting == setting).estimates
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 31])
@@ -46,12 +47,15 @@ def test_interval_of_one_seed_is_unknown_and_nan_is_not_skipped():
     assert table.mean_and_interval([0.5])[0] == 0.5
     assert math.isnan(table.mean_and_interval([0.5])[1])
     assert all(map(math.isnan, table.mean_and_interval([])))
+    together = table.mean_and_interval([[0.70, 0.72], [0.5, 0.9], [math.nan, 0.1]])
+    alone = [table.mean_and_interval(x) for x in ([0.70, 0.72], [0.5, 0.9], [math.nan, 0.1])]
+    np.testing.assert_array_equal(np.transpose(together), alone)
     assert math.isnan(table.mean_and_interval([0.5, math.nan, 0.7])[0])
 
 
 def test_columns_are_those_of_the_metrics():
     def names(*pair):
-        return [c.name for c in table.columns(*pair)]
+        return [c.name for c in Results(*pair).columns]
 
     cost, flat = ["gradient_evaluations", "seconds"], ["nearby_mean", "nearby_variance"]
     assert names(*STUDIES["complete"]) == [
@@ -65,12 +69,12 @@ def test_columns_are_those_of_the_metrics():
 
 
 def test_only_accuracy_is_in_percent():
-    units = {c.name: c.unit for c in table.columns(*STUDIES["complete"])}
+    units = {c.name: c.unit for c in Results(*STUDIES["complete"]).columns}
     assert {name for name, unit in units.items() if unit == "%"} == {
         "test_accuracy",
         "early_test_accuracy",
     }
-    assert "%" not in {c.unit for c in table.columns(*STUDIES["glue"])}
+    assert "%" not in {c.unit for c in Results(*STUDIES["glue"]).columns}
     rows = [row("erm()", seed, names=("pearson", "loss"), test_pearson=0.75) for seed in (0, 1)]
     text = printed(table.render(study("erm()", metric="pearson", metrics=["pearson"]), rows))
     assert " 0.750 " in text
@@ -104,19 +108,19 @@ def test_differences_are_within_seeds():
     values |= {("sam(rho=0.2)", 0): 0.51, ("sam(rho=0.2)", 1): 0.72, ("sam(rho=0.2)", 2): 0.93}
     rows = [row(text, seed, test_accuracy=x) for (text, seed), x in values.items()]
     rows.append(row("sam(rho=0.2)", 7, test_accuracy=0.1))  # without a partner
-    [line] = table.differences(two, rows[::-1])
+    [line] = Results(two, rows[::-1]).differences
     assert (line.setting, line.seeds) == ("sam(rho=0.2)", [0, 1, 2])
     half_width = scipy.stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
     assert line.estimates["test_accuracy"] == pytest.approx((0.02, half_width))
     names = {"test_accuracy", "early_test_accuracy", "test_loss", "top_eigenvalue"}
     assert set(line.estimates) == names
     expected = "compared with ERM: SAM +2.0 ± 2.5 points (no clear difference)."
-    assert table.verdict(two, rows)[0].endswith(expected)
+    assert Results(two, rows).verdict()[0].endswith(expected)
 
 
 def test_differences_leave_out_diverged_runs_and_count_pairs():
     rows = STUDIES["diverged"][1]
-    found = {line.setting: line for line in table.differences(THREE, rows)}
+    found = {line.setting: line for line in Results(THREE, rows).differences}
     assert [len(line.seeds) for line in found.values()] == [0, 1]
     sam, tsam = (line.estimates["test_accuracy"] for line in found.values())
     assert all(map(math.isnan, sam))
@@ -127,8 +131,8 @@ def test_differences_leave_out_diverged_runs_and_count_pairs():
 
 def test_a_diverged_seed_is_announced_and_leaves_no_mean():
     rows = STUDIES["diverged"][1]
-    shown = table.columns(THREE, rows)
-    erm, sam, tsam = (table.cells(line, shown) for line in table.summary(THREE, rows))
+    shown = Results(THREE, rows).columns
+    erm, sam, tsam = (line.cells(shown) for line in Results(THREE, rows).summary)
     assert erm[0][0] not in {"diverged", "-"}
     assert sam[0] == ("diverged", "")
     assert tsam[0] == ("2 of 3", "diverged")
@@ -148,7 +152,7 @@ def test_tables_fit_eighty_columns_and_need_no_terminal(name):
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text  # nothing cut
     lines = {" ".join(line.split()) for line in text.splitlines()}
-    short = table.names(study_, rows)
+    short = Results(study_, rows).names
     assert {f"{short[setting]} {setting}" for setting in study_["settings"]} <= lines
     assert len(set(short.values())) == len(short)
 
@@ -160,7 +164,7 @@ def test_columns_that_do_not_fit_are_left_out_from_the_right():
     assert "var." not in head
     assert "report.html has more columns." in " ".join(head.split())
     assert "more columns" not in printed(table.render(PLAIN, []))
-    assert "nearby_variance" in [c.name for c in table.columns(GLUE, rows)]
+    assert "nearby_variance" in [c.name for c in Results(GLUE, rows).columns]
 
 
 def test_missing_seeds_are_counted():
@@ -189,8 +193,8 @@ def test_brackets_in_settings_are_not_markup():
 def test_counts_are_short(number, text):
     rows = [row("erm()", 0, gradient_evaluations=number)]
     one = study("erm()")
-    [line] = table.summary(one, rows)
-    assert table.cells(line, [column(one, rows, "gradient_evaluations")]) == [(text, "")]
+    [line] = Results(one, rows).summary
+    assert line.cells([column(one, rows, "gradient_evaluations")]) == [(text, "")]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +203,8 @@ def test_counts_are_short(number, text):
 def test_times_have_units(seconds, text):
     rows = [row("erm()", 0, seconds=seconds)]
     one = study("erm()")
-    [line] = table.summary(one, rows)
-    assert table.cells(line, [column(one, rows, "seconds")]) == [(text, "")]
+    [line] = Results(one, rows).summary
+    assert line.cells([column(one, rows, "seconds")]) == [(text, "")]
 
 
 def settings_with(name, values, names=("loss",)):
@@ -212,21 +216,31 @@ def settings_with(name, values, names=("loss",)):
     ]
 
 
+def sweep_of(rows, name):
+    """A sweep is judged on the validation part, whatever else was measured."""
+    settings = dict.fromkeys(r["setting"] for r in rows)
+    return Results(study(*settings, kind="sweep", metric=name, metrics=[name]), rows)
+
+
 @pytest.mark.parametrize(
     ("name", "best"), [("accuracy", 2), ("pearson", 2), ("matthews", 2), ("loss", 1)]
 )
 def test_choice_knows_which_end_is_good(name, best):
     rows = settings_with(name, [0.5, 0.3, 0.9, 0.7], names=(name,))
-    assert table.choose(rows, name) == {"sam": f"sam(rho={best})"}
+    assert sweep_of(rows, name).chosen == [f"sam(rho={best})"]
 
 
 def test_choice_is_for_each_method_and_of_equals_the_first():
     values = {"sam(rho=0.1)": 0.8, "sam(rho=0.2)": 0.8, "erm()": 0.9, "sam(rho=0.3)": 0.7}
     rows = [row(text, 0, validation_accuracy=x) for text, x in values.items()]
-    chosen = table.choose(rows, "accuracy")
-    assert list(chosen.items()) == [("sam", "sam(rho=0.1)"), ("erm", "erm()")]
-    ranks = [own[0]["setting"] for own in table.ranked(rows, "accuracy")]
-    assert ranks == ["erm()", "sam(rho=0.1)", "sam(rho=0.2)", "sam(rho=0.3)"]
+    found = sweep_of(rows, "accuracy")
+    assert found.chosen == ["sam(rho=0.1)", "erm()"]
+    assert [line.setting for line in found.summary] == [
+        "erm()",
+        "sam(rho=0.1)",
+        "sam(rho=0.2)",
+        "sam(rho=0.3)",
+    ]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])
@@ -234,15 +248,15 @@ def test_a_setting_with_a_diverged_seed_ranks_last(name):
     good = row("sam(rho=0.1)", 0)
     lucky = [row("sam(rho=0.2)", 0, validation_accuracy=1.0, validation_loss=0.0)]
     rows = [*lucky, diverged("sam(rho=0.2)", 1), good]
-    assert table.choose(rows, name) == {"sam": "sam(rho=0.1)"}
-    assert table.choose(rows[:2], name) == {"sam": "sam(rho=0.2)"}
+    assert sweep_of(rows, name).chosen == ["sam(rho=0.1)"]
+    assert sweep_of(rows[:2], name).chosen == ["sam(rho=0.2)"]
 
 
 def test_varied_arguments_come_in_order_of_their_number_of_values():
-    rows = [r for r in rows_of(GRID) if r["method"] == "sam"]
-    assert table.varied(rows) == ["rho", "lr"]
-    assert table.varied(rows[:1]) == []
-    assert table.varied([row("sam()", 0), row("sam(rho=1)", 0)]) == ["rho"]
+    given = [r["arguments"] for r in rows_of(GRID) if r["method"] == "sam"]
+    assert table.varied(given) == ["rho", "lr"]
+    assert table.varied(given[:1]) == []
+    assert table.varied([{}, {"rho": "1"}]) == ["rho"]
 
 
 def test_the_table_of_a_sweep_is_sorted_and_marks_the_choice():
@@ -272,7 +286,7 @@ def findings(erm, sam, sharpest, **changes):
     for one, top in zip(rows, [40.0] * len(erm) + sharpest, strict=True):
         one["flatness"]["top_eigenvalue"] = top
         one["best"]["test_accuracy"] = 0.9
-    return table.verdict(study("erm()", "sam(rho=0.2)", seeds=seeds, **changes), rows)
+    return Results(study("erm()", "sam(rho=0.2)", seeds=seeds, **changes), rows).verdict()
 
 
 def test_the_verdict_names_differences_beyond_the_interval():
@@ -300,35 +314,46 @@ def test_the_verdict_on_one_seed_has_no_interval():
     assert top == f"{TOP}, compared with ERM: SAM -20 (flatter, one seed)."
 
 
+def test_equal_results_of_one_seed_are_not_worse():
+    last, _, top = findings([0.80], [0.80], [40.0])
+    assert last == f"{LAST}, compared with ERM: SAM +0.0 points (no clear difference, one seed)."
+    assert top.endswith("(no clear difference, one seed).")
+
+
 def test_the_verdict_names_what_cannot_be_compared():
-    *_, last = table.verdict(*STUDIES["diverged"])
+    *_, last = Results(*STUDIES["diverged"]).verdict()
     assert last == "No seed finished both with ERM and with SAM."
     three, rows = STUDIES["complete"]
     rows = [r for r in rows if r["method"] != "erm"]
-    assert table.verdict(three, rows) == ["No seed finished both with ERM and with SAM or TSAM."]
-    assert table.verdict(*STUDIES["nothing"]) == ["No run is finished."]
+    assert Results(three, rows).verdict() == [
+        "No seed finished both with ERM and with SAM or TSAM."
+    ]
+    assert Results(*STUDIES["nothing"]).verdict() == ["No run is finished."]
 
 
 def test_a_lower_loss_is_better():
-    sentences = table.verdict(*STUDIES["regression"])
+    sentences = Results(*STUDIES["regression"]).verdict()
     expected = "Test loss at the last epoch, compared with ERM: SAM +0.034 ± 0.018 (worse)."
     assert sentences[0] == expected
 
 
 def test_the_verdict_of_a_sweep_or_of_one_setting_is_the_best_value():
-    [sweep] = table.verdict(*STUDIES["sweep"])
+    [sweep] = Results(*STUDIES["sweep"]).verdict()
     expected = "SAM rho=0.1 lr=0.1, the best of 19 settings: validation accuracy at the last epoch"
     assert sweep == f"{expected} 83.45 ± 1.05 %."
-    [alone] = table.verdict(study("sam(rho=0.2)"), [row("sam(rho=0.2)", 0, test_accuracy=0.5)])
+    [alone] = Results(study("sam(rho=0.2)"), [row("sam(rho=0.2)", 0, test_accuracy=0.5)]).verdict()
     assert alone == "SAM: test accuracy at the last epoch 50.00 %."
-    assert table.verdict(*STUDIES["at once"]) == ["SAM: test accuracy at the last epoch diverged."]
+    assert "95 %" not in printed(table.render(*STUDIES["one run"]))
+    assert Results(*STUDIES["at once"]).verdict() == [
+        "SAM: test accuracy at the last epoch diverged."
+    ]
 
 
 def test_short_names_are_unique_and_say_what_differs():
     texts = ["erm()", "sam(rho=0.1)", "sam(rho=0.1, lr=0.3)"]
-    short = table.names(study(*texts), [row(text, 0) for text in texts])
+    short = Results(study(*texts), [row(text, 0) for text in texts]).names
     assert list(short.values()) == ["ERM", "SAM", "SAM lr=0.3"]
-    assert list(table.names(study(*texts), []).values()) == ["ERM", "SAM 1", "SAM 2"]
+    assert list(Results(study(*texts), []).names.values()) == ["ERM", "SAM 1", "SAM 2"]
     long = [f"tsam(t={t}, rho={t}, gamma={t})" for t in (1000, 2000)]
     rows = [row(text, 0) for text in long]
-    assert list(table.names(study(*long), rows).values()) == ["TSAM 1", "TSAM 2"]
+    assert list(Results(study(*long), rows).names.values()) == ["TSAM 1", "TSAM 2"]

@@ -4,11 +4,13 @@ Bands run from the lowest seed to the highest: a 95 % interval of three seeds is
 leaves the range of an accuracy.
 """
 
+import collections
+import itertools
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -17,20 +19,19 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tsam_jax.analysis import figures, style
 from tsam_jax.train.metrics import metric
-from tsam_jax.train.table import Row, Study, by_setting, choose, names, ranked, validated, varied
+from tsam_jax.train.table import Results, Row, varied
 
 Curve = tuple[np.ndarray, np.ndarray]
-"""x, shape (points,), and y, shape (seeds, points)."""
+"""x, shape (points,), and y, shape (points, seeds)."""
+
+Panels = dict[str, dict[str, Curve]]
+"""Label of the vertical axis -> setting -> curve."""
+
+Grid = collections.namedtuple("Grid", "title x y xs ys values best")
+"""Two arguments `x` and `y`, their values, the results (ys, xs), the place (x, y) of the best."""
 
 
-def looks(study: Study, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Setting -> its line, for what is drawn: in a sweep the best setting of each method."""
-    if study["kind"] == "sweep":
-        return style.looks(choose(rows, study["metric"]).values())
-    return style.looks(text for text, own in by_setting(study, rows).items() if own)
-
-
-def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
+def learning_curves(results: Results) -> Figure:
     """The metric and the loss, on unseen and on training examples, over the gradients spent.
 
     The budget is on the horizontal axis, because a step of SAM costs two gradients and one of TSAM
@@ -38,15 +39,15 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
     means memorised noise. A mean ends where a seed diverged. A sweep shows the best setting of
     each method.
     """
-    shown = list(dict.fromkeys([study["metric"], "loss"]))
-    keys = [f"{part}_{name}" for name in shown for part in (study["parts"][-1], "train")]
-    settings = by_setting(study, rows).items()
-    panels = {key: {text: _curve(own, key) for text, own in settings} for key in keys}
-    figure, axes = _lines(study, rows, panels, len(shown))
-    for panel, key in zip(axes, keys, strict=True):
-        noisy = " (noisy labels)" if key.startswith("train") and study["label_noise"] else ""
-        part, _, name = key.replace("train", "training").partition("_")
-        panel.set(xlabel="Gradient evaluations", ylabel=f"{part.capitalize()} {name}{noisy}")
+    study, names = results.study, dict.fromkeys([results.study["metric"], "loss"])
+    panels: Panels = {}
+    keys = [(part, name) for name in names for part in (study["parts"][-1], "train")]
+    for part, name in keys:
+        noisy = " (noisy labels)" if part == "train" and study["label_noise"] else ""
+        label = f"{part.replace('train', 'training').capitalize()} {name}{noisy}"
+        panels[label] = {text: _curve(own, f"{part}_{name}") for text, own in results.runs.items()}
+    figure, axes = _lines(results, panels, "Gradient evaluations")
+    for panel, (_, name) in zip(axes, keys, strict=True):
         panel.set_xlim(left=0)
         panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -56,121 +57,104 @@ def learning_curves(study: Study, rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def learning_curve(label: str, lines: Sequence[Row], name: str, label_noise: float) -> Figure:
-    """`learning_curves` of one run, from the lines of its log."""
-    study = {"kind": "study", "settings": [label], "parts": ["test"], "metric": name}
-    curve = {key: [line.get(key) for line in lines] for key in lines[-1]}
-    row = {"setting": label, "arguments": {}, "seed": 0, "curve": curve}
-    row |= {"epochs": curve["epoch"][-1], **lines[-1]}
-    return learning_curves(study | {"label_noise": label_noise}, [row])
-
-
-def sharpness(study: Study, rows: Sequence[Row]) -> Figure:
+def sharpness(results: Results) -> Figure:
     """Mean rise and variance of the training loss over the size of the noise.
 
     The paper's Figure 2, with the loss at the solution subtracted from the mean, so that a method
     is not called sharp because its loss is high: flat solutions lie low in both panels.
     """
-    panels: dict[str, dict[str, Curve]] = {"mean": {}, "variance": {}}
-    for text, own in by_setting(study, [row for row in rows if row["flatness"]]).items():
-        flat = [row["flatness"] for row in own]
+    rise, spread = "Mean rise of the training loss", "Variance of the training loss"
+    panels: Panels = {rise: {}, spread: {}}
+    for text, own in results.runs.items():
+        flat = [row["flatness"] for row in own if row["flatness"]]
         sizes = np.array(flat[0]["noise_rms"] if flat else [])
-        losses = np.array([[x["loss"]] for x in flat], float)  # null becomes NaN
-        for key, below in (("mean", losses), ("variance", 0)):
-            panels[key][text] = sizes, np.array([x[key] for x in flat], float) - below
-    figure, axes = _lines(study, rows, panels, 1)
-    for panel, label in zip(axes, ("Mean rise", "Variance"), strict=True):
-        panel.set(xlabel="Noise per weight (rms)", ylabel=f"{label} of the training loss")
+        numbers = ([x[key] for x in flat] for key in ("mean", "loss", "variance"))
+        mean, loss, variance = (np.array(x, float).T for x in numbers)  # null becomes NaN
+        panels[rise][text], panels[spread][text] = (sizes, mean - loss), (sizes, variance)
+    figure, axes = _lines(results, panels, "Noise per weight (rms)")
+    for panel in axes:
         figures.log_scale(panel)
     return figure
 
 
-def heat_map(study: Study, rows: Sequence[Row]) -> Figure:
-    """A panel for each method: the best validation value over the two most varied arguments.
+def heat_map(results: Results) -> Figure:
+    """A panel for each of `grids`; the cell of a method's best setting has a frame.
 
-    The cell of a method's best setting has a frame. All panels have the same colours.
-
-    Raises:
-      ValueError: if no method has two finished settings.
+    All panels have the same colours.
     """
-    name, methods = study["metric"], dict.fromkeys(row["method"] for row in rows)
-    groups = [[row for row in rows if row["method"] == method] for method in methods]
-    tables = [(own, *_table(own, name)) for own in groups if varied(own)]
-    if not tables:
-        msg = "no method has two finished settings"
-        raise ValueError(msg)
-    known = [x for *_, cells in tables for x in cells.flat if np.isfinite(x)] or [0.0]
+    name, found = results.study["metric"], grids(results)
+    known = [x for grid in found for x in grid.values.flat if np.isfinite(x)] or [0.0]
     scale = Normalize(min(known), max(known))
-    high, wide = np.max([cells.shape for *_, cells in tables], axis=0)
-    widths = [(0.85 * wide + 1.4) / 3.4] * min(2, len(tables))
-    down, height = -(-len(tables) // 2), 0.42 * high + 1.0
-    figure, panels = style.new_figure(widths, rows=down, height=height)
-    for panel in panels[len(tables) :]:
+    colours = colormaps["cividis"].with_extremes(bad="#DDDDDD")  # even in lightness
+    high, wide = np.max([grid.values.shape for grid in found], axis=0)
+    labels = [line for grid in found for text in grid.xs for line in text.split("\n")]
+    cell = max(0.85, 0.075 * max(map(len, labels)))  # inches
+    widths, down = [(cell * wide + 1.4) / 3.4] * min(2, len(found)), -(-len(found) // 2)
+    figure, panels = style.new_figure(widths, rows=down, height=0.42 * high + 1.0)
+    for panel in panels[len(found) :]:
         panel.set_axis_off()
-    for panel, (own, ys, xs, best, cells) in zip(panels, tables, strict=False):
-        panel.grid(visible=False)
-        panel.spines[:].set_visible(False)
-        panel.tick_params(length=0)
-        x, y, *rest = (*varied(own), "")
-        over = ", ".join(filter(None, rest))
-        method = style.method_name(own[0]["method"])
-        style.title(panel, method + f", best over {over}" * bool(over))
-        panel.set(xlabel=x, ylabel=y, facecolor="#DDDDDD")
-        panel.set_xticks(range(len(xs)), [textwrap.fill(text, 12) for text in xs])
-        panel.set_yticks(range(len(ys)), [textwrap.fill(text, 12) for text in ys])
-        panel.imshow(cells, "cividis", scale, aspect="auto")  # even in lightness
-        for (row, column), value in np.ndenumerate(cells):
-            look = {"color": "white" if scale(value) < 0.5 else "black", "size": style.FONT_SIZE}
-            text = metric(name).shown(value, 1)
-            panel.text(column, row, text, look, ha="center", va="center")
-        corner = best[1] - 0.47, best[0] - 0.46
+    for panel, grid in zip(panels, found, strict=False):
+        style.title(panel, grid.title)
+        panel.imshow(grid.values, colours, scale, aspect="auto")
+        panel.set_xticks(range(len(grid.xs)), grid.xs)
+        panel.set_yticks(range(len(grid.ys)), grid.ys)
+        panel.tick_params(length=0, grid_alpha=0)
+        panel.set(xlabel=grid.x, ylabel=grid.y, frame_on=False)
+        for (row, column), value in np.ndenumerate(grid.values):
+            # at 0.465 of the colours black and white have the same contrast
+            look = {"color": "white" if scale(value) < 0.465 else "black", "size": style.FONT_SIZE}
+            panel.text(column, row, metric(name).shown(value, 1), look, ha="center", va="center")
+        corner = np.subtract(grid.best, (0.47, 0.46))
         panel.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, ec="#D55E00", lw=2.5))
     style.caption(figure, f"Validation {name} at the last epoch, mean over seeds.")
     return figure
 
 
+def grids(results: Results) -> list[Grid]:
+    """The best values of each method of a sweep over its two most varied arguments, if any vary."""
+    found, key = [], results.columns[0].name
+    first = {text: own[0] for text, own in results.runs.items() if own}
+    for method in dict.fromkeys(row["method"] for row in first.values()):
+        lines = [x for x in results.summary if x.seeds and first[x.setting]["method"] == method]
+        given = [first[line.setting]["arguments"] for line in lines]
+        x, y, *rest = (*varied(given), "", "")
+        places = [(arguments.get(y, ""), arguments.get(x, "")) for arguments in given]
+        ys, xs = (sorted(set(own), key=_order) for own in zip(*places, strict=True))
+        values = np.full((len(ys), len(xs)), np.nan)
+        for line, (down, across) in zip(lines[::-1], places[::-1], strict=True):
+            best = xs.index(across), ys.index(down)  # of a cell, and of all, the last one
+            values[best[::-1]] = line.estimates[key][0]
+        xs, ys = ([textwrap.fill(x, 12, break_long_words=False) for x in own] for own in (xs, ys))
+        over = ", ".join(filter(None, rest))
+        title = style.method_name(method) + f", best over {over}" * bool(over)
+        found += [Grid(title, x, y, xs, ys, values, best)] * bool(x)
+    return found
+
+
 def _curve(rows: Sequence[Row], key: str) -> Curve:
-    curves = [(np.array(row["curve"]["epoch"]), row) for row in rows if row["curve"].get(key)]
-    points = np.unique(np.concatenate([epochs for epochs, _ in curves] or [np.zeros(0)]))
-    seeds = np.full((len(curves), len(points)), np.nan)
-    for values, (epochs, row) in zip(seeds, curves, strict=True):
-        values[np.searchsorted(points, epochs)] = np.array(row["curve"][key], float)
-    cost = curves[0][1]["gradient_evaluations"] / curves[0][1]["epochs"] if curves else 0
-    return cost * points, seeds
+    rows = [row for row in rows if row["curve"].get(key)]
+    epochs: list[int] = max((row["curve"]["epoch"] for row in rows), key=len, default=[])
+    values = [*itertools.zip_longest(*(row["curve"][key] for row in rows))]
+    cost = rows[0]["gradient_evaluations"] / rows[0]["epochs"] if rows else 0.0
+    return cost * np.array(epochs), np.array(values, float)  # null becomes NaN
 
 
-def _lines(
-    study: Study, rows: Sequence[Row], panels: dict[str, dict[str, Curve]], down: int
-) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each name -> setting -> curve, and one legend of short names."""
-    figure, axes = style.new_figure([1.0, 1.0], rows=down)
-    short, lines = names(study, rows), {}
-    for panel, curves in zip(axes, panels.values(), strict=True):
-        for text, look in looks(study, rows).items():
-            x, seeds = curves[text]
-            if seeds.size:
-                span = np.stack([seeds.min(axis=0), seeds.max(axis=0)])
-                lines[short[text]] = figures.band(panel, x, seeds.mean(axis=0), span, look)
+def _lines(results: Results, panels: Panels, xlabel: str) -> tuple[Figure, list[Axes]]:
+    """A figure of curves with one legend of short names."""
+    figure, axes = style.new_figure([1.0, 1.0], rows=len(panels) // 2)
+    lines = {}
+    for panel, (ylabel, curves) in zip(axes, panels.items(), strict=True):
+        panel.set(xlabel=xlabel, ylabel=ylabel)
+        for text, look in results.looks.items():
+            x, y = curves[text]
+            if y.size:
+                span, name = np.stack([y.min(axis=1), y.max(axis=1)]), results.names[text]
+                lines[name] = figures.band(panel, x, y.mean(axis=1), span, look)
         if not panel.lines:
             panel.text(0.5, 0.5, "no numbers", transform=panel.transAxes, ha="center")
             panel.set(xticks=[], yticks=[])
     style.legend(figure, lines)
     return figure, axes
-
-
-def _table(
-    rows: Sequence[Row], name: str
-) -> tuple[list[str], list[str], tuple[int, int], np.ndarray]:
-    """The values of both axes, the place of the best setting, and the best value of each cell."""
-    x, y, *_ = (*varied(rows), "")
-    cells: dict[tuple[str, str], float] = {}
-    for own in ranked(rows, name):  # the best one of a cell comes first
-        place = own[0]["arguments"].get(y, ""), own[0]["arguments"].get(x, "")
-        cells.setdefault(place, validated(own, name))
-    ys, xs = (sorted({place[axis] for place in cells}, key=_order) for axis in (0, 1))
-    best_y, best_x = next(iter(cells))
-    values = np.array([[cells.get((y, x), np.nan) for x in xs] for y in ys])
-    return ys, xs, (ys.index(best_y), xs.index(best_x)), values
 
 
 def _order(text: str) -> tuple[float, str]:

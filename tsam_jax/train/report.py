@@ -9,9 +9,11 @@ from typing import Any
 import jinja2
 
 from tsam_jax.analysis import style
-from tsam_jax.train import plots, record, table
+from tsam_jax.train import plots, record
 from tsam_jax.train.config import require
-from tsam_jax.train.table import Line, Row, Study
+from tsam_jax.train.table import Line, Results, Row, Study
+
+_PAGES = jinja2.Environment(loader=jinja2.PackageLoader("tsam_jax.train", ""), autoescape=True)
 
 
 def read_study(directory: Path) -> tuple[Study, list[Row]]:
@@ -37,53 +39,40 @@ def write_report(directory: Path) -> Path:
       The path of report.html, which needs no other file.
     """
     study, rows = read_study(directory)
-    statistics = {"summary": table.summary(study, rows)}
-    statistics["differences"] = table.differences(study, rows)
-    plain = {name: [_plain(line) for line in lines] for name, lines in statistics.items()}
+    results, figures = Results(study, rows), {}
+    failures = problems(results)
+    plain = {x: [*map(_plain, getattr(results, x))] for x in ("summary", "differences")}
     record.write_json(directory / "report.json", {"study": study, "rows": rows, **plain})
-    # the most convincing one comes first
-    drawings = {"heatmap": plots.heat_map} if study["kind"] == "sweep" else {}
-    if any(row["flatness"] for row in rows):
-        drawings["sharpness"] = plots.sharpness
-    drawings["learning_curves"] = plots.learning_curves
-    figures, failures = {}, problems(study, rows)
-    for name, draw in drawings.items():
+    # name -> whether it is drawn, and how; the most convincing one comes first
+    drawings = {
+        "heatmap": (results.sweep and plots.grids(results), plots.heat_map),
+        "sharpness": (any(row["flatness"] for row in rows), plots.sharpness),
+        "learning_curves": (True, plots.learning_curves),
+    }
+    for name, draw in ((name, draw) for name, (wanted, draw) in drawings.items() if wanted):
         try:
-            figure = draw(study, rows)
+            figure = draw(results)
             record.write_whole(directory / f"{name}.png", style.image(figure, "png"))
             figures[name] = base64.b64encode(style.image(figure, "svg")).decode()
         except Exception as error:  # whatever it is, the report must not be lost
             failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
-    pages = jinja2.PackageLoader("tsam_jax.train", "")
-    environment = jinja2.Environment(
-        loader=pages, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("page.html.jinja").render(
-        statistics,
-        study=study,
-        rows=rows,
-        table=table,
-        figures=figures,
-        problems=failures,
-        looks=plots.looks(study, rows),
-        commands=commands(study, rows),
+    page = _PAGES.get_template("page.html.jinja").render(
+        results=results, figures=figures, problems=failures, commands=commands(study, rows)
     )
     record.write_whole(directory / "report.html", page.encode())
     return directory / "report.html"
 
 
-def problems(study: Study, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def problems(results: Results) -> list[tuple[str, str]]:
     """What is missing, diverged or failed, as (setting, words)."""
     found = []
-    for setting, own in table.by_setting(study, rows).items():
-        done = {row["seed"] for row in own}
-        missing = ", ".join(str(seed) for seed in study["seeds"] if seed not in done)
-        words = [f"{missing} not finished"] if missing else []
+    for setting, own in results.runs.items():
+        missing = [str(x) for x in results.study["seeds"] if x not in {r["seed"] for r in own}]
+        words = [f"{', '.join(missing)} not finished"] * bool(missing)
         for row in own:
-            if row["diverged"]:
-                words.append(f"{row['seed']} diverged at {row['diverged']}")
-            if row["flatness_error"]:
-                words.append(f"{row['seed']}: flatness not measured: {row['flatness_error']}")
+            seed, diverged, error = row["seed"], row["diverged"], row["flatness_error"]
+            words += [f"{seed} diverged at {diverged}"] * bool(diverged)
+            words += [f"{seed}: flatness not measured: {error}"] * bool(error)
         found += [(setting, f"seed {text}") for text in words]
     return found
 
@@ -93,16 +82,12 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
 
     They have the flags of the sweep; there are none for another study, or if nothing is finished.
     """
-    if not rows or study["kind"] != "sweep":
-        return []
-    chosen = table.choose(rows, study["metric"]).values()
-    best = table.ranked(rows, study["metric"])[0][0]["setting"]
-    recipe, flags = [study["recipe"]] if study["recipe"] else [], study["flags"]
+    results, flags = Results(study, rows), study["flags"]
+    recipe = [study["recipe"]] if study["recipe"] else []
     seeds = [] if "--seeds" in flags else ["--seeds", str(len(study["seeds"]))]
-    return [
-        shlex.join(["tsam-jax", "train", *recipe, "--method", best, *flags]),
-        shlex.join(["tsam-jax", "compare", *recipe, "--methods", *chosen, *flags, *seeds]),
-    ]
+    train = ["train", *recipe, "--method", results.summary[0].setting, *flags]
+    compare = ["compare", *recipe, "--methods", *results.chosen, *flags, *seeds]
+    return [shlex.join(["tsam-jax", *x]) for x in (train, compare) if results.chosen]
 
 
 def _plain(line: Line) -> dict[str, Any]:
