@@ -214,7 +214,7 @@ def _report(directory: Path, console: Console) -> int:
     page = report.write_report(directory)
     study, rows = report.read_study(directory)
     console.print(table.render(study, rows))
-    for line in report.commands(study, rows) if study["kind"] == "sweep" else ():
+    for line in report.commands(study, rows):
         say(console, f"Next: {line}")
     say(console, f"Report: {page}")
     diverged = [row for row in rows if row["diverged"]]

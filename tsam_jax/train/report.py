@@ -84,7 +84,7 @@ def commands(study: Study, rows: Sequence[Row]) -> list[str]:
     """
     results, flags = Results(study, rows), study["flags"]
     recipe = [study["recipe"]] if study["recipe"] else []
-    seeds = [] if "--seeds" in flags else ["--seeds", str(len(study["seeds"]))]
+    seeds = "--seeds", str(len(study["seeds"]))
     train = ["train", *recipe, "--method", results.summary[0].setting, *flags]
     compare = ["compare", *recipe, "--methods", *results.chosen, *flags, *seeds]
     return [shlex.join(["tsam-jax", *x]) for x in (train, compare) if results.chosen]
