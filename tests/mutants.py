@@ -734,7 +734,7 @@ MUTANTS = [
     ),
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
-    Mutant("train/checkpoint.py", 'if meta["step"] != step:', "if False:", RENAMED),
+    Mutant("train/checkpoint.py", "require(there == step", "require(True", RENAMED),
     Mutant("train/network.py", "/ (1 - kept)", "", "../train/test_network.py"),
     Mutant("train/network.py", "lambda x: x == 1, kept", "lambda x: x > 1, kept", FROZEN),
     Mutant("train/network.py", "jnp.where(fixed, x, start)", "jnp.full_like(x, start)", FROZEN),
