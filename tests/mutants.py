@@ -718,8 +718,8 @@ MUTANTS = [
     ),
     Mutant(
         "commands/catalogue.py",
-        "in METHODS.items():",
-        'in [x for x in METHODS.items() if x[0] != "sam"]:',
+        "{**METHODS, **WRAPPERS}.items():",
+        '[x for x in {**METHODS, **WRAPPERS}.items() if x[0] != "sam"]:',
         "../train/test_cli.py::test_methods_lists_every_method_with_cost_and_source",
     ),
     # the way of a training

@@ -51,17 +51,15 @@ class Landscape(Examination):
             "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane.",
         )
         losses = {name: one.loss for name, one in networks.items()}
-        params = {name: one.params for name, one in networks.items()}
+        options: dict[str, Any] = {"points": self.points}
+        draw: Any = [slices.around, slices.between, slices.through][len(networks) - 1]
         if self.trajectory:
-            ways = {name: one.trajectory for name, one in networks.items()}
-            figure, data = slices.along(losses, ways, points=self.points)
+            draw = slices.along
         elif len(networks) == 1:
-            options: dict[str, Any] = {"directions": self.directions, "reach": self.reach}
-            key = jax.random.key(self.seed)
-            figure, data = slices.around(losses, params, key, points=self.points, **options)
-        else:
-            draw = slices.between if len(networks) == 2 else slices.through
-            figure, data = draw(losses, params, points=self.points)
+            options |= {"key": jax.random.key(self.seed), "directions": self.directions}
+            options["reach"] = self.reach
+        places = [one.trajectory if self.trajectory else one.params for one in networks.values()]
+        figure, data = draw(losses, dict(zip(networks, places, strict=True)), **options)
         path = directory / "landscape.png"
         path.write_bytes(style.image(figure, "png"))
         plain = jax.tree.map(lambda x: np.asarray(x).tolist(), data)
