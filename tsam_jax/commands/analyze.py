@@ -22,10 +22,6 @@ _MEASURES = {
 }
 """Name in `analysis.report` -> words in the table."""
 
-_LOSS = (
-    "of the first {} training examples, with the labels trained on, in evaluation mode (BatchNorm"
-    " by its running statistics)"
-)
 _CURVE = ("mean", "variance", "mean_se", "variance_se")  # as in `analysis.NeighbourhoodLoss`
 
 
@@ -64,7 +60,9 @@ class Analyze(Examination):
         for plot, drawn in plots.items():
             (directory / f"{plot}.png").write_bytes(style.image(drawn, "png"))
         examples = " or ".join(map(str, sorted({one.examples for one in networks.values()})))
-        found = {"models": models, "loss": _LOSS.format(examples), "versions": record.versions()}
+        loss = f"of the first {examples} training examples, with the labels trained on"
+        loss += ", in evaluation mode (BatchNorm by its running statistics)"
+        found = {"models": models, "loss": loss, "versions": record.versions()}
         record.write_json(directory / "analysis.json", found)
         console.print(_table(models))
         say(console, f"Plots: {directory / 'sharpness.png'}, spectra.png beside it")

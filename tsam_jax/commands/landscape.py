@@ -30,12 +30,6 @@ class Landscape(Examination):
         above=0,
     )
 
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        count = len(self.checkpoints)
-        config.require(1 <= count <= 3, f"`CHECKPOINTS` must be one to three, got {count}.")
-        super().__post_init__()
-
     def run(self, console: Console) -> int:
         """Plots the slice, and writes landscape.png and landscape.json."""
         import jax
@@ -44,15 +38,15 @@ class Landscape(Examination):
         from tsam_jax.analysis import slices, style
         from tsam_jax.train import record
 
+        count = len(self.checkpoints)
+        config.require(1 <= count <= 3, f"`CHECKPOINTS` must be one to three, got {count}.")
         directory, networks = self.open("landscape", trajectory=self.trajectory)
         shapes = {str(jax.tree.map(np.shape, one.params)) for one in networks.values()}
-        config.require(
-            len(shapes) == 1,
-            "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane.",
-        )
+        alike = "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane."
+        config.require(len(shapes) == 1, alike)
         losses = {name: one.loss for name, one in networks.items()}
         options: dict[str, Any] = {"points": self.points}
-        draw: Any = [slices.around, slices.between, slices.through][len(networks) - 1]
+        draw: Any = [slices.around, slices.between, slices.through][count - 1]
         if self.trajectory:
             draw = slices.along
         elif len(networks) == 1:
