@@ -54,11 +54,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """
         if self.newest is not None and self.newest >= step:
             return
-        meta = self._meta(step) | {"digest": hash_tree(tree)}
+        path, meta = self._path / str(step), self._meta(step) | {"digest": hash_tree(tree)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        with _explained(
-            self._path / str(step), "written", "; the former one is as it was", OSError
-        ):
+        with _explained(path, "written", "; the former one is as it was", OSError):
             self._manager.save(step, args=args)
             # The next round is given the state's buffers, which an unfinished save may still read.
             self._manager.wait_until_finished()
