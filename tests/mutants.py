@@ -50,6 +50,7 @@ AVERAGED = f"{LOOP}::test_the_average_of_the_parameters_is_measured"
 OWNED = "../train/test_directories.py::test_a_directory_belongs_to_one_process"
 DAMAGED = "../train/test_directories.py::test_a_damaged_log_is_refused_and_nothing_is_lost"
 RENAMED = "../train/test_directories.py::test_an_older_step_under_a_newer_name_is_noticed"
+FROZEN = "../train/test_network.py::test_statistics_that_no_batch_changes_stay_as_they_are"
 SHARDS = "../train/test_study.py::test_shards_are_the_study"
 CONTINUED = "../train/test_study.py::test_a_study_goes_on_with_the_runs_that_are_not_finished"
 MUTANTS = [
@@ -717,8 +718,8 @@ MUTANTS = [
     ),
     Mutant(
         "commands/catalogue.py",
-        "in METHODS.items():",
-        'in [x for x in METHODS.items() if x[0] != "sam"]:',
+        "{**METHODS, **WRAPPERS}.items():",
+        '[x for x in {**METHODS, **WRAPPERS}.items() if x[0] != "sam"]:',
         "../train/test_cli.py::test_methods_lists_every_method_with_cost_and_source",
     ),
     # the way of a training
@@ -733,8 +734,10 @@ MUTANTS = [
     ),
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),
-    Mutant("train/checkpoint.py", 'if meta["step"] != step:', "if False:", RENAMED),
-    Mutant("train/network.py", "/ (1 - (b - a))", "", "../train/test_network.py"),
+    Mutant("train/checkpoint.py", "require(there == step", "require(True", RENAMED),
+    Mutant("train/network.py", "/ (1 - kept)", "", "../train/test_network.py"),
+    Mutant("train/network.py", "lambda x: x == 1, kept", "lambda x: x > 1, kept", FROZEN),
+    Mutant("train/network.py", "jnp.where(fixed, x, start)", "jnp.full_like(x, start)", FROZEN),
     Mutant("train/study.py", "[i - 1 :: n]", "[i % n :: n]", SHARDS),
     Mutant("train/study.py", "not in finished]", "not in ()]", CONTINUED),
     Mutant("train/run.py", "math.floor(epochs * k / count)", "epochs", LOOKS),

@@ -78,6 +78,18 @@ def test_analyze_writes_a_table_and_figures(runs, capsys):
         assert f"[{place}/2] {name}: spectrum" in said
 
 
+def test_a_loss_that_is_not_finite_is_said_and_leaves_a_gap(runs, capsys, monkeypatch):
+    trained = load(runs / "erm", 40)
+    broken = trained._replace(loss=lambda params: trained.loss(params) * np.nan)
+    both = {"erm": trained, "sam": broken}
+    monkeypatch.setattr(restore, "load_several", lambda *_, **__: both)
+    out = runs / "broken"
+    assert main(["analyze", str(runs / "erm"), *FEW, "--out", str(out)]) == 0
+    assert json.loads((out / "analysis.json").read_text())["models"]["sam"]["loss"] is None
+    assert "not finite" in capsys.readouterr().out
+    assert (out / "sharpness.png").stat().st_size > 1000
+
+
 @pytest.mark.slow
 def test_runs_of_a_study_are_examined_as_any_other(tmp_path, capsys):
     study, out = tmp_path / "study", tmp_path / "analysis"
@@ -178,6 +190,10 @@ def test_what_cannot_be_examined_is_refused(runs, capsys):
     assert "`checkpoint`" in capsys.readouterr().err
     assert main(["landscape", str(runs / "erm"), "--points", "1"]) == 2
     assert "`--points`" in capsys.readouterr().err
+    many = [str(runs / name) for name in ("erm", "sam", "asam", "sam/best")]
+    assert main(["landscape", *many, "--out", str(runs / "many")]) == 2
+    assert "`CHECKPOINTS` must be one to three, got 4" in capsys.readouterr().err
+    assert not (runs / "many").exists()
     assert main(["analyze", str(runs / "erm"), str(runs / "erm")]) == 2
     assert "different" in capsys.readouterr().err
 

@@ -188,3 +188,28 @@ def test_recalibration_covers_layers_of_ones_own():
     found = jax.jit(network.recalibrate)(params, rest, batches)
     np.testing.assert_allclose(found["centre"], batches.mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(found["norm"]["mean"], batches.mean((0, 1)), rtol=1e-5)
+
+
+class Frozen(nnx.Module):
+    """Statistics that no batch changes, beside one that does."""
+
+    def __init__(self, rngs):
+        self.frozen, self.norm = nnx.BatchNorm(2, rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
+        self.unused = nnx.BatchStat(jnp.full(2, 7.0))
+        self.calls = nnx.BatchStat(jnp.array(4))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        return self.norm(self.frozen(x, use_running_average=True))
+
+
+def test_statistics_that_no_batch_changes_stay_as_they_are():
+    network = make_network(Frozen, cross_entropy)
+    params, rest = network.init(jax.random.key(0))
+    rest["frozen"]["mean"] = jnp.array([1.0, 2.0])
+    found = jax.jit(network.recalibrate)(params, rest, BATCHES[:, :, 0, 0])
+    for name in ("frozen", "unused", "calls"):
+        jax.tree.map(np.testing.assert_array_equal, found[name], rest[name])
+    assert found["calls"].dtype == rest["calls"].dtype
+    mean = (BATCHES[:, :, 0, 0] - jnp.array([1.0, 2.0])).mean((0, 1))
+    np.testing.assert_allclose(found["norm"]["mean"], mean, rtol=1e-4)

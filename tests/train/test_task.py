@@ -20,37 +20,36 @@ from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.resolve import resolve
 from tsam_jax.train.settings import parse
-from tsam_jax.train.task import AUGMENTATIONS, load_task, open_data, prepare_task
+from tsam_jax.train.task import AUGMENTATIONS, load_task, open_data
 
 RNG = np.random.default_rng(0)
 MODELS = Path(__file__).parent.parent / "data" / "models"
 
 
-def splits(inputs, labels, **fields):
-    part = data.Examples(inputs, labels)
-    return data.Splits(part, part, part, **fields)
+def opened(inputs, labels, **fields):
+    part = data.Records(labels, lambda rows: jax.tree.map(lambda x: x[rows], inputs))
+    return data.OpenSplits(part, part, part, **fields)
 
 
-IMAGES = splits(
-    RNG.integers(0, 256, (12, 8, 8, 3), np.uint8),
+IMAGES = opened(
+    RNG.integers(0, 256, (12, 8, 8, 3), np.uint8) // np.array([1, 2, 4], np.uint8),
     RNG.integers(0, 3, 12).astype(np.int32),
     num_classes=3,
-    mean=(0.4, 0.5, 0.6),
-    std=(0.2, 0.25, 0.3),
 )
+READ = data.read_splits(IMAGES)
 TOKENS = RNG.integers(5, 50, (12, 6)).astype(np.int32)
 TEXT = {
     "token_ids": TOKENS,
     "attention_mask": np.ones_like(TOKENS),
     "token_type_ids": np.zeros_like(TOKENS),
 }
-SIMILARITY = splits(
+SIMILARITY = opened(
     TEXT, RNG.random(12).astype(np.float32), num_classes=None, kind="text", vocab_size=50
 )
 
 
 def trained(task, dataset, text="sam(rho=0.05)", epochs=2):
-    loaded = prepare_task(task, dataset, [0])
+    loaded = load_task(task, [0], opened=dataset)
     optimizer = config.Optimizer(batch_size=6, lr=0.05)
     plan = loop.plan_for(parse(text)[0], optimizer, loaded.train_size, epochs)
     metrics = {name: METRICS[name].function for name in loaded.metrics if name != "loss"}
@@ -105,41 +104,42 @@ def test_images_with_a_constant_channel_train(name, tmp_path):
     images[..., 1] = 7
     np.savez(tmp_path / "mine.npz", train_images=images, train_labels=np.arange(60) % 3)
     task = config.Task(dataset=f"npz:{tmp_path / 'mine.npz'}", model="cnn", augmentation=name)
-    splits = data.read_splits(open_data(task))
-    assert splits.std[1] == 1
-    _, rounds = trained(task, splits)
+    dataset = open_data(task)
+    assert data.read_splits(dataset).std[1] == 1
+    _, rounds = trained(task, dataset)
     assert np.isfinite(rounds[-1].metrics["train_loss"])
     for x in jax.tree.leaves(rounds[-1].state.params):
         assert jnp.isfinite(x).all()
 
 
 def test_images_are_normalised_in_training_and_in_evaluation():
-    network = prepare_task(config.Task(model="cnn"), IMAGES, [0]).network
-    found = network.augment(jax.random.key(0), IMAGES.train.inputs)
-    expected = (IMAGES.train.inputs / 255 - np.array(IMAGES.mean)) / np.array(IMAGES.std)
+    network = load_task(config.Task(model="cnn"), [0], opened=IMAGES).network
+    found = network.augment(jax.random.key(0), READ.train.inputs)
+    expected = (READ.train.inputs / 255 - np.array(READ.mean)) / np.array(READ.std)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "patch"), [("official", 16), ("crop-flip", 0)])
 def test_crop_flip_is_the_official_recipe_without_cutout(name, patch):
     task = config.Task(model="cnn", augmentation=name)
-    network = prepare_task(task, IMAGES, [0]).network
+    network = load_task(task, [0], opened=IMAGES).network
     key = jax.random.key(3)
     crop_key, flip_key, cutout_key = jax.random.split(key, 3)
-    flipped = augmentation.random_flip(flip_key, IMAGES.train.inputs)
+    flipped = augmentation.random_flip(flip_key, READ.train.inputs)
     shifted = augmentation.random_crop(crop_key, flipped, 4)
-    expected = augmentation.normalise(shifted, IMAGES.mean, IMAGES.std)
+    expected = augmentation.normalise(shifted, READ.mean, READ.std)
     expected = augmentation.cutout(cutout_key, expected, patch, probability=0.5)
-    np.testing.assert_array_equal(network.augment(key, IMAGES.train.inputs), expected)
+    np.testing.assert_array_equal(network.augment(key, READ.train.inputs), expected)
 
 
 def test_label_noise_has_the_law_that_is_named():
     labels = np.zeros(2000, np.int32)
-    dataset = splits(np.zeros((2000, 2), np.float32), labels, num_classes=4)
+    inputs = np.zeros((2000, 2), np.float32)
+    dataset = opened(inputs, labels, num_classes=4, kind="vector")
     shares = {}
     for law in ("other-labels", "official"):
         task = config.Task(model="mlp", label_noise=0.4, noise_law=law)
-        noisy = prepare_task(task, dataset, [0, 1]).data.train.labels
+        noisy = load_task(task, [0, 1], opened=dataset).data.train.labels
         assert (noisy[0] != noisy[1]).any()
         shares[law] = float((noisy[0] != 0).mean())
     assert shares["other-labels"] == pytest.approx(0.4)
@@ -148,7 +148,7 @@ def test_label_noise_has_the_law_that_is_named():
 
 def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
     task = config.Task(pretrained=str(MODELS / "hf_bert"), loss="mse", dropout=0.0)
-    network = prepare_task(task, SIMILARITY, [0]).network
+    network = load_task(task, [0], opened=SIMILARITY).network
     plan = loop.plan_for(parse("erm")[0], config.Optimizer(batch_size=6), 12, 1)
     program = loop.make_program(network, plan, 12)
     first, second = (jax.tree.leaves_with_path(program.init(seed).params) for seed in (0, 1))
@@ -186,7 +186,7 @@ def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
 )
 def test_what_does_not_fit_is_named(fields, dataset, message):
     with pytest.raises(config.ConfigError, match=message):
-        prepare_task(config.Task(**fields), dataset, [0])
+        load_task(config.Task(**fields), [0], opened=dataset)
 
 
 def test_a_data_set_is_loaded_by_name_with_its_options(tmp_path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tsam_jax import cli
-from tsam_jax.train import config
-from tsam_jax.train.mesh import join_processes, make_devices, parse_mesh
+from tsam_jax.data import Records, augmentation, open_splits
+from tsam_jax.train import config, mesh, task
+from tsam_jax.train.mesh import Devices, join_processes, make_devices, parse_mesh
 from tsam_jax.train.settings import parse
 
 
@@ -95,6 +96,31 @@ def _lines(out):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     return [{name: x for name, x in line.items() if name != "timing"} for line in lines]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_statistics_are_those_of_all_images(dtype, monkeypatch):
+    """Of shares with nothing, with one image, with a channel that is constant in it or in all."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 4), np.uint8)
+    images[:5, ..., 1], images[..., 2], images[..., 3] = 7, 9, images[..., 3] // 8
+    images = images if dtype == np.uint8 else (images / 255).astype(dtype)
+    sent = []
+    monkeypatch.setattr(mesh, "gather", lambda x: [sent.append(x), np.stack([x, x + 2])][1])
+    whole = open_splits("digits")._replace(kind="image")
+    monkeypatch.setattr(Devices, "processes", 4)
+    monkeypatch.setattr(Devices, "join", lambda _, inputs: inputs)
+    labels = np.zeros(9, np.int32)
+    part = Records(labels, images.__getitem__)
+    whole = whole._replace(train=part, validation=part, test=part)
+    for rows in ([0, 1, 2, 3], [4], [5, 6, 7, 8], []):
+        share = np.array([*rows, 8]), len(rows)  # the last one repeats
+        monkeypatch.setattr(Devices, "share", lambda *_, share=share: share)
+        task.load_task(config.Task(model="cnn"), [0], opened=whole)
+    assert [x[0, 0] for x in sent] == [64, 16, 64, 0]
+    monkeypatch.setattr(mesh, "gather", lambda _: np.stack(sent))
+    found = Devices().pooled(1, (0.0,) * 4, (1.0,) * 4)
+    np.testing.assert_allclose(found, augmentation.channel_statistics(images), rtol=1e-6)
+    assert found[1][2] == 1
 
 
 def test_sizes_are_read():

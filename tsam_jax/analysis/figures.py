@@ -49,11 +49,9 @@ def sharpness_against_size(
     figure, (mean, variance) = style.new_figure([1.0, 1.0])
     sizes, lines = np.asarray(sizes), {}
     for name, look in style.looks(curves).items():
-        curve = curves[name]
-        rise = np.asarray(curve.mean) - float(losses[name])
-        band(mean, sizes, rise, 2 * np.asarray(curve.standard_error), look)
-        variances, errors = np.asarray(curve.variance), np.asarray(curve.variance_standard_error)
-        lines[name] = band(variance, sizes, variances, 2 * errors, look)
+        means, variances, *errors = (np.asarray(x, float) for x in curves[name])
+        band(mean, sizes, means - np.asarray(losses[name], float), 2 * errors[0], look)
+        lines[name] = band(variance, sizes, variances, 2 * errors[1], look)
     mean.set_ylabel("Mean rise of the loss")
     variance.set_ylabel("Variance of the loss")
     for panel in (mean, variance):

@@ -30,12 +30,6 @@ class Landscape(Examination):
         above=0,
     )
 
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        count = len(self.checkpoints)
-        config.require(1 <= count <= 3, f"`CHECKPOINTS` must be one to three, got {count}.")
-        super().__post_init__()
-
     def run(self, console: Console) -> int:
         """Plots the slice, and writes landscape.png and landscape.json."""
         import jax
@@ -44,24 +38,22 @@ class Landscape(Examination):
         from tsam_jax.analysis import slices, style
         from tsam_jax.train import record
 
+        count = len(self.checkpoints)
+        config.require(1 <= count <= 3, f"`CHECKPOINTS` must be one to three, got {count}.")
         directory, networks = self.open("landscape", trajectory=self.trajectory)
         shapes = {str(jax.tree.map(np.shape, one.params)) for one in networks.values()}
-        config.require(
-            len(shapes) == 1,
-            "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane.",
-        )
+        alike = "`CHECKPOINTS` must have parameters of the same shapes to be on one line or plane."
+        config.require(len(shapes) == 1, alike)
         losses = {name: one.loss for name, one in networks.items()}
-        params = {name: one.params for name, one in networks.items()}
+        options: dict[str, Any] = {"points": self.points}
+        draw: Any = [slices.around, slices.between, slices.through][count - 1]
         if self.trajectory:
-            ways = {name: one.trajectory for name, one in networks.items()}
-            figure, data = slices.along(losses, ways, points=self.points)
+            draw = slices.along
         elif len(networks) == 1:
-            options: dict[str, Any] = {"directions": self.directions, "reach": self.reach}
-            key = jax.random.key(self.seed)
-            figure, data = slices.around(losses, params, key, points=self.points, **options)
-        else:
-            draw = slices.between if len(networks) == 2 else slices.through
-            figure, data = draw(losses, params, points=self.points)
+            options |= {"key": jax.random.key(self.seed), "directions": self.directions}
+            options["reach"] = self.reach
+        places = [one.trajectory if self.trajectory else one.params for one in networks.values()]
+        figure, data = draw(losses, dict(zip(networks, places, strict=True)), **options)
         path = directory / "landscape.png"
         path.write_bytes(style.image(figure, "png"))
         plain = jax.tree.map(lambda x: np.asarray(x).tolist(), data)

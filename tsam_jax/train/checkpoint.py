@@ -5,7 +5,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ LAST, BEST = "checkpoints", "best"
 _FORMAT = "tsam_jax training state, 3"
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints in a folder of a run; the newest `keep` remain.
 
     A checkpoint with another identity is of another run, and rejected.
@@ -30,11 +30,8 @@ class Checkpoints:
     ) -> None:
         self._path, self._identity = (directory / folder).resolve(), identity
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        with _reading(self._path):
+        with _read(self._path):
             self._manager = ocp.CheckpointManager(self._path, options=options)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._manager.close()  # waits for all saves
@@ -57,38 +54,31 @@ class Checkpoints:
         """
         if self.newest is not None and self.newest >= step:
             return
-        meta = {"format": _FORMAT, "identity": self._identity, "step": step}
-        meta["digest"] = hash_tree(tree)
+        path, meta = self._path / str(step), self._meta(step) | {"digest": hash_tree(tree)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        before = logging.root.manager.disable
-        logging.disable()  # orbax logs the traceback of what is raised below
-        try:
+        with _explained(path, "written", "; the former one is as it was", OSError):
             self._manager.save(step, args=args)
             # The next round is given the state's buffers, which an unfinished save may still read.
             self._manager.wait_until_finished()
-        except Exception as error:  # orbax has no class of its own for what it cannot write
-            msg = f"the checkpoint {self._path / str(step)} cannot be written ({_reason(error)})"
-            msg += "; the former one is as it was"
-            raise OSError(msg) from error
-        finally:
-            logging.disable(before)
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return {"format": _FORMAT, "identity": self._identity, "step": step}
 
     def check(self, step: int | None = None) -> str:
         """Returns a checkpoint's hash; raises ConfigError if it is damaged or of another run."""
         step = self.newest if step is None else step
         if step is None:
             return ""
-        with _reading(self._path / str(step)):
+        path = self._path / str(step)
+        with _read(path):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
-            found, digest = (meta["format"], meta["identity"]), str(meta["digest"])
-            if meta["step"] != step:
-                msg = f"it is of step {meta['step']}, under another name"
-                raise ValueError(msg)
+            digest, there = str(meta.pop("digest")), meta["step"]
+            require(there == step, f"it is of step {there}, under another name", ValueError)
         require(
-            found == (_FORMAT, self._identity),
-            f"the checkpoint {self._path / str(step)} is of another run, or another version."
-            " Nothing was changed. Use the options of that run, or another directory.",
+            meta == self._meta(step),
+            f"the checkpoint {path} is of another run, or another version. Nothing was changed. Use"
+            " the options of that run, or another directory.",
         )
         return digest
 
@@ -102,29 +92,31 @@ class Checkpoints:
         if step is None:
             return None
         digest, target = self.check(step), jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        with _reading(self._path / str(step)):
+        with _read(self._path / str(step)):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             tree = self._manager.restore(step, args=args)["state"]
-            if hash_tree(tree) != digest:
-                msg = "its content is not what was saved"
-                raise ValueError(msg)
+            require(hash_tree(tree) == digest, "its content is not what was saved", ValueError)
         return tree
 
 
+def _read(path: Path) -> contextlib.AbstractContextManager[None]:
+    older = "To resume from an older one, move this folder away and resume again."
+    return _explained(path, "read", f". Nothing was changed. {older}", ConfigError)
+
+
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _explained(path: Path, done: str, then: str, kind: type[Exception]) -> Iterator[None]:
+    """Raises an error of a kind for any error: orbax has no class of its own for its errors."""
+    before = logging.root.manager.disable
+    logging.disable()  # orbax logs the traceback of what is raised below
     try:
         yield
-    except Exception as error:  # orbax has no class of its own for what it cannot read
-        msg = (
-            f"the checkpoint {path} cannot be read ({_reason(error)}). Nothing was changed. To"
-            " resume from an older one, move this folder away and resume again."
-        )
-        raise ConfigError(msg) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        msg = f"the checkpoint {path} cannot be {done} ({reason}){then}"
+        raise kind(msg) from error
+    finally:
+        logging.disable(before)
 
 
 def hash_tree(tree: Any, before: str = "") -> str:

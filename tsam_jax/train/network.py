@@ -62,76 +62,71 @@ def make_network(
       prepare: inputs -> inputs of the model in evaluation; default: unchanged.
     """
     ready = prepare or (lambda inputs: inputs)
-
-    def init(key: jax.Array) -> Any:
-        own = model if isinstance(model, nnx.Module) else model(nnx.Rngs(key))
-        return jax.tree.map(jnp.copy, split_model(own)[1:])
-
-    if isinstance(model, nnx.Module):
-        start, shapes = init, nnx.clone(model)  # its mode is changed below
-    else:
-        start, shapes = jax.jit(init), nnx.eval_shape(lambda: model(nnx.Rngs(0)))
+    given = isinstance(model, nnx.Module)
+    build: Any = (lambda _: nnx.clone(model)) if given else model
+    init = lambda key: jax.tree.map(jnp.copy, split_model(build(nnx.Rngs(key)))[1:])  # noqa: E731
+    shapes = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     shapes.eval()
     evaluation = split_model(shapes)[0]
     shapes.train()
     training = split_model(shapes)[0]
-    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    others = jax.tree.leaves(nnx.state(shapes, nnx.Not(nnx.Param)), is_leaf=is_variable)
-    statistics = [isinstance(x, nnx.BatchStat) for x in others]
 
-    def forward(graph: Any, params: Any, rest: Any, inputs: Any) -> tuple[jax.Array, Any]:
-        merged = nnx.merge(graph, params, rest)
+    def forward(graph: Any, inputs: Any, *state: Any) -> tuple[jax.Array, nnx.Module]:
+        merged = nnx.merge(graph, *state)
         outputs = merged(**inputs) if isinstance(inputs, dict) else merged(inputs)
-        after = split_model(merged)[2]
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), after
+        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), merged
 
     def mean_loss(params: Any, batch: Batch, rest: Any) -> tuple[jax.Array, Any]:
-        outputs, after = forward(training, params, rest, batch.inputs)
-        return criterion(outputs, batch.labels), after
+        outputs, after = forward(training, batch.inputs, params, rest)
+        return criterion(outputs, batch.labels), split_model(after)[2]
 
     def predict(params: Any, inputs: Any, rest: Any) -> jax.Array:
-        return forward(evaluation, params, rest, ready(inputs))[0]
+        return forward(evaluation, ready(inputs), params, rest)[0]
 
     def criterion(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         return jnp.mean(loss(outputs, labels))
 
     def recalibrate(params: Any, rest: Any, batches: Any) -> Any:
-        if not any(statistics):
+        _, _, old, others = split_model(nnx.merge(training, params, rest), nnx.BatchStat)
+        if not jax.tree.leaves(old):
             return rest
-        chosen = jax.tree.unflatten(jax.tree.structure(rest), statistics)
+        first = jax.tree.map(lambda x: x[0], batches)
 
-        def after(start: float, inputs: Any) -> Any:
-            """The rest after one batch, from running statistics that are all `start`."""
-            filled = jax.tree.map(
-                lambda own, x: jnp.full_like(x, start) if own else x, chosen, rest
-            )
-            return forward(training, params, filled, ready(inputs))[1]
+        def after(start: int, fixed: Any, inputs: Any = first) -> Any:
+            """The statistics after one batch, from ones that are `start` unless they are fixed."""
+            own = jax.tree.map(lambda fixed, x: jnp.where(fixed, x, start), fixed, old)
+            merged = forward(training, ready(inputs), params, own, others)[1]
+            return split_model(merged, nnx.BatchStat)[2]
+
+        def new(fixed: Any, x: jax.Array, each: jax.Array, kept: jax.Array) -> jax.Array:
+            return jnp.where(fixed, x, (each.mean(0) / (1 - kept)).astype(x.dtype))
 
         # The update is linear, new = kept * old + (1 - kept) * batch: two starts give `kept`.
-        first = jax.tree.map(lambda x: x[0], batches)
-        zero, one = after(0.0, first), after(1.0, first)
-        each = jax.lax.map(lambda inputs: after(0.0, inputs), batches)
-        new = lambda own, x, all_, a, b: all_.mean(0) / (1 - (b - a)) if own else x  # noqa: E731
-        return jax.tree.map(new, chosen, rest, each, zero, one)
+        kept = lambda fixed: jax.tree.map(jnp.subtract, after(1, fixed), after(0, fixed))  # noqa: E731
+        # What no batch changes stays as it is, also while the statistics behind it are computed.
+        fixed = jax.tree.map(lambda x: x == 1, kept(jax.tree.map(jnp.zeros_like, old)))
+        each = jax.lax.map(lambda inputs: after(0, fixed, inputs), batches)
+        statistics = jax.tree.map(new, fixed, old, each, kept(fixed))
+        return split_model(nnx.merge(training, params, statistics, others))[2]
 
     augmented = augment or (lambda _, inputs: ready(inputs))
     merge = lambda *state: nnx.merge(evaluation, *state)  # noqa: E731
+    start = init if given else jax.jit(init)
     return Network(start, augmented, mean_loss, predict, criterion, merge, recalibrate)
 
 
 def in_chunks(function: Callable[[Any], jax.Array], inputs: Any, size: int) -> jax.Array:
     """Applies a function of a batch to `size` examples at a time, to bound its memory."""
-    count = jax.tree.leaves(inputs)[0].shape[0]
+    count = len(jax.tree.leaves(inputs)[0])
     if count <= size:
         return function(inputs)
-    chunks = -(-count // size)
-    rows = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+    rows = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1).reshape(-1, size)
     some = lambda rows: jax.tree.map(lambda x: x[rows], inputs)  # noqa: E731
     outputs: jax.Array = jax.lax.map(lambda rows: function(some(rows)), rows)
-    return outputs.reshape(chunks * size, *outputs.shape[2:])[:count]
+    return outputs.reshape(-1, *outputs.shape[2:])[:count]
 
 
-def split_model(model: nnx.Module) -> Any:
-    """The graph, the parameters and the rest of a model, the last two as plain pytrees."""
-    graph, *states = nnx.split(model, nnx.Param, ...)
+def split_model(model: nnx.Module, *kinds: Any) -> Any:
+    """The graph, the parameters, variables of other kinds and the rest of a model, as pytrees."""
+    graph, *states = nnx.split(model, nnx.Param, *kinds, ...)
     return graph, *map(nnx.as_pure, states)

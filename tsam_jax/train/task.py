@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from tsam_jax.data import Splits, augmentation
 from tsam_jax.models import MODELS
 from tsam_jax.train import config
 from tsam_jax.train.checkpoint import hash_tree
-from tsam_jax.train.mesh import Devices
+from tsam_jax.train.mesh import Devices, gather
 from tsam_jax.train.metrics import LOSSES, metrics_of
 from tsam_jax.train.network import Batch, Model, Network, make_network, split_model
 
@@ -58,42 +58,40 @@ class Loaded(NamedTuple):
         return self.data._replace(train=Batch(inputs, labels[self.seeds.index(seed)]))
 
 
+_ARGUMENTS = {"vocab": "vocabulary", "lowercase": "casing", "size": "image_size"}
+_ARGUMENTS |= {"text": "text_columns", "label": "label_column", "delimiter": "delimiter"}
+"""Argument of a reader -> option that sets it."""
+
+
 def open_data(task: config.Task) -> data.OpenSplits:
     """Opens the data set of a task; its inputs are not read yet.
 
     Raises:
       ConfigError: if there is no such data set, or its files cannot be used.
     """
-    options: dict[str, Any] = {}
+    given: dict[str, Any] = {name: getattr(task, option) for name, option in _ARGUMENTS.items()}
+    options = {name: x for name, x in given.items() if x not in (None, ())}
     if task.vocabulary is not None:
-        options = {"vocab": task.vocabulary, "max_length": task.max_length, "pad_to_longest": True}
+        options |= {"max_length": task.max_length, "pad_to_longest": True}
     if task.casing is not None:
         config.known(task.casing, ("cased", "uncased"), "casing (`--casing`)")
         options["lowercase"] = task.casing == "uncased"
     if task.dataset.startswith("table:") and task.loss is not None:
         options["regression"] = task.loss == "mse"
-    columns = task.text_columns if len(task.text_columns) > 1 else "".join(task.text_columns)
-    own = {"text": columns, "label": task.label_column, "delimiter": task.delimiter}
-    options |= {name: x for name, x in {**own, "size": task.image_size}.items() if x}
-    held_out = task.evaluation_size
-    sizes = {"train": task.train_size, "validation": held_out, "test": held_out}
-    subset = {part: size for part, size in sizes.items() if size is not None}
+    sizes = zip(Data._fields, (task.train_size, *[task.evaluation_size] * 2), strict=True)
+    subset = {part: size for part, size in sizes if size is not None}
     with _reading(f"--dataset {task.dataset}"):
         return data.open_splits(task.dataset, data_dir=task.data_dir, subset=subset, **options)
 
 
-_FLAGS = {"`vocab`": "`--vocabulary`", "`size=`": "`--image-size`", "`lowercase`": "`--casing`"}
-_FLAGS |= {"`text=`": "`--text-columns`", "`label=`": "`--label-column`"}
-_FLAGS |= {"`delimiter=`": "`--delimiter`"}
-
-
 @contextlib.contextmanager
 def _reading(option: str) -> Iterator[None]:
-    """Raises ConfigError for the error of a reader, with the flags of its arguments."""
+    """Raises ConfigError for the error of a reader, with the options that set its arguments."""
+    flag = lambda found: f"`{config.flag(_ARGUMENTS[found[1]])}`"  # noqa: E731
     try:
         yield
     except (data.DataError, ImportError) as error:
-        said = re.sub("|".join(_FLAGS), lambda found: _FLAGS[found[0]], str(error))
+        said = re.sub(f"`({'|'.join(_ARGUMENTS)})=?`", flag, str(error))
         msg = f"`{option}`: {said}"
         raise config.ConfigError(msg) from error
 
@@ -106,76 +104,52 @@ def load_task(
 ) -> Loaded:
     """Reads the data set, if it is not `opened` yet, and prepares the task.
 
-    Each of several processes reads its share of the training examples.
+    Each of several processes reads its share of the training examples; of streamed ones, of those
+    that are measured. A seed gives the same wrong labels to every method.
 
     Raises:
-      ConfigError: if there is no such data set, or its files cannot be used.
+      ConfigError: if there is no such data set, its files cannot be used, or it does not fit.
     """
-    opened = open_data(task) if opened is None else opened
-    whole, devices = opened.train, devices or Devices()
-    shared = devices.processes > 1 and not task.stream
+    opened, devices = opened or open_data(task), devices or Devices()
+    train, most = opened.train, MEASURED if task.stream else None
     if task.stream:
         with _reading("--stream"):
             data.streaming.check_installed()
-        count = min(MEASURED, len(whole.labels))
-        opened = opened._replace(train=data.Records(whole.labels[:count], whole.read))
-    elif shared:
-        rows, count = devices.share(len(whole.labels))
-        share = data.Records(whole.labels[rows], lambda some: whole.read(rows[some]))
-        opened = opened._replace(train=share)
+    rows, count = devices.share(len(train.labels[:most]))
+    share = data.Records(train.labels[rows], lambda some: train.read(rows[some]))
     with _reading(f"--dataset {task.dataset}"):
-        splits = data.read_splits(opened)
-    if shared and splits.mean:
-        own = splits.train.inputs[: max(count, 1)]
-        pixels = own.size // own.shape[-1]
-        mean, std = devices.pooled(pixels, *augmentation.channel_statistics(own))
+        splits = data.read_splits(opened._replace(train=share))
+    inputs = splits.train.inputs
+    if splits.mean and devices.processes > 1:
+        own = augmentation.channel_statistics(inputs[: max(count, 1)])
+        mean, std = devices.pooled(inputs[:count, ..., 0].size, *own)
         splits = splits._replace(mean=mean, std=std)
-    return prepare_task(task, splits, seeds, whole, devices)
-
-
-def prepare_task(
-    task: config.Task,
-    splits: Splits,
-    seeds: Sequence[int],
-    records: data.Records | None = None,
-    devices: Devices | None = None,
-) -> Loaded:
-    """Corrupts the training labels for each seed, and makes the network.
-
-    A seed gives the same wrong labels to every method. `records` are all training examples, of
-    which `splits` may have the first ones or a share.
-    """
     names = metrics_of(task, splits.num_classes)
-    network, devices = network_for(task, splits), devices or Devices()
-    clean = splits.train.labels if records is None else records.labels
-    labels = np.stack([clean] * len(seeds))
-    if task.label_noise:
-        law = functools.partial(data.LABEL_NOISE[task.noise_law], num_classes=splits.num_classes)
-        labels = np.stack([law(clean, fraction=task.label_noise, seed=seed) for seed in seeds])
-    shown, inputs = labels[:, : MEASURED if task.stream else None], splits.train.inputs
-    if devices.processes > 1 and not task.stream:
-        rows, count = devices.share(len(clean))
-        inputs, hashed = devices.join(inputs), devices.total(hash_rows(inputs, rows[:count]))
-    else:
-        hashed = hash_rows(inputs)
-    parts = Data(Batch(inputs, shown), Batch(*splits.validation), Batch(*splits.test))
+    network = network_for(task, splits)
+    law: Any = functools.partial(data.LABEL_NOISE[task.noise_law], num_classes=splits.num_classes)
+    clean, noise = train.labels, task.label_noise
+    labels = np.stack([law(clean, fraction=noise, seed=x) if noise else clean for x in seeds])
+    train_part = Batch(devices.join(inputs), labels[:, :most])
+    parts = Data(train_part, Batch(*splits.validation), Batch(*splits.test))
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
-    streamed = data.Records(labels[0], records.read) if task.stream and records else None
+    streamed = data.Records(labels[0], train.read) if task.stream else None
     others = {"test": splits.test, "validation": splits.validation, "labels": clean}
-    names, digest = (*names, "loss"), hash_tree(others, str(hashed))
-    return Loaded(placed, seeds, devices, network, len(clean), names, streamed, digest)
+    digest = hash_tree(others, str(_hash_rows(inputs, rows[:count])))
+    metrics = (*names, "loss")
+    return Loaded(placed, seeds, devices, network, len(clean), metrics, streamed, digest)
 
 
-def hash_rows(inputs: Any, rows: Iterable[int] | None = None) -> int:
-    """A hash of inputs with their row numbers: a sum, whose parts may be of several processes."""
+def _hash_rows(inputs: Any, rows: np.ndarray) -> int:
+    """A hash of inputs with their row numbers: the sum over the rows of all processes."""
     leaves = [np.ascontiguousarray(x) for x in jax.tree.leaves(inputs)]
     form, total = str([(x.dtype, x.shape[1:]) for x in leaves]), 0
-    for place, row in enumerate(range(len(leaves[0])) if rows is None else rows):
+    for place, row in enumerate(rows):
         digest = hashlib.sha256(f"{row} {form}".encode())
         for x in leaves:
             digest.update(x[place].data)
         total += int.from_bytes(digest.digest())
-    return total % 2**256
+    own = np.frombuffer((total % 2**256).to_bytes(32), np.uint8)
+    return sum(map(int.from_bytes, gather(own))) % 2**256
 
 
 def network_for(task: config.Task, splits: Splits) -> Network:
@@ -186,9 +160,10 @@ def network_for(task: config.Task, splits: Splits) -> Network:
     Raises:
       ConfigError: if the model, the augmentation or the loss is not for such data.
     """
-    regression = splits.num_classes is None
+    regression, augment = splits.num_classes is None, AUGMENTATIONS.get(task.augmentation)
     name = task.loss or ("mse" if regression else "cross-entropy")
     config.known(name, LOSSES, "loss (`--loss`)")
+    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
     config.require(
         regression == (name == "mse"),
         f"`--loss` must be mse for regression, another one for classes, got {name!r} for"
@@ -199,14 +174,12 @@ def network_for(task: config.Task, splits: Splits) -> Network:
         "`--label-smoothing` and `--label-noise` are for classes, and"
         f" {task.dataset} has numbers: leave them out.",
     )
-    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
-    options: dict[str, Any] = {"loss": functools.partial(LOSSES[name], **smoothing)}
-    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
-    augment = AUGMENTATIONS[task.augmentation]
     config.require(
         splits.mean or augment is None,
         f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none.",
     )
+    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
+    options: dict[str, Any] = {"loss": functools.partial(LOSSES[name], **smoothing)}
     if splits.mean:
         statistics: dict[str, Any] = {"mean": splits.mean, "std": splits.std}
         options["prepare"] = functools.partial(augmentation.normalise, **statistics)
@@ -233,8 +206,7 @@ def _model(task: config.Task, splits: Splits, options: dict[str, Any]) -> Model:
         (MODELS[model].kind == "text") == text and (len(shape) == 3 or model == "mlp" or text),
         f"`--model {model}` is for {MODELS[model].kind}, and {task.dataset} has {have}.",
     )
-    if model == "mlp":
-        options |= {"width": task.width, "depth": task.depth}
+    options |= {"width": task.width, "depth": task.depth} if model == "mlp" else {}
     if text:
         length = inputs["token_ids"].shape[1]
         options |= {"vocabulary": splits.vocab_size, "max_length": length}
