@@ -139,7 +139,9 @@ def test_the_price_counts_a_loss_value_as_a_third_of_a_gradient():
         ("sam(rho=().__class__)", "is not a number"),
         ("__import__('os').system('true')", "is not a setting"),
         ("sam(rho=0.1, lr=-1)", "`lr` must be a finite number >= 0, got -1"),
-        ("tsam(t=1, rho=1, s=1, key=3)", "`key` is not a known argument"),
+        ("tsam(t=1, rho=1, s=1, key=3)", "in `tsam.*: give `key` as `--seed` or `--seeds`"),
+        ("sam(rho=1, key=1)", r"in `sam\(rho=1, key=1\)`: give `key` as `--seed` or `--seeds`"),
+        ("tsam(t=1, rho=1, s=2, sample_axis='a')", "in `tsam.*: give `sample_axis` as `--mesh`"),
         ("tsam(t=1, rho=1, s=1, noise=sphere())", "exactly one of `radius` and `rms`"),
         ("tsam(t=1, rho=1, s=1.5)", "must be an integer"),
     ],
@@ -233,12 +235,31 @@ def test_limits_are_those_of_the_documentation(text, message):
         (["t=1", "t = 2"], "more than once"),
         (["rms=1", "radius=2"], "more than once"),
         (["x" * 500 + "=1"], r"none of the methods takes `x+\.\.\.`"),
+        (["t=[1"], r"`\[1` is not a number"),
+        (["t=word"], "`word` is not a known value"),
+        (["t=1,,2"], "`` is not a number"),
+        (["t"], "`t` is not a name with numbers"),
+        (["t=" + "1" * 3000], "there are 3000 characters"),
+        (["foo=1"], "none of the methods takes `foo`"),
+        (["sample_axis=1"], "none of the methods takes `sample_axis`"),
+        (["t=-1"], r"in `tsam\(.*must be a number >= 0 .*, got -1"),
+        (["radius=-1"], r"in `tsam\(.*must be a finite number >= 0, got -1"),
+        (["momentum=3"], "`momentum` must be a finite number >= 0 and < 1, got 3"),
+        (["s=20000"], "`s` must be at most 10000, got 20000"),
+        (["mask=1"], "`mask` must be True or False, got 1"),
+        ([f"lr={','.join(map(str, range(600)))}"], "a grid of 1200 settings, of at most 1000"),
     ],
 )
 def test_odd_grids_are_refused_in_one_short_line(grid, message):
     with pytest.raises(ConfigError, match=message) as error:
         parse_all(("tsam(t=1, rho=1, s=2, noise=ball(rms=1))", "erm"), {}, grid=grid)
     assert len(str(error.value)) <= 400
+    assert "`--grid`" in str(error.value)
+
+
+def test_a_mistake_in_a_setting_is_not_blamed_on_a_grid_that_it_does_not_take():
+    with pytest.raises(ConfigError, match=r"^in `sam"):
+        parse_all(("sam(rho=-1)", "tsam(t=1, rho=1, s=2)"), {}, grid=["t=1,2"])
 
 
 def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():

@@ -13,6 +13,7 @@ most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules
 
 import ast
 import collections
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -50,7 +51,7 @@ _BOUNDS = {
 _SWITCHES = ("adapt", "mask", "split_batch")
 _CHARACTERS, _DEPTH, _SETTINGS, _NUMBER, _INTEGER = 2000, 10, 1000, 1e12, 10_000
 _STEPS = (0, *(10**k for k in range(7)))
-_ELSEWHERE = {"key", "sample_axis"}  # arguments that `--seeds` and `--mesh` set
+_ELSEWHERE = {"key": "`--seed` or `--seeds`", "sample_axis": "`--mesh`"}
 _SIZES = ("radius", "rms")
 _NO_VALUES = (bytes, complex, types.EllipsisType)
 _FORMS = {
@@ -179,18 +180,22 @@ def parse(
             raise _contradiction(key, f"the grid in `{shown(text)}`")
         elif key in nodes or (key in FLAGS and key in _parameters(name)):
             nodes[key] = _expression(repr(value))
-    for key, numbers in (grid or {}).items():
-        if key in _SIZES and "noise" in nodes:
+    sized = _SIZES if "noise" in nodes else ()
+    names = {*_parameters(name), *OVERRIDES, *sized}
+    own = {key: numbers for key, numbers in (grid or {}).items() if key in names}
+    for key, numbers in own.items():
+        if key in sized:
             laws = _elements(nodes["noise"])
             nodes["noise"] = ast.List([_resized(law, key, x) for law in laws for x in numbers])
-        elif key in OVERRIDES or key in _parameters(name):
+        else:
             nodes[key] = ast.List(numbers)
     grids = [_elements(node) for node in nodes.values()]
     if not all(grids):
         raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
-    _check_count(math.prod(map(len, grids)), text)
-    rows = (dict(zip(nodes, values, strict=True)) for values in itertools.product(*grids))
-    return [_setting(name, row, text) for row in rows]
+    with config.refused("--grid", config.ConfigError) if own else contextlib.nullcontext():
+        _check_count(math.prod(map(len, grids)), text)
+        rows = (dict(zip(nodes, values, strict=True)) for values in itertools.product(*grids))
+        return [_setting(name, row, text) for row in rows]
 
 
 def parse_all(
@@ -235,7 +240,8 @@ def parse_all(
         config.require(sized or any(key in x.nodes for x in settings), why)
     if grid:  # settings may differ in nothing else
         settings = list({setting.text: setting for setting in settings}.values())
-    _check_count(len(settings), ", ".join(texts))
+    with config.refused("--grid", config.ConfigError) if grid else contextlib.nullcontext():
+        _check_count(len(settings), ", ".join(texts))
     times = collections.Counter(setting.text for setting in settings)
     repeated = ", ".join(text for text, count in times.items() if count > 1)
     config.require(not repeated, f"`--methods` has {shown(repeated)} more than once.")
@@ -253,14 +259,16 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[ast.expr]]:
     """
     grid: dict[str, list[ast.expr]] = {}
     for text in texts:
-        name, _, values = (part.strip() for part in text.partition("="))
-        numbers, option = [_expression(value) for value in values.split(",")], f"--grid {text}"
-        plain = all(type(_value(number, option)) in {int, float} for number in numbers)
-        why = f"`{shown(option)}` is not a name with numbers, as in `--grid t=1,20`."
-        config.require(plain and name.isidentifier(), why)
-        twice = grid.keys() & ({*_SIZES} if name in _SIZES else {name})
-        config.require(not twice, "`--grid` has the values of a number more than once.")
-        grid[name] = numbers
+        with config.refused("--grid", config.ConfigError):
+            name, _, values = (part.strip() for part in text.partition("="))
+            why = f"`{shown(text)}` is not a name with numbers, as in `--grid t=1,20`."
+            config.require(name.isidentifier() and values, why)
+            numbers = [_expression(value) for value in values.split(",")]
+            plain = all(type(_value(number, text)) in {int, float} for number in numbers)
+            config.require(plain, why)
+            twice = grid.keys() & ({*_SIZES} if name in _SIZES else {name})
+            config.require(not twice, f"the values of `{name}` are given more than once.")
+            grid[name] = numbers
     return grid
 
 
@@ -285,9 +293,10 @@ def wrong(text: str, why: object) -> config.ConfigError:
 def _setting(name: str, nodes: Mapping[str, ast.expr], source: str) -> Setting:
     """Makes a setting, whose errors quote the source, and checks it."""
     parameters, values = _parameters(name), {}
-    names = [*(parameters.keys() - _ELSEWHERE), *OVERRIDES]
     for key, node in nodes.items():
-        _check_known(key, names, f"argument of `{name}`")
+        if key in _ELSEWHERE:
+            raise wrong(source, f"give `{key}` as {_ELSEWHERE[key]}.")
+        _check_known(key, [*parameters, *OVERRIDES], f"argument of `{name}`")
         values[key] = value = _value(node, source, law=key == "noise")
         rule = config.broken_rule(value, _BOUNDS[key]) if key in OVERRIDES else ""
         if key in _SWITCHES and not isinstance(value, bool):
@@ -428,11 +437,12 @@ def _free(
 
 @functools.cache
 def _parameters(method: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a method, those of `tsam` for its other spelling's `**options`."""
+    """What is written of a method: with those of `tsam` for its other spelling's `**options`."""
     own = dict(inspect.signature(METHODS[method]).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in own.values()):
         own = _parameters("tsam") | own
-    return {name: p for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+    own = {name: p for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+    return {name: p for name, p in own.items() if name not in _ELSEWHERE}
 
 
 def _text(name: str, nodes: Mapping[str, ast.expr]) -> str:
