@@ -1,6 +1,5 @@
 """Recipes: every cell of the paper is one, with its numbers; all of them can be started."""
 
-import ast
 import dataclasses
 import json
 import math
@@ -329,7 +328,7 @@ def test_the_recipe_of_the_tilt_has_the_settings_of_its_record(kind):
     record = json.loads((folder / f"{kind}.json").read_text())
     recorded = parse_all(record["study"]["settings"], {})
     spelt = [
-        {(one.name, *sorted((k, ast.unparse(v)) for k, v in one.nodes.items())) for one in many}
+        {(one.name, *sorted(one.written.items())) for one in many}
         for many in (parse_all(texts, recipe.settings), recorded)
     ]
     assert spelt[0] == spelt[1]
