@@ -682,8 +682,8 @@ MUTANTS = [
     ),
     Mutant(
         "train/metrics.py",
-        "return value if self.higher_is_better else -value",
-        "return value",
+        "signed = value if self.higher_is_better else -value",
+        "signed = value",
         "../train/test_metrics.py",
     ),
     Mutant(
@@ -700,8 +700,8 @@ MUTANTS = [
     ),
     Mutant(
         "train/metrics.py",
-        "np.all(values == values[0])",
-        "np.allclose(values, values[0])",
+        "np.ptp(pair, axis=1).all()",
+        "not np.isclose(pair, pair[:, :1]).all(axis=1).any()",
         "../train/test_metrics.py",
     ),
     Mutant(
@@ -731,6 +731,9 @@ MUTANTS = [
         "+ config.VALUE_COST * self.cost.values",
         "",
         "../train/test_settings.py",
+    ),
+    Mutant(
+        "train/settings.py", " if word.arg in self.arguments]", "]", "../train/test_settings.py"
     ),
     Mutant("train/record.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", OWNED),
     Mutant("train/record.py", "if there[: len(due)] != due:", "if False:", DAMAGED),

@@ -1,6 +1,5 @@
 """Recipes: every cell of the paper is one, with its numbers; all of them can be started."""
 
-import ast
 import dataclasses
 import json
 import math
@@ -283,7 +282,7 @@ SAME_NETWORK = {f"{n}-distilbert" for n in ("qqp", "mrpc", "rte", "qnli", "wnli"
 def test_networks_fit_their_data_sets(name, task):
     assert task.model in MODELS
     splits = example_of(task)
-    network = network_for(dataclasses.replace(task, pretrained=None), splits, {})
+    network = network_for(dataclasses.replace(task, pretrained=None), splits)
     params, rest = jax.eval_shape(network.init, jax.random.key(0))
     outputs = jax.eval_shape(network.predict, params, splits.train.inputs, rest)
     assert outputs.shape == (2, splits.num_classes or 1)
@@ -328,7 +327,7 @@ def test_the_recipe_of_the_tilt_has_the_settings_of_its_record(kind):
     record = json.loads((folder / f"{kind}.json").read_text())
     recorded = parse_all(record["study"]["settings"], {})
     spelt = [
-        {(one.name, *sorted((k, ast.unparse(v)) for k, v in one.nodes.items())) for one in many}
+        {(one.name, *sorted(one.written.items())) for one in many}
         for many in (parse_all(texts, recipe.settings), recorded)
     ]
     assert spelt[0] == spelt[1]

@@ -77,6 +77,7 @@ def test_numbers_are_the_arguments_of_a_shared_program():
         {"t": 1.0, "rho": 0.1, "noise.law.rms": 0.02},
     ]
     assert len({x.shape for x in settings}) == 2  # rho = 0 computes something else
+    assert settings[1].shape.endswith("noise=antithetic(sphere(rms=...)))")  # without lr
     for setting in settings:
         changed = {**setting.numbers, "t": 0.05}
         by_hand = parse(setting.text, fixed={"t": 0.05})[0]
@@ -115,6 +116,37 @@ def test_a_grid_is_for_the_methods_that_take_it():
     ]
 
 
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        ("gaussian(clip=2, rms=linear_schedule(0, 1, 10))", "gaussian(clip=2, radius=5)"),
+        ("ball(rms=piecewise_constant_schedule(1, {10: 0.5, 20: 0.1}))", "ball(radius=5)"),
+        ("orthogonal(law=sphere( radius = 3 ))", "orthogonal(law=sphere(radius=5))"),
+        ("[none, ball(rms=1)]", None),
+    ],
+)
+def test_a_grid_of_sizes_replaces_that_of_the_law_and_nothing_else(law, expected):
+    text = f"tsam(t=1, rho=1, s=2, noise={law})"
+    start = "tsam(t=1, rho=1, s=2, noise="
+    found = [x.text for x in parse_all((text,), {}, grid=["radius=5"])]
+    assert found == [
+        f"{start}{x})" for x in ([expected] if expected else ["none", "ball(radius=5)"])
+    ]
+
+
+def test_flags_and_grids_are_added_in_this_order():
+    found = parse_all(("from_paper(t=1, s=2)",), {}, (), {"rho": 3.0}, ["lr=0.1,0.2"])
+    assert [x.text for x in found] == [
+        "from_paper(t=1, s=2, rho=3.0, lr=0.1)",
+        "from_paper(t=1, s=2, rho=3.0, lr=0.2)",
+    ]
+
+
+def test_a_law_that_is_too_deep_to_resize_is_refused():
+    with pytest.raises(ConfigError, match="in `tsam"):
+        parse_all((f"tsam(t=1, rho=1, s=2, noise={'-' * 1900}1)",), {}, grid=["radius=1"])
+
+
 def test_the_price_counts_a_loss_value_as_a_third_of_a_gradient():
     [esam2] = parse("esam2(rhos=(0.1, 0.2, 0.3))")
     assert (esam2.cost.gradients, esam2.cost.values) == (2, 3)
@@ -139,7 +171,9 @@ def test_the_price_counts_a_loss_value_as_a_third_of_a_gradient():
         ("sam(rho=().__class__)", "is not a number"),
         ("__import__('os').system('true')", "is not a setting"),
         ("sam(rho=0.1, lr=-1)", "`lr` must be a finite number >= 0, got -1"),
-        ("tsam(t=1, rho=1, s=1, key=3)", "`key` is not a known argument"),
+        ("tsam(t=1, rho=1, s=1, key=3)", "in `tsam.*: give `key` as `--seed` or `--seeds`"),
+        ("sam(rho=1, key=1)", r"in `sam\(rho=1, key=1\)`: give `key` as `--seed` or `--seeds`"),
+        ("tsam(t=1, rho=1, s=2, sample_axis='a')", "in `tsam.*: give `sample_axis` as `--mesh`"),
         ("tsam(t=1, rho=1, s=1, noise=sphere())", "exactly one of `radius` and `rms`"),
         ("tsam(t=1, rho=1, s=1.5)", "must be an integer"),
     ],
@@ -233,12 +267,32 @@ def test_limits_are_those_of_the_documentation(text, message):
         (["t=1", "t = 2"], "more than once"),
         (["rms=1", "radius=2"], "more than once"),
         (["x" * 500 + "=1"], r"none of the methods takes `x+\.\.\.`"),
+        (["t=[1"], r"`\[1` is not a number"),
+        (["t=word"], "`word` is not a known value"),
+        (["t=1,,2"], "`` is not a number"),
+        (["t"], "in `--grid t`: it is not a name with numbers"),
+        (["t="], "in `--grid t=`: it is not a name with numbers"),
+        (["t=" + "1" * 3000], "there are 3000 characters"),
+        (["foo=1"], "none of the methods takes `foo`"),
+        (["sample_axis=1"], "none of the methods takes `sample_axis`"),
+        (["t=-1"], r"in `tsam\(.*must be a number >= 0 .*, got -1"),
+        (["radius=-1"], r"in `tsam\(.*must be a finite number >= 0, got -1"),
+        (["momentum=3"], "`momentum` must be a finite number >= 0 and < 1, got 3"),
+        (["s=20000"], "`s` must be at most 10000, got 20000"),
+        (["mask=1"], "`mask` must be True or False, got 1"),
+        ([f"lr={','.join(map(str, range(600)))}"], "a grid of 1200 settings, of at most 1000"),
     ],
 )
 def test_odd_grids_are_refused_in_one_short_line(grid, message):
     with pytest.raises(ConfigError, match=message) as error:
         parse_all(("tsam(t=1, rho=1, s=2, noise=ball(rms=1))", "erm"), {}, grid=grid)
     assert len(str(error.value)) <= 400
+    assert "`--grid" in str(error.value)
+
+
+def test_a_mistake_in_a_setting_is_not_blamed_on_a_grid_that_it_does_not_take():
+    with pytest.raises(ConfigError, match=r"^in `sam"):
+        parse_all(("sam(rho=-1)", "tsam(t=1, rho=1, s=2)"), {}, grid=["t=1,2"])
 
 
 def test_every_method_can_be_written_by_name_alone_or_has_its_arguments_named():

@@ -178,4 +178,4 @@ def test_distributed_is_auto_or_an_address_with_two_numbers(text):
 @pytest.mark.parametrize("text", ["tsam(t=1, rho=0.1, s=2, {})", "sam(rho=0.1, {})"])
 def test_the_axis_is_not_a_setting(text, capsys):
     assert cli.main(["train", "--method", text.format("sample_axis='x'")]) == 2
-    assert "`sample_axis` is not a known argument" in capsys.readouterr().err
+    assert "give `sample_axis` as `--mesh`" in capsys.readouterr().err

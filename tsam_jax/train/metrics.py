@@ -67,12 +67,12 @@ LOSSES: Mapping[str, Callable[..., jax.Array]] = {
 class Metric(NamedTuple):
     """A number that is measured on a part of a data set.
 
-    `function` maps (outputs, labels), NumPy arrays of all examples, to a number. `labels` are those
-    it is for; `percent` is how it is shown.
+    `function` maps (outputs, labels), NumPy arrays of all examples, to a number; NaN if the values
+    come from elsewhere. `labels` are those it is for; `percent` is how it is shown.
     """
 
     name: str
-    function: Callable[[Any, Any], Any]
+    function: Callable[[Any, Any], Any] = lambda outputs, labels: float("nan")  # noqa: ARG005
     labels: Literal["classes", "numbers", "any"] = "classes"
     percent: bool = False
     higher_is_better: bool = True
@@ -85,9 +85,8 @@ class Metric(NamedTuple):
 
     def better(self, value: float) -> float:
         """Returns a number that is larger for better values; -inf for an unknown one."""
-        if np.isnan(value):
-            return -np.inf
-        return value if self.higher_is_better else -value
+        signed = value if self.higher_is_better else -value
+        return -np.inf if np.isnan(value) else signed
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -102,12 +101,10 @@ def matthews(outputs: np.ndarray, labels: np.ndarray) -> float:
       >>> round(matthews(np.array([[1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 0])), 4)
       0.5774
     """
-    predicted = outputs.argmax(axis=-1)
-    if _constant(predicted) or _constant(labels):
-        return 0.0
     from sklearn import metrics  # slow to import, and few runs need it
 
-    return float(metrics.matthews_corrcoef(labels, predicted))
+    with warnings.catch_warnings(action="ignore"):  # of a single class
+        return float(metrics.matthews_corrcoef(labels, outputs.argmax(axis=-1)))
 
 
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -119,10 +116,9 @@ def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
     """
     from sklearn import metrics  # slow to import, and few runs need it
 
-    classes, options = outputs.shape[-1], dict[str, Any](average="binary")
-    if classes > 2:
-        options = {"average": "macro", "labels": range(classes)}
-    return float(metrics.f1_score(labels, outputs.argmax(axis=-1), zero_division=0, **options))
+    classes, predicted = range(outputs.shape[-1]), outputs.argmax(axis=-1)
+    scores = metrics.f1_score(labels, predicted, labels=classes, average=None, zero_division=0)
+    return float(scores[1] if len(scores) == 2 else np.mean(scores))
 
 
 def pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -143,39 +139,24 @@ def spearman(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _correlation(function: str, outputs: np.ndarray, labels: np.ndarray) -> float:
-    predicted = np.asarray(outputs[:, 0], np.float64)
-    if not np.isfinite(predicted).all():
-        return float("nan")
-    if _constant(predicted) or _constant(labels):
-        return 0.0
     from scipy import stats
 
-    with warnings.catch_warnings():  # nearly constant predictions: rounding, and no news
-        warnings.simplefilter("ignore")
-        found = getattr(stats, function)(predicted, np.asarray(labels, np.float64))
-    return float(found.statistic) if np.isfinite(found.statistic) else 0.0
+    pair = np.stack([outputs[:, 0], labels]).astype(np.float64)
+    if not (np.isfinite(pair).all() and np.ptp(pair, axis=1).all()):
+        return 0.0 if np.isfinite(pair).all() else float("nan")
+    with warnings.catch_warnings(action="ignore"):  # nearly constant predictions: no news
+        return float(np.nan_to_num(getattr(stats, function)(*pair).statistic))
 
 
-def _constant(values: np.ndarray) -> bool:
-    return bool(np.all(values == values[0]))
-
-
-def _unknown(outputs: Any, labels: Any) -> float:  # noqa: ARG001
-    """The function of a metric whose values come from elsewhere."""
-    return float("nan")
-
-
-METRICS: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("loss", _unknown, labels="any", higher_is_better=False),
-        Metric("accuracy", accuracy, percent=True),
-        Metric("matthews", matthews),
-        Metric("f1", f1),
-        Metric("pearson", pearson, labels="numbers"),
-        Metric("spearman", spearman, labels="numbers"),
-    )
-}
+_ROWS = (
+    Metric("loss", labels="any", higher_is_better=False),
+    Metric("accuracy", accuracy, percent=True),
+    Metric("matthews", matthews),
+    Metric("f1", f1),
+    Metric("pearson", pearson, labels="numbers"),
+    Metric("spearman", spearman, labels="numbers"),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ROWS}
 """Name -> metric. The network computes "loss", whose function is that of the task."""
 
 _GLUE: Mapping[str, tuple[str, ...]] = {
@@ -193,7 +174,7 @@ Source: Wang et al., "GLUE", ICLR 2019, Table 1; CoLA's accuracy is in the table
 def metric(name: str) -> Metric:
     """Returns the metric of a logged name such as "validation_accuracy"; else a user's own one."""
     name = name.partition("_")[2] if name.startswith(("train_", "validation_", "test_")) else name
-    return METRICS.get(name, Metric(name, _unknown))
+    return METRICS.get(name, Metric(name))
 
 
 def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:

@@ -8,16 +8,17 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tsam_jax.train.config import ConfigError, Optimizer, flag, known
-from tsam_jax.train.settings import parse_call, wrong
+from tsam_jax.train.config import Optimizer, known, require
+from tsam_jax.train.settings import parse_call, quoted
 
-_STEP_FACTOR, _STEP_AT = 0.2, (0.3, 0.6, 0.8)
+_Numbers: TypeAlias = Mapping[str, Any] | None
+_Rate: TypeAlias = float | Callable[[Any], Any]
 _LEFT_OUT = {
     "lbfgs": "searches along a line: it evaluates the loss itself",
     "optimistic_adam": "deprecated for optimistic_adam_v2",
@@ -28,27 +29,19 @@ NUMBERS = ("lr", "weight_decay", "momentum")
 """Numbers of an `Optimizer` that a compiled program takes as arguments."""
 
 
-def _of_optax() -> dict[str, Callable[..., Any]]:
-    """The aliases of optax that need nothing but a gradient and the parameters."""
-    return {
-        name: function
-        for name, function in vars(optax).items()
-        if inspect.isfunction(function)
-        and not name.startswith(("_", "scale_by_"))
-        and name not in _LEFT_OUT
-        and "learning_rate" in inspect.signature(function).parameters
-    }
-
-
-OPTIMIZERS: Mapping[str, Callable[..., Any]] = _of_optax()
-"""Name -> function of optax."""
+OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
+    name: function
+    for name, function in vars(optax).items()
+    if inspect.isfunction(function) and name not in _LEFT_OUT
+    if not name.startswith(("_", "scale_by_"))
+    if "learning_rate" in inspect.signature(function).parameters
+}
+"""Name -> alias of optax that needs nothing but a gradient and the parameters."""
 
 
 def _step(lr: Any, steps: int) -> optax.Schedule:
-    drops: dict[int, float] = {}
-    for at in (round(fraction * steps) for fraction in _STEP_AT):
-        drops[at] = drops.get(at, 1.0) * _STEP_FACTOR  # a short training has several at once
-    return optax.piecewise_constant_schedule(lr, drops)
+    drops = jnp.array([round(fraction * steps) for fraction in (0.3, 0.6, 0.8)])
+    return lambda step: lr * 0.2 ** jnp.sum(step >= drops)
 
 
 SCHEDULES: Mapping[str, Callable[[Any, int], Any]] = {
@@ -69,50 +62,34 @@ def parse_base(text: str) -> tuple[str, dict[str, Any]]:
         wrong, has an option of its own, or fails in a step of the optimizer.
     """
     name, arguments = parse_call(text, OPTIMIZERS, "optimizer")
-    parameters, own = inspect.signature(OPTIMIZERS[name]).parameters, f"--base {text}"
-    for argument, value in arguments.items():
-        if argument in {"learning_rate", *NUMBERS}:
-            option = flag("lr" if argument == "learning_rate" else argument)
-            raise wrong(own, f"give `{argument}` as `{option}`.")
-        if argument in parameters and (rule := _rule(parameters[argument], value)):
-            raise wrong(own, f"`{argument}` must be {rule}, got {value!r}.")
-
-    def step(params: Any) -> Any:
+    parameters = inspect.signature(OPTIMIZERS[name]).parameters
+    with quoted(f"--base {text}", Exception):  # of optax, which checks little
+        for key in (key for key in arguments if key in parameters):
+            rule = _rule(parameters[key], arguments[key])
+            require(not rule, f"`{key}` must be {rule}, got {arguments[key]!r}.", ValueError)
         base = OPTIMIZERS[name](learning_rate=0.1, **arguments)
-        return base.update(params, base.init(params), params)
-
-    try:
-        if arguments:
-            jax.eval_shape(step, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
-    except Exception as error:  # of optax, which checks little
-        raise wrong(own, error) from error
+        params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+        jax.eval_shape(lambda x: base.update(x, base.init(x), x), params)
     return name, arguments
 
 
 def _rule(parameter: inspect.Parameter, value: Any) -> str:
     """The rule that an argument of an optimizer breaks, or ""."""
     name, default = parameter.name, parameter.default
-    right = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
-    rule = "a finite number >= 0"
-    if value is None and (default is None or "None" in str(parameter.annotation)):
-        right = True
-    elif "dtype" in name:
-        right, rule = isinstance(value, str), "the name of a type"
-    elif "mask" in name or isinstance(default, bool):
-        right, rule = isinstance(value, bool), "True or False"
-    elif name in _BELOW_ONE and default != 1:
-        right, rule = right and value < 1, "a number >= 0 and < 1"
-    elif isinstance(default, int):
-        right, rule = right and isinstance(value, int), "an integer >= 0"
-    return "" if right else rule
+    number = type(value) in {int, float} and 0 <= value < math.inf
+    rules = (  # whether it applies, is kept, and is called: the first that applies
+        (value is None and (default is None or "None" in str(parameter.annotation)), True, ""),
+        ("dtype" in name, isinstance(value, str), "the name of a type"),
+        ("mask" in name or isinstance(default, bool), isinstance(value, bool), "True or False"),
+        (name in _BELOW_ONE and default != 1, number and value < 1, "a number >= 0 and < 1"),
+        (isinstance(default, int), number and isinstance(value, int), "an integer >= 0"),
+        (True, number, "a finite number >= 0"),
+    )
+    return next("" if kept else rule for applies, kept, rule in rules if applies)
 
 
 def make_base(
-    optimizer: Optimizer,
-    *,
-    steps: int,
-    steps_per_epoch: int,
-    numbers: Mapping[str, Any] | None = None,
+    optimizer: Optimizer, *, steps: int, steps_per_epoch: int, numbers: _Numbers = None
 ) -> optax.GradientTransformation:
     """Makes the base optimizer.
 
@@ -136,9 +113,8 @@ def make_base(
     parameters = inspect.signature(OPTIMIZERS[name]).parameters
     own = {key: getattr(optimizer, key) for key in NUMBERS} | dict(numbers or {})
     rate = schedule(optimizer, own["lr"], steps=steps, steps_per_epoch=steps_per_epoch)
-    if callable(rate) and "Callable" not in str(parameters["learning_rate"].annotation):
-        msg = f"`--base {name}` takes no schedule: give `--schedule constant --warmup 0`."
-        raise ConfigError(msg)
+    why = f"`--base {name}` takes no schedule: give `--schedule constant --warmup 0`."
+    require("Callable" in str(parameters["learning_rate"].annotation) or not callable(rate), why)
     arguments = arguments | {key: own[key] for key in NUMBERS if key in parameters}
     parts = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
     if "weight_decay" not in parameters:
@@ -146,9 +122,7 @@ def make_base(
     return optax.chain(*parts, OPTIMIZERS[name](learning_rate=rate, **arguments))
 
 
-def schedule(
-    optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int
-) -> float | Callable[[Any], Any]:
+def schedule(optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int) -> _Rate:
     """The learning rate, or its schedule: a linear warm-up, and then one of `SCHEDULES`.
 
     "linear" and "cosine" (half a period) fall to 0; "step": times 0.2 after 30, 60 and 80 % of the
@@ -165,15 +139,13 @@ def schedule(
       [1.0, 0.5, 0.0]
     """
     warmup = round(optimizer.warmup * steps_per_epoch)
-    if warmup and steps <= warmup:
-        epochs = f"{steps / steps_per_epoch:g} epochs, got {optimizer.warmup:g}"
-        msg = f"`--warmup` must be shorter than the training of {epochs}."
-        raise ConfigError(msg)
+    epochs = f"{steps / steps_per_epoch:g} epochs, got {optimizer.warmup:g}"
+    why = f"`--warmup` must be shorter than the training of {epochs}."
+    require(not warmup or steps > warmup, why)
     known(optimizer.schedule, SCHEDULES, "schedule (`--schedule`)")
     main = SCHEDULES[optimizer.schedule](lr, steps - warmup)
     if not warmup:
         return main  # type: ignore[no-any-return]
     rising = optax.linear_schedule(lr / (warmup + 1), lr, warmup)  # its first step is not idle
     falling = main if callable(main) else optax.constant_schedule(main)
-    joined: Callable[[Any], Any] = optax.join_schedules([rising, falling], [warmup])
-    return joined
+    return optax.join_schedules([rising, falling], [warmup])  # type: ignore[no-any-return]

@@ -12,17 +12,17 @@ most 1e12 in size, integers of a method 10,000, and infinity is `inf`. Schedules
 """
 
 import ast
-import collections
-import copy
-import dataclasses
+import contextlib
 import functools
 import inspect
 import itertools
 import math
-import types
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,53 +32,46 @@ from tsam_jax import noise, tilting
 from tsam_jax.estimator import Cost, GradientEstimator, known_cost
 from tsam_jax.methods import METHODS
 from tsam_jax.train import config
-from tsam_jax.train.config import OVERRIDES, shown
+from tsam_jax.train.config import OVERRIDES, ConfigError, flag, shown
 
-_SCHEDULES: tuple[str, ...] = ("constant_schedule", "cosine_decay_schedule", "exponential_decay")
-_SCHEDULES += ("linear_schedule", "piecewise_constant_schedule", "polynomial_schedule")
-_SCHEDULES += ("warmup_cosine_decay_schedule",)
+_SCHEDULES = (
+    *("constant_schedule", "cosine_decay_schedule", "exponential_decay", "linear_schedule"),
+    *("piecewise_constant_schedule", "polynomial_schedule", "warmup_cosine_decay_schedule"),
+)
 _LAWS = ("antithetic", "ball", "filter_scaled", "gaussian", "leaf_scaled", "orthogonal", "sphere")
-_TRACEABLE: dict[str, Any] = {name: getattr(noise, name) for name in _LAWS}
-_TRACEABLE |= {"AutoTilt": tilting.AutoTilt}
-_FUNCTIONS = {**{name: getattr(optax, name) for name in _SCHEDULES}, **_TRACEABLE}
+_FUNCTIONS: dict[str, Any] = {name: getattr(optax, name) for name in _SCHEDULES}
+_FUNCTIONS |= {name: getattr(noise, name) for name in _LAWS} | {"AutoTilt": tilting.AutoTilt}
 _NAMES = {"inf": math.inf, "none": noise.none}
-_BOUNDS = {
-    x.name: x.metadata
-    for kind in (config.Optimizer, config.Budget)
-    for x in dataclasses.fields(kind)
-}
-_SWITCHES = ("adapt", "mask", "split_batch")
 _CHARACTERS, _DEPTH, _SETTINGS, _NUMBER, _INTEGER = 2000, 10, 1000, 1e12, 10_000
-_STEPS = (0, *(10**k for k in range(7)))
-_ELSEWHERE = {"key", "sample_axis"}  # arguments that `--seeds` and `--mesh` set
-_SIZES = ("radius", "rms")
-_NO_VALUES = (bytes, complex, types.EllipsisType)
+_SIZES, _SIZE = ("radius", "rms"), re.compile(r"\b(radius|rms)=(?:[^,()]|\([^()]*\))+")
+_BOUNDS = {x.name: x.metadata for x in (*fields(config.Optimizer), *fields(config.Budget))}
+_ELSEWHERE = {"key": "--seed` or `--seeds", "sample_axis": "--mesh", "learning_rate": "--lr"}
 _FORMS = {
     "method": ("a setting: write a method", "sam(rho=0.05)"),
     "optimizer": ("an optimizer: write an optimizer", "adamw(b2=0.99)"),
 }
+_require = functools.partial(config.require, error=ValueError)  # in a text, see `quoted`
+
+_Map: TypeAlias = Mapping[str, Any]
+_Texts: TypeAlias = Sequence[str]
+_Axis: TypeAlias = str | None
+_NONE: _Map = {}
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Setting:
     """A method of `METHODS` with its arguments and `OVERRIDES`, parsed once.
 
-    `text` is its canonical spelling, `nodes` has the parsed values of both, `arguments` and
-    `overrides` the evaluated ones.
+    `text` is its canonical spelling, `cost` that of one step.
     """
 
     text: str
     name: str
-    nodes: Mapping[str, ast.expr] = dataclasses.field(repr=False, compare=False)
-    arguments: Mapping[str, Any] = dataclasses.field(repr=False, compare=False)
+    arguments: Mapping[str, Any] = field(repr=False, compare=False)
     overrides: Mapping[str, float]
-
-    @functools.cached_property
-    def cost(self) -> Cost:
-        """Cost of one step; building the estimator checks all arguments."""
-        return known_cost(self.build().cost)
+    cost: Cost
 
     @property
     def price(self) -> float:
@@ -98,71 +91,56 @@ class Setting:
           >>> setting.numbers
           {'t': 20.0, 'noise.rms': 0.02}
         """
-        found: dict[str, float] = {}
-        self._changed(lambda name, value: found.setdefault(name, float(value)))
-        return found
+        return {name: float(number.value) for name, number in _free(self._call())}
 
     @functools.cached_property
     def shape(self) -> str:
-        """The setting with `numbers` left open: equal for settings that share a program.
+        """The method with `numbers` left open: equal for settings that share a program.
 
         Example:
-          >>> [setting.shape for setting in parse("sam(rho=[0, 0.1, 0.2])")]
+          >>> [setting.shape for setting in parse("sam(rho=[0, 0.1, 0.2], lr=0.3)")]
           ['sam(rho=0)', 'sam(rho=...)', 'sam(rho=...)']
         """
-        return _text(self.name, self._changed(lambda *_: ...))
+        return ast.unparse(self._call(dict.fromkeys(self.numbers, ...)))
 
     @property
     def written(self) -> dict[str, str]:
         """The arguments and overrides as they are written, name -> text."""
-        return {name: ast.unparse(node) for name, node in self.nodes.items()}
+        return {key: ast.unparse(node) for key, node in _words(_parsed(self.text)).items()}
 
-    def build(
-        self, numbers: Mapping[str, Any] | None = None, *, sample_axis: str | None = None
-    ) -> GradientEstimator:
+    def build(self, numbers: _Map = _NONE, *, sample_axis: _Axis = None) -> GradientEstimator:
         """Makes the estimator, with `numbers`, which may be traced, in place of its own.
 
         `sample_axis` is the mesh axis over which the samples are spread. Raises ConfigError if the
         method rejects its arguments.
         """
-        arguments = dict(self.arguments)
-        if numbers:
-            nodes = self._changed(lambda name, value: numbers.get(name, value))
-            arguments = {key: _value(x, self.text, law=key == "noise") for key, x in nodes.items()}
-        if sample_axis is not None:
-            arguments["sample_axis"] = sample_axis
-        try:
-            return METHODS[self.name](**arguments)
-        except (TypeError, ValueError) as error:
-            raise wrong(self.text, error) from error
+        axis = {} if sample_axis is None else {"sample_axis": sample_axis}
+        with quoted(self.text, TypeError, ValueError):
+            arguments = _values(_words(self._call(numbers)), self.text)
+            return METHODS[self.name](**arguments, **axis)
 
     def takes(self, name: str) -> bool:
         """Whether the method has an argument of this name."""
         return name in _parameters(self.name)
 
-    def _changed(self, change: Callable[[str, Any], Any]) -> dict[str, ast.expr]:
-        """A copy of the arguments with (name, value) -> another value for each of `numbers`."""
-        nodes = {key: copy.deepcopy(self.nodes[key]) for key in self.arguments}
-        for key, node in nodes.items():
-            for name, free in _free(key, node, _parameters(self.name)[key]):
-                free.value = change(name, free.value)
-        return nodes
+    def _call(self, numbers: _Map = _NONE) -> Any:
+        """The parsed text without overrides, with `numbers` in place of its own."""
+        call = _parsed(self.text)
+        call.keywords = [word for word in call.keywords if word.arg in self.arguments]
+        for name, node in _free(call):
+            node.value = numbers.get(name, node.value)
+        return call
 
 
-def parse(
-    text: str,
-    defaults: Mapping[str, str] | None = None,
-    fixed: Mapping[str, float | None] | None = None,
-    grid: Mapping[str, list[ast.expr]] | None = None,
-) -> list[Setting]:
+def parse(text: str, defaults: _Map = _NONE, fixed: _Map = _NONE) -> list[Setting]:
     """Reads a setting, or a grid of settings if it has lists, whose last one runs fastest.
 
     Args:
       text: `name(argument=value, ...)`, or a bare name.
       defaults: bare name -> setting: of a method, or of a name of its own, as the paper's ESAM1.
-      fixed: values of flags, which replace those of the setting: of `FLAGS`, where the method has
-        the argument, and of `OVERRIDES`, where the setting has it; None drops it.
-      grid: of `read_grid`; its values replace those of a setting that takes the name.
+      fixed: values that replace those of the setting: numbers of `FLAGS`, where the method has the
+        argument, and of `OVERRIDES`, where the setting has it, and None to drop it; lists of
+        `read_grid`, where either has the name.
 
     Raises:
       ConfigError: if the text is wrong, its method rejects it, or a flag contradicts a grid.
@@ -171,34 +149,31 @@ def parse(
       >>> [setting.text for setting in parse("sam(rho=[0.05, 0.1], lr=0.03)", fixed={"lr": 0.1})]
       ['sam(rho=0.05, lr=0.1)', 'sam(rho=0.1, lr=0.1)']
     """
-    name, nodes = _read(text, METHODS, "method", defaults or {})
-    for key, value in (fixed or {}).items():
+    name, nodes = _read(text, METHODS, "method", defaults)
+    sizes = _SIZES if "noise" in nodes else ()
+    taken = {*_parameters(name), *OVERRIDES, *sizes}
+    grid = [key for key, value in fixed.items() if isinstance(value, list) and key in taken]
+    for key, value in fixed.items():
         if value is None:
             nodes.pop(key, None)
-        elif isinstance(nodes.get(key), ast.List):
-            raise _contradiction(key, f"the grid in `{shown(text)}`")
-        elif key in nodes or (key in FLAGS and key in _parameters(name)):
-            nodes[key] = _expression(repr(value))
-    for key, numbers in (grid or {}).items():
-        if key in _SIZES and "noise" in nodes:
-            laws = _elements(nodes["noise"])
-            nodes["noise"] = ast.List([_resized(law, key, x) for law in laws for x in numbers])
-        elif key in OVERRIDES or key in _parameters(name):
-            nodes[key] = ast.List(numbers)
+        elif key in grid and key in sizes:
+            with quoted(text, RecursionError):
+                laws = [ast.unparse(law) for law in _elements(nodes["noise"])]
+            sized = [_SIZE.sub(f"{key}={number!r}", law) for law in laws for number in value]
+            nodes["noise"] = _parsed(f"[{', '.join(sized)}]")
+        elif key in {*grid, *nodes} or (key in FLAGS and key in taken):
+            why = f"`{flag(key)}` contradicts the grid in `{shown(text)}`: give one of the two."
+            config.require(key in grid or not isinstance(nodes.get(key), ast.List), why)
+            nodes[key] = _parsed(repr(value))
     grids = [_elements(node) for node in nodes.values()]
-    if not all(grids):
-        raise wrong(text, "an empty list: a list is a grid and needs at least one value.")
-    _check_count(math.prod(map(len, grids)), text)
-    rows = (dict(zip(nodes, values, strict=True)) for values in itertools.product(*grids))
-    return [_setting(name, row, text) for row in rows]
+    rows = (dict(zip(nodes, row, strict=True)) for row in itertools.product(*grids))
+    with config.refused("--grid", *[ConfigError] * bool(grid)):  # only of what it has changed
+        _check_count(text, math.prod(map(len, grids)))
+        return [_setting(name, row, text) for row in rows]
 
 
 def parse_all(
-    texts: Sequence[str],
-    defaults: Mapping[str, str],
-    everything: Sequence[str] = (),
-    fixed: Mapping[str, float | None] | None = None,
-    grid: Sequence[str] = (),
+    texts: _Texts, defaults: _Map, everything: _Texts = (), fixed: _Map = _NONE, grid: _Texts = ()
 ) -> list[Setting]:
     """Reads the settings of a study, in order.
 
@@ -219,30 +194,29 @@ def parse_all(
       ['tilted_sampling(t=1, s=2, noise=ball(radius=5))',
        'tilted_sampling(t=1, s=2, noise=ball(radius=9))']
     """
-    fixed, numbers = fixed or {}, read_grid(grid)
-    if both := [key for key in numbers if key in fixed]:
-        raise _contradiction(both[0], f"`--grid` with `{both[0]}`")
-    texts = list(itertools.chain(*(everything if text == "all" else [text] for text in texts)))
-    settings = [one for text in texts for one in parse(text, defaults, fixed, numbers)]
+    numbers = read_grid(grid)
+    texts = [one for text in texts for one in (everything if text == "all" else [text])]
+    settings = [one for text in texts for one in parse(text, defaults, {**fixed, **numbers})]
     config.require(settings, "`--methods` needs at least one method: erm, sam, ...")
     names = ", ".join(dict.fromkeys(setting.name for setting in settings))
-    for key in (key for key in FLAGS if key in fixed):
+    taken = {key for one in settings for key in [*one.written, *_SIZE.findall(one.text)]}
+    for key in FLAGS:
         why = f"`--{key}` does not apply: `{key}` is no argument of {names}."
-        config.require(any(setting.takes(key) for setting in settings), why)
+        config.require(key in taken or key not in fixed, why)
     for key in numbers:
-        why = f"`--grid`: none of the methods takes `{shown(key, 50)}`."
-        sized = key in _SIZES and any(f"{key}=" in x.text for x in settings)
-        config.require(sized or any(key in x.nodes for x in settings), why)
-    if grid:  # settings may differ in nothing else
-        settings = list({setting.text: setting for setting in settings}.values())
-    _check_count(len(settings), ", ".join(texts))
-    times = collections.Counter(setting.text for setting in settings)
-    repeated = ", ".join(text for text, count in times.items() if count > 1)
-    config.require(not repeated, f"`--methods` has {shown(repeated)} more than once.")
-    return settings
+        why = f"`{flag(key)}` contradicts `--grid` with `{key}`: give one of the two."
+        config.require(key not in fixed, why)
+        config.require(key in taken, f"`--grid`: none of the methods takes `{shown(key, 50)}`.")
+    times = Counter(setting.text for setting in settings)
+    repeated = shown(", ".join(text for text, count in times.items() if count > 1))
+    why = f"`--methods` has {repeated} more than once."
+    config.require(grid or not repeated, why)  # settings may differ in nothing but the grid
+    with config.refused("--grid", *[ConfigError] * bool(grid)):
+        _check_count(", ".join(texts), len(times))
+    return list({setting.text: setting for setting in settings}.values())
 
 
-def read_grid(texts: Sequence[str]) -> dict[str, list[ast.expr]]:
+def read_grid(texts: Sequence[str]) -> dict[str, list[float]]:
     """Reads `--grid`: name -> numbers.
 
     A text is "name=number,number" with an argument of methods, "radius" or "rms" for the size of
@@ -251,15 +225,15 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[ast.expr]]:
     Raises:
       ConfigError: if a text is not of this form, or a name is there twice.
     """
-    grid: dict[str, list[ast.expr]] = {}
+    grid: dict[str, list[float]] = {}
     for text in texts:
         name, _, values = (part.strip() for part in text.partition("="))
-        numbers, option = [_expression(value) for value in values.split(",")], f"--grid {text}"
-        plain = all(type(_value(number, option)) in {int, float} for number in numbers)
-        why = f"`{shown(option)}` is not a name with numbers, as in `--grid t=1,20`."
-        config.require(plain and name.isidentifier(), why)
-        twice = grid.keys() & ({*_SIZES} if name in _SIZES else {name})
-        config.require(not twice, "`--grid` has the values of a number more than once.")
+        with quoted(f"--grid {text}", Exception):
+            numbers = [_value(_expression(x), x) for x in values.split(",") if values]
+            plain = name.isidentifier() and numbers and {*map(type, numbers)} <= {int, float}
+            _require(plain, "it is not a name with numbers, as in `--grid t=1,20`.")
+            twice = grid.keys() & ({*_SIZES} if name in _SIZES else {name})
+            _require(not twice, "the values of a number are given more than once.")
         grid[name] = numbers
     return grid
 
@@ -271,184 +245,166 @@ def parse_call(text: str, functions: Mapping[str, Any], what: str) -> tuple[str,
       >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer")
       ('adamw', {'b2': 0.99})
     """
-    name, nodes = _read(text, functions, what, {})
-    if any(isinstance(node, ast.List) for node in nodes.values()):
-        raise wrong(text, f"a list is a grid, which an {what} has not.")
-    return name, {key: _value(node, text) for key, node in nodes.items()}
+    name, nodes = _read(text, functions, what)
+    with quoted(text, Exception):  # of optax, which checks little
+        grid = any(isinstance(node, ast.List) for node in nodes.values())
+        _require(not grid, f"a list is a grid, which an {what} has not.")
+        return name, _values(nodes, text)
 
 
-def wrong(text: str, why: object) -> config.ConfigError:
-    """Makes the error of a text, in one line."""
-    return config.ConfigError(f"in `{shown(text)}`: {shown(str(why), 240)}")
+@contextlib.contextmanager
+def quoted(text: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns errors into ConfigError, in one line after the text."""
+    try:
+        yield
+    except errors as error:
+        msg = f"in `{shown(text, 80)}`: {shown(str(error), 300)}"
+        raise ConfigError(msg) from error
 
 
-def _setting(name: str, nodes: Mapping[str, ast.expr], source: str) -> Setting:
+def _setting(name: str, nodes: _Map, source: str) -> Setting:
     """Makes a setting, whose errors quote the source, and checks it."""
-    parameters, values = _parameters(name), {}
-    names = [*(parameters.keys() - _ELSEWHERE), *OVERRIDES]
-    for key, node in nodes.items():
-        _check_known(key, names, f"argument of `{name}`")
-        values[key] = value = _value(node, source, law=key == "noise")
-        rule = config.broken_rule(value, _BOUNDS[key]) if key in OVERRIDES else ""
-        if key in _SWITCHES and not isinstance(value, bool):
-            rule = "True or False"
-        elif isinstance(value, int) and "int" in str(parameters.get(key)) and value > _INTEGER:
-            rule = f"at most {_INTEGER}"
-        if rule:
-            raise wrong(source, f"`{key}` must be {rule}, got {value!r}.")
+    parameters = _parameters(name)
+    with quoted(source, Exception):
+        values = _values(nodes, source)
+        for key, value in values.items():
+            _known(key, [*parameters, *OVERRIDES], f"argument of `{name}`")
+            rule = config.broken_rule(value, _BOUNDS[key]) if key in OVERRIDES else ""
+            if key in {"adapt", "mask", "split_batch"} and not isinstance(value, bool):
+                rule = "True or False"
+            elif isinstance(value, int) and value > _INTEGER and "int" in str(parameters.get(key)):
+                rule = f"at most {_INTEGER}"
+            _require(not rule, f"`{key}` must be {rule}, got {value!r}.")
     overrides = {key: values.pop(key) for key in OVERRIDES if key in values}
-    setting = Setting(_text(name, nodes), name, nodes, values, overrides)
-    _ = setting.cost  # raises the errors of the method
-    return setting
+    call = ast.Call(ast.Name(name), [], [ast.keyword(*word) for word in nodes.items()])
+    text = ast.unparse(call)
+    with quoted(text, TypeError, ValueError):
+        return Setting(text, name, values, overrides, known_cost(METHODS[name](**values).cost))
 
 
 def _elements(node: ast.expr) -> list[ast.expr]:
     return node.elts if isinstance(node, ast.List) else [node]
 
 
-def _resized(law: ast.expr, name: str, number: ast.expr) -> ast.expr:
-    """The noise law with another size; as it is, if it has none."""
-    law = copy.deepcopy(law)
-    for word in ast.walk(law):
-        if isinstance(word, ast.keyword) and word.arg in _SIZES:
-            word.arg, word.value = name, number
-    return law
+def _parsed(text: str) -> Any:
+    return ast.parse(text, mode="eval").body
 
 
-def _read(
-    text: str, names: Mapping[str, Any], what: str, defaults: Mapping[str, str]
-) -> tuple[str, dict[str, ast.expr]]:
-    """The name and the parsed arguments of a call, a bare name being one without arguments."""
+def _read(text: str, names: _Map, what: str, defaults: _Map = _NONE) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of a call, a bare name being one without arguments."""
     start, example = _FORMS[what]
     form = f"{start} with its arguments, for example `{example}`"
-    node = _expression(text, form)
-    if isinstance(node, ast.Name):
-        _check_known(node.id, dict.fromkeys([*names, *defaults]), what)
-        if node.id in defaults:
-            return _read(defaults[node.id], names, what, {})
-        return node.id, {}
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        msg = f"`{shown(text)}` is not {form}."
-        raise config.ConfigError(msg)
-    _check_known(node.func.id, names, what)
-    if node.args:
-        raise wrong(text, f"arguments must be given by name, for example `{example}`.")
-    return node.func.id, _words(node, text)
+    match _expression(text, form):
+        case ast.Name(id=name):
+            _known(name, {*names, *defaults}, what, ConfigError)
+            return _read(defaults[name], names, what) if name in defaults else (name, {})
+        case ast.Call(func=ast.Name(id=name), args=args) as call:
+            _known(name, names, what, ConfigError)
+            options = _ELSEWHERE | ({x: flag(x) for x in OVERRIDES} if names is not METHODS else {})
+            with quoted(text, ValueError):
+                _require(not args, f"arguments must be given by name, for example `{example}`.")
+                nodes = _words(call)
+                given = [f"`{key}` as `{options[key]}`" for key in nodes if key in options]
+                _require(not given, f"give {' and '.join(given)}.")
+            return name, nodes
+    msg = f"`{shown(text)}` is not {form}."
+    raise ConfigError(msg)
 
 
-def _expression(text: str, form: str = "a number") -> ast.expr:
-    if len(text) > _CHARACTERS:
-        raise wrong(text, f"there are {len(text)} characters, of at most {_CHARACTERS}.")
+def _expression(text: str, form: str = "a number") -> Any:
     try:
+        long = f"there are {len(text)} characters, of at most {_CHARACTERS}"
+        _require(len(text) <= _CHARACTERS, long)
         with warnings.catch_warnings(action="error", category=SyntaxWarning):
-            return ast.parse(text.strip(), mode="eval").body
+            return _parsed(text.strip())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = shown(getattr(error, "msg", str(error)), 100)
         msg = f"`{shown(text)}` is not {form} ({reason})."
-        raise config.ConfigError(msg) from error
+        raise ConfigError(msg) from error
 
 
-def _words(call: ast.Call, text: str) -> dict[str, ast.expr]:
+def _words(call: ast.Call) -> dict[str, Any]:
     """The arguments of a call that are given by name."""
     words = {word.arg or "**": word.value for word in call.keywords}
-    if len(words) < len(call.keywords):
-        raise wrong(text, "an argument is given twice.")
-    if "**" in words:
-        raise wrong(text, "`**` is not a number, a name or a noise law.")
+    _require(len(words) == len(call.keywords), "an argument is given twice.")
     return words
 
 
-def _value(node: ast.expr, text: str, *, law: bool = False, depth: int = 1) -> Any:
+def _values(nodes: _Map, text: str) -> dict[str, Any]:
+    return {key: _value(node, text, law=key == "noise") for key, node in nodes.items()}
+
+
+def _value(node: Any, text: str, *, law: bool = False, depth: int = 1) -> Any:
     """Evaluates a number, text, name, tuple or call; a noise law only where one must be."""
     inner = functools.partial(_value, text=text, depth=depth + 1)
-    match node:
-        case _ if depth > _DEPTH:
-            pass
-        case ast.Tuple():
-            return tuple(map(inner, node.elts))
-        case ast.Call(func=ast.Name(id=name)):
-            _check_known(name, _FUNCTIONS, "noise law or schedule")
-            if (name in _LAWS) != law:
-                raise wrong(text, f"`{name}` is {'no' if law else 'a'} noise law.")
-            laws = name in {"antithetic", "orthogonal"}
-            args = [inner(one, law=laws) for one in node.args]
-            words = {key: inner(one, law=laws) for key, one in _words(node, text).items()}
-            try:
-                made = _FUNCTIONS[name](*args, **words)
-                return _checked_schedule(made) if name in _SCHEDULES else made
-            except Exception as error:  # of optax, which checks little
-                raise wrong(text, error) from error
+    match node if depth <= _DEPTH else None:
+        case ast.Tuple(elts=elements):
+            return tuple(map(inner, elements))
         case ast.Name(id=name):
-            _check_known(name, _NAMES, "value")
-            if name == "none" and not law:
-                raise wrong(text, "`none` is a noise law.")
+            _known(name, _NAMES, "value")
+            _require(law or name != "none", "`none` is a noise law.")
             return _NAMES[name]
-        case ast.Constant(value=value) if not isinstance(value, _NO_VALUES):
-            if isinstance(value, int | float) and not abs(value) <= _NUMBER:
-                raise wrong(text, f"a number is beyond {_NUMBER:g}; infinity is `inf`.")
+        case ast.Call(func=ast.Name(id=name), args=args):
+            _known(name, _FUNCTIONS, "noise law or schedule")
+            _require((name in _LAWS) == law, f"`{name}` is {'no' if law else 'a'} noise law.")
+            inner = functools.partial(inner, law=name in {"antithetic", "orthogonal"})
+            words = {key: inner(one) for key, one in _words(node).items()}
+            made = _FUNCTIONS[name](*map(inner, args), **words)
+            return _checked_schedule(made) if name in _SCHEDULES else made
+        case ast.Constant(value=value) if not isinstance(value, bytes | complex | type(...)):
+            bounded = not isinstance(value, int | float) or abs(value) <= _NUMBER
+            _require(bounded, f"a number is beyond {_NUMBER:g}; infinity is `inf`.")
             return value
-        case ast.UnaryOp(operand=ast.Constant() as one) if type(one.value) in {int, float}:
-            if isinstance(node.op, ast.UAdd | ast.USub):
-                return inner(one) * (-1 if isinstance(node.op, ast.USub) else 1)
-        case ast.Dict(keys=keys, values=values) if depth > 1:  # of a piecewise constant schedule
-            if all(isinstance(key, ast.Constant) for key in keys):
-                return dict(zip(map(inner, keys), map(inner, values), strict=True))
+        case ast.UnaryOp(ast.UAdd() | ast.USub(), ast.Constant(value=x)) if type(x) in {int, float}:
+            return inner(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
+        case ast.Dict(keys=keys) if depth > 1 and all(isinstance(x, ast.Constant) for x in keys):
+            return dict(zip(map(inner, keys), map(inner, node.values), strict=True))
     part = shown(ast.get_source_segment(text.strip(), node) or "", 60)
-    raise wrong(text, f"`{part}` is not a number, a name or a noise law.")
+    msg = f"`{part}` is not a number, a name or a noise law."
+    raise ValueError(msg)
 
 
 def _checked_schedule(schedule: Any) -> Any:
     """The schedule, if its values are finite and >= 0."""
-    for step in _STEPS:
-        with jax.ensure_compile_time_eval():  # a program may be tracing the method
-            value = schedule(jnp.int32(step))
-        if jnp.shape(value) or not 0 <= float(value) < math.inf:
-            msg = f"a schedule must be a finite number >= 0, but is {value} at step {step}."
-            raise ValueError(msg)
+    with jax.ensure_compile_time_eval():  # a program may be tracing the method
+        values = [(step, schedule(jnp.int32(step))) for step in (0, *(10**k for k in range(7)))]
+        odd = [f"{x} at step {i}" for i, x in values if jnp.shape(x) or not 0 <= x < math.inf]
+    _require(not odd, f"a schedule must be a finite number >= 0, but is {' '.join(odd[:1])}.")
     return schedule
 
 
-def _free(
-    name: str, node: ast.expr, parameter: inspect.Parameter | None
-) -> Iterator[tuple[str, ast.Constant]]:
-    """The constants of an argument that may be traced, as its annotation tells, by name."""
-    if parameter is None or "Array" not in str(parameter.annotation):
-        return
-    if isinstance(node, ast.Tuple):
-        for place, one in enumerate(node.elts):
-            yield from _free(f"{name}.{place}", one, parameter)
-    elif isinstance(node, ast.Call) and (function := _TRACEABLE.get(ast.unparse(node.func))):
-        own = inspect.signature(function).parameters  # a schedule may use its numbers in Python
-        words = [(str(word.arg), word.value) for word in node.keywords]
-        for key, one in [*zip(own, node.args, strict=False), *words]:
-            yield from _free(f"{name}.{key}", one, own.get(key))
-    elif isinstance(node, ast.Constant) and type(x := node.value) in {int, float}:
-        yield from [(name, node)] if x and math.isfinite(x) else []  # type: ignore[arg-type]
+def _free(node: Any, name: str = "", hint: Any = None) -> Iterator[tuple[str, Any]]:
+    """The numbers of a call that may be traced, as its function's annotations tell, by name.
+
+    None of a schedule, which may use its numbers in Python.
+    """
+    parts: list[Any] = []
+    match node:
+        case ast.Constant(value=x) if x and type(x) in {int, float} and "Array" in str(hint):
+            yield name, node
+        case ast.Tuple(elts=elements):
+            parts = [(place, one, hint) for place, one in enumerate(elements)]
+        case ast.Call(func=ast.Name(id=function), args=args):
+            own: _Map = {} if function in _SCHEDULES else _parameters(function)
+            words = [*zip(own, args, strict=False), *((str(x.arg), x.value) for x in node.keywords)]
+            parts = [(key, one, own.get(key)) for key, one in words]
+    for key, one, hint in parts:
+        yield from _free(one, f"{name}.{key}".lstrip("."), hint)
 
 
 @functools.cache
-def _parameters(method: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a method, those of `tsam` for its other spelling's `**options`."""
-    own = dict(inspect.signature(METHODS[method]).parameters)
-    if any(p.kind is p.VAR_KEYWORD for p in own.values()):
-        own = _parameters("tsam") | own
-    return {name: p for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+def _parameters(function: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, those of `tsam` for its other spelling's `**options`."""
+    own = dict(inspect.signature((METHODS | _FUNCTIONS)[function]).parameters)
+    own = _parameters("tsam") | own if own.pop("options", None) else own
+    return {name: own[name] for name in own if name not in _ELSEWHERE}
 
 
-def _text(name: str, nodes: Mapping[str, ast.expr]) -> str:
-    """The canonical spelling of a call."""
-    words = ", ".join(f"{key}={ast.unparse(node)}" for key, node in nodes.items())
-    return f"{name}({words})"
+def _known(name: str, names: Iterable[str], what: str, error: type[Exception] = ValueError) -> None:
+    config.known(shown(name, 50), names, what, error)
 
 
-def _check_known(name: str, names: Iterable[str], what: str) -> None:
-    config.known(shown(name, 50), names, what)
-
-
-def _check_count(count: int, text: str) -> None:
-    if count > _SETTINGS:
-        raise wrong(text, f"a grid of {count} settings, of at most {_SETTINGS}.")
-
-
-def _contradiction(option: str, other: str) -> config.ConfigError:
-    return config.ConfigError(f"`{config.flag(option)}` contradicts {other}: give one of the two.")
+def _check_count(text: str, count: int) -> None:
+    with quoted(text, ValueError):
+        _require(count, "an empty list: a list is a grid and needs at least one value.")
+        _require(count <= _SETTINGS, f"a grid of {count} settings, of at most {_SETTINGS}.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,12 +46,12 @@ def open_trackers(
         from tensorboardX import SummaryWriter
 
         # From `purge_step` on TensorBoard ignores what earlier files of the directory have.
-        place, purged = str(directory / "tensorboard"), epoch + 1 if epoch else None
-        writer = stack.enter_context(SummaryWriter(place, purge_step=purged))
+        folder = str(directory / "tensorboard")
+        writer = stack.enter_context(SummaryWriter(folder, purge_step=epoch + 1))
 
         def write(numbers: Mapping[str, float], epoch: int) -> None:
-            for name, value in numbers.items():
-                writer.add_scalar(_grouped(name), value, epoch)
+            for name, value in _grouped(numbers).items():
+                writer.add_scalar(name, value, epoch)
             writer.flush()  # a run may be killed at any time
 
         opened.append(write)
@@ -60,15 +61,14 @@ def open_trackers(
         known = directory / "wandb_id.txt"
         if not known.exists():
             known.write_text(uuid.uuid4().hex[:12])
-        options: dict[str, Any] = {"id": known.read_text(), "resume": "allow"}
-        options |= {"project": "tsam-jax", "name": directory.name, "dir": str(directory)}
+        options = {"project": "tsam-jax", "name": directory.name, "dir": str(directory)}
+        options |= {"id": known.read_text(), "resume": "allow"}
         run = wandb.init(config=dict(tracking.config), **options)
         stack.callback(run.finish)
-        opened.append(lambda x, epoch: run.log({_grouped(k): v for k, v in x.items()}, step=epoch))
+        opened.append(lambda numbers, epoch: run.log(_grouped(numbers), step=epoch))
     return opened
 
 
-def _grouped(name: str) -> str:
+def _grouped(numbers: Mapping[str, float]) -> dict[str, float]:
     """Names "train_loss" as "loss/train": all parts in one group of plots."""
-    part, _, metric = name.partition("_")
-    return f"{metric}/{part}" if part in {"train", "validation", "test"} else name
+    return {re.sub("^(train|validation|test)_(.*)", r"\2/\1", k): x for k, x in numbers.items()}
