@@ -75,19 +75,24 @@ def _command(kind: Any, name: str, words: list[str]) -> Any:
     """The command that the words after its name make, or with `--resume` those it started with."""
     import tyro
 
+    from tsam_jax.train.config import require
+
     registry, config = tyro.constructors.ConstructorRegistry(), (tyro.conf.OmitArgPrefixes,)
     registry.primitive_rule(_none)
-    args = _with_option(words, getattr(kind, "first", None))  # any dataclass with `run` will do
-    command = tyro.cli(kind, prog=f"tsam-jax {name}", args=args, config=config, registry=registry)
+    command = tyro.cli(kind, prog=f"tsam-jax {name}", args=words, config=config, registry=registry)
     if not hasattr(command, "words"):
         return command
     if command.resume is not None:
         return _resumed(command, name, words)
-    return dataclasses.replace(command, words=(name, *words))
+    first, task = command.recipe, command.task
+    if ":" in (first or ""):  # a data set
+        require("dataset" not in task, "`--dataset` is given more than once: first, and by name.")
+        first, task = None, {"dataset": first, **task}
+    return dataclasses.replace(command, words=(name, *words), recipe=first, task=task)
 
 
 def _resumed(command: Any, name: str, words: list[str]) -> Any:
-    """The command that the directory of `--resume` was started with."""
+    """The command that the directory of `--resume` was started with, without its shard."""
     from tsam_jax.train.config import require
     from tsam_jax.train.record import read_json
 
@@ -103,7 +108,8 @@ def _resumed(command: Any, name: str, words: list[str]) -> Any:
         f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`.",
     )
     again = _command(type(command), name, [str(word) for word in saved[1:]])
-    return dataclasses.replace(again, out=command.resume)
+    whole = {"shard": None} if name != "train" else {}
+    return dataclasses.replace(again, out=command.resume, **whole)
 
 
 def _none(info: Any) -> Any:
@@ -113,20 +119,6 @@ def _none(info: Any) -> Any:
     is_none = lambda x: x is None  # noqa: E731
     own = Spec(1, "none", lambda _: None, is_none, lambda _: ["none"], choices=("none",))
     return own if info.type is type(None) else None
-
-
-def _with_option(words: list[str], first: str | None) -> list[str]:
-    """The words of a command, with the option `first` before a first word without one."""
-    from tsam_jax.train.config import require
-
-    if first is None or not words or words[0].startswith("-"):
-        return words
-    option = "--dataset" if first == "--recipe" and ":" in words[0] else first
-    require(
-        option not in [word.partition("=")[0] for word in words],
-        f"`{option}` is given more than once: as the first word and as an option.",
-    )
-    return [option, *words]
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
         (["trian"], "`trian` is not a known command: there are analyze, compare"),
         (["trian"], "Perhaps you meant `train`"),
         (["train", "digit"], "Perhaps you meant `digits`"),
-        (["train", "digits", "--recipe", "digits"], "`--recipe` is given more than once"),
+        (["train", "npz:x", "--dataset", "digits"], "`--dataset` is given more than once"),
         (["train", "--method", "erm", "--rho", "1"], "`--rho` does not apply: `rho` is no arg"),
         (["train", "--s", "0"], "must be a positive integer, got 0"),
         (["train", "--base", "adamm", "--dataset", "folder:x"], "Perhaps you meant `adam`"),

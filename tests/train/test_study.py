@@ -283,12 +283,6 @@ def test_a_study_of_ones_own_data_compares_three_methods():
     assert names == ["erm", "sam", "tsam"]
 
 
-def test_the_words_of_a_shard_resume_all_of_them():
-    words = ("study", "digits", "--shard", "2/4", "--seeds", "3")
-    assert study.without_shard(words) == ["study", "digits", "--seeds", "3"]
-    assert study.without_shard(("study", "--shard=2/4")) == ["study"]
-
-
 def test_a_mesh_must_fit_every_setting(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [None] * 2)
     methods = ("tsam(t=1, rho=0.1, s=3)", "tsam(t=1, rho=0.1, s=2)")

@@ -4,20 +4,19 @@ Every public class with `run` in a module of this package is a command: its name
 help the docstring. What takes time to import is imported in `run`.
 """
 
-import dataclasses
 import datetime as dt
 import importlib
 import pkgutil
 import secrets
+import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from tsam_jax.train import config
-from tsam_jax.train.config import option
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
@@ -25,46 +24,17 @@ INTERRUPTED = 130
 OUT = "Directory of the results. Default: runs/COMMAND-DATE-TIME-ID."
 
 
-class Command:
+class Command(config.Options):
     """Base of the commands: values of their types within their bounds, help without None."""
-
-    first: ClassVar[str | None] = None  # the option that a first word without an option sets
 
     def __init_subclass__(cls) -> None:
         """Leaves None, and defaults that the help has in words, out of it."""
         for name, hint in cls.__annotations__.items():
-            optional = "None" in str(hint)
+            optional = isinstance(hint, types.UnionType)
             if optional or "tuple" in str(hint):
                 metavar = typing.get_args(hint)[0].__name__.upper() if optional else None
                 words = tyro.conf.arg(help_behavior_hint="", metavar=metavar)
                 cls.__annotations__[name] = Annotated[hint, words]
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        config.check(type(self), vars(self))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Examination(Command):
-    """Options of the commands that examine trained networks."""
-
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
-    """Directories of runs; RUN/best for the best epoch on the validation part."""
-    examples: int = option(
-        1000, "Training examples of the loss, the first ones; rounded down to 250s.", low=1
-    )
-    seed: int = option(0, "Seed of noise, probes and directions, the same for all networks.", low=0)
-    out: Path | None = option(None, OUT)
-
-    def open(self, command: str, *, trajectory: bool = False) -> tuple[Path, dict[str, Any]]:
-        """The new directory of the results, and name -> trained network."""
-        from tsam_jax.train import restore
-
-        directory = self.out or default_directory(command)
-        config.check_new(directory)
-        networks = restore.load_several(self.checkpoints, self.examples, trajectory=trajectory)
-        config.check_writable(directory)
-        return directory, networks
 
 
 def default_directory(command: str) -> Path:

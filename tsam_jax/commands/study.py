@@ -4,16 +4,17 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
+from tyro.conf import Positional, Suppress, arg
 
 from tsam_jax.commands import INTERRUPTED, OUT, Command, default_directory, say
 from tsam_jax.recipes import Recipe
 from tsam_jax.train import config
 from tsam_jax.train.config import option
 
+_Recipe = Annotated[str | None, Positional, arg(metavar="[RECIPE]", help_behavior_hint="")]
 _EVALUATIONS = "Evaluations per run, the same number for each; at most the epochs of the shortest."
 _FLATNESS = "Training examples for the flatness measures, each at the cost of 151 losses."
 _EVERY = "Epochs between checkpoints; one more at the end, and the best epoch's. Default: {}."
@@ -23,12 +24,10 @@ _EVERY = "Epochs between checkpoints; one more at the end, and the best epoch's.
 class _Experiment(Command):
     """Options of every command that trains."""
 
-    first: ClassVar[str] = "--recipe"
-
-    recipe: str | None = option(
+    recipe: _Recipe = option(
         None,
-        "Recipe to start from, see `tsam-jax recipes`; other options override its values. May come"
-        " first, as may a data set with a colon. Default: digits, unless a data set is named.",
+        "Recipe to start from, see `tsam-jax recipes`; options override its values. Or a data set"
+        " with a colon, as of --dataset. Default: digits, unless a data set is named.",
     )
     t: float | None = option(None, "Tilt of every method that has one, in units of 1/loss.")
     rho: float | None = option(None, "Length of the ascent step, of every method that has one.")
@@ -37,7 +36,7 @@ class _Experiment(Command):
     resume: Path | None = option(
         None, "Directory of a run to resume with its own options; takes no others."
     )
-    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    words: Suppress[tuple[str, ...]] = ()
     mesh: str | None = option(
         None,
         'Devices, for example "data=4,sample=2": the batch is split over the first axis, the'
@@ -199,7 +198,7 @@ class Sweep(Study):
 class Report(Command):
     """Write the report of a study, merging its shards."""
 
-    directory: tyro.conf.Positional[Path]
+    directory: Positional[Path]
     """Directory of the study."""
 
     def run(self, console: Console) -> int:

@@ -172,10 +172,11 @@ def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
         ("model", task.model, MODELS),
         ("loss", task.loss, LOSSES),
         ("augmentation", task.augmentation, AUGMENTATIONS),
-        *(("metrics", name, METRICS) for name in task.metrics),
     ):
         if value is not None:
             config.known(value, names, f"{option} (`--{option}`)")
+    for name in task.metrics:
+        config.known(name, METRICS, "metric (`--metrics`)")
 
 
 def _with_vocabulary(task: config.Task) -> config.Task:

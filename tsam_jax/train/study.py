@@ -1,7 +1,6 @@
 """A study: settings x seeds -> rows.jsonl, resumable at any point, in any number of shards."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,6 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     msg = f"`--shard` must be I/N with I from 1 to N, for example 2/4, got {text!r}."
     config.require(1 <= i <= n, msg)
     return i, n
-
-
-def without_shard(words: Sequence[str]) -> list[str]:
-    """The words of a command line without the `--shard` among them.
-
-    Example:
-      >>> without_shard(["study", "--shard", "1/2", "--seeds", "3"])
-      ['study', '--seeds', '3']
-    """
-    pairs = zip(["", *words], words, strict=False)
-    return [x for before, x in pairs if before != "--shard" and x.partition("=")[0] != "--shard"]
 
 
 def run_study(resolved: Resolved, command: Any, directory: Path, console: Console) -> bool:
@@ -78,7 +66,7 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     study["data"] = loaded.digest
     record.check_same(directory / "study.json", study)
     study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics, "flags": command.flags()}
-    study |= {"words": without_shard(command.words), "versions": record.versions()}
+    study |= {"words": command.words, "versions": record.versions()}
     study["resolved"] = resolved.rows
     path = directory / ("rows.jsonl" if n == 1 else f"rows-{i}-of-{n}.jsonl")
     rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
