@@ -26,7 +26,8 @@ from benchmarks import __main__ as benchmarks
 from tsam_jax import cli, commands, data
 from tsam_jax.methods import FORMULAS
 from tsam_jax.models import pretrained
-from tsam_jax.train import config, defaults, resolve, study
+from tsam_jax.recipes import defaults
+from tsam_jax.train import config, resolve, study
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "notebooks"

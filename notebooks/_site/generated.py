@@ -226,7 +226,7 @@ def options() -> str:
 
 def families() -> str:
     """Returns a table of the defaults of model families, with their sources."""
-    from tsam_jax.train.defaults import FAMILIES
+    from tsam_jax.recipes.defaults import FAMILIES
 
     lines = ["| family | optimizer | epochs | `rho` | `t` | `rms` | source |", "|" + "---|" * 7]
     for family in FAMILIES.values():

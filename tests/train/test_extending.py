@@ -89,7 +89,7 @@ def test_each_addition_is_one_file(copy):
     )
     insert(
         package / "train/metrics.py",
-        '        Metric("accuracy", accuracy, percent=True),\n',
+XX
         '        Metric("error", lambda x, y: 1 - accuracy(x, y), higher_is_better=False),\n',
     )
     insert(

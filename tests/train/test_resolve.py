@@ -14,8 +14,8 @@ from tsam_jax import cli
 from tsam_jax.commands.study import Compare, Study, Sweep, Train
 from tsam_jax.methods import METHODS
 from tsam_jax.models import MODELS
-from tsam_jax.recipes import RECIPES
-from tsam_jax.train import config, defaults
+from tsam_jax.recipes import RECIPES, defaults
+from tsam_jax.train import config
 from tsam_jax.train.config import Budget, ConfigError, Optimizer, Task
 from tsam_jax.train.resolve import announce, render, resolve
 from tsam_jax.train.settings import parse
@@ -210,7 +210,7 @@ def test_flags_of_methods_replace_what_a_setting_has(name):
     family = defaults.settings(defaults.FAMILIES["mlp", False])[name]
     [before] = resolved(dataset="digits", methods=(name,)).plans
     assert before.setting.text == ast.unparse(ast.parse(family))
-    taken = {flag: value for flag, value in OWN.items() if before.setting.takes(flag)}
+    taken = {flag: value for flag, value in OWN.items() if flag in before.setting.written}
     for flag, value in taken.items():
         [plan] = resolved(dataset="digits", methods=(name,), **{flag: value}).plans
         assert plan.setting.arguments[flag] == value

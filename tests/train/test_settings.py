@@ -8,8 +8,7 @@ import pytest
 
 from tsam_jax import methods, noise, value_and_grad
 from tsam_jax.methods import FORMULAS
-from tsam_jax.recipes import noisy_digits
-from tsam_jax.train import defaults
+from tsam_jax.recipes import defaults, noisy_digits
 from tsam_jax.train.config import ConfigError
 from tsam_jax.train.settings import parse, parse_all
 

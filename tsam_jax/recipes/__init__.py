@@ -1,6 +1,7 @@
 """Experiments by name, in the table `RECIPES`; each lists its differences from the defaults.
 
-Each module holds a family of recipes in its own table `RECIPES`; this one merges them.
+Each module holds a family of recipes in its own table `RECIPES`; this one merges them. `defaults`
+has the defaults by model family.
 """
 
 from collections.abc import Mapping

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tsam_jax import data
-from tsam_jax.recipes import RECIPES, Recipe
-from tsam_jax.train import config, defaults
+from tsam_jax.recipes import RECIPES, Recipe, defaults
+from tsam_jax.train import config
 from tsam_jax.train.mesh import Devices, make_devices
 from tsam_jax.train.metrics import LOSSES, METRICS
 from tsam_jax.train.optimizers import SCHEDULES, make_base, parse_base

@@ -119,10 +119,6 @@ class Setting:
             arguments = _values(_words(self._call(numbers)), self.text)
             return METHODS[self.name](**arguments, **axis)
 
-    def takes(self, name: str) -> bool:
-        """Whether the method has an argument of this name."""
-        return name in _parameters(self.name)
-
     def _call(self, numbers: _Map = _NONE) -> Any:
         """The parsed text without overrides, with `numbers` in place of its own."""
         call = _parsed(self.text)
