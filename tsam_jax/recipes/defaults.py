@@ -65,10 +65,13 @@ def family_of(architecture: str, *, fine_tuned: bool) -> Family:
 
 
 def settings(family: Family) -> dict[str, str]:
-    """Method -> the setting that its bare name means.
+    """Returns method -> the setting that its bare name means.
 
     Arguments other than rho, tilt and noise follow the paper of the method; s = 3 as in Li et al.
     2025. `tsam_hmc` has no portable radius and must be written out.
+
+    Returns:
+      A setting for each method but `tsam_hmc`.
     """
     rho, t, law = family.rho, family.t, f"sphere(rms={family.rms})"
     return {
