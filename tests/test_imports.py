@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
             "scipy",
             "sklearn",
             "tensorboardX",
+            "typeguard",
             "tyro",
             "wandb",
         },

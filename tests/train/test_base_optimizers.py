@@ -190,7 +190,6 @@ def test_mistakes_in_the_optimizer_are_named(fields, message):
         ({"ema": 1.0}, "`--ema` must be a finite number >= 0 and < 1, got 1.0"),
         ({"momentum": 1.0}, "`--momentum` must be a finite number >= 0 and < 1"),
         ({"lr": float("nan")}, "`--lr` must be a finite number >= 0, got nan"),
-        ({"accumulate": 3}, "`--accumulate` must divide `--batch-size`, got 3 and 128"),
         ({"schedule": "cosin"}, r"`cosin` .* schedule \(`--schedule`\).*you meant `cosine`"),
         ({"warmup": 10.0}, "`--warmup` must be shorter than the training of 10 epochs, got 10"),
     ],

@@ -104,13 +104,6 @@ class Optimizer(Options):
     ema: float | None = option(None, "Decay of a weight average, to evaluate.", low=0, below=1)
     recalibrate: bool = switch("Recompute BatchNorm statistics before each evaluation.")
 
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        super().__post_init__()
-        both = f"{self.accumulate} and {self.batch_size}"
-        divides = self.batch_size % self.accumulate == 0
-        require(divides, f"`--accumulate` must divide `--batch-size`, got {both}.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget(Options):

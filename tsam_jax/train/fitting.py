@@ -1,6 +1,6 @@
 """`fit`: a model and data of your own, from Python, in the one training loop."""
 
-import hashlib
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from tsam_jax.train import loop, run
 from tsam_jax.train.checkpoint import hash_tree
 from tsam_jax.train.config import VALUE_COST, Optimizer, require
 from tsam_jax.train.metrics import LOSSES, METRICS, Loss
-from tsam_jax.train.network import Batch, Model, Network, make_network
+from tsam_jax.train.network import Batch, Model, make_network
 from tsam_jax.train.progress import Progress
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import MEASURED, Data
@@ -154,17 +154,11 @@ def fit(
     plan = loop.Plan(build, lambda numbers: base, Optimizer(**own))  # noqa: ARG005
     cost = known_cost(estimator().cost)
     path = None if directory is None else Path(directory)
-    identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
-    if path is not None:
-        path.mkdir(parents=True, exist_ok=True)
-        identity["data"] = hash_tree((splits, records and records.labels))
-        static = (accumulate, ema, recalibrate, sorted(metrics))
-        identity["step"] = _fingerprint(network, estimator(), base, splits, batch_size, static)
     one = run.Run(
         label=label,
         seed=seed,
         numbers={},
-        identity=identity,
+        identity={},
         directory=path,
         network=network,
         program=loop.make_program(network, plan, train_size, parts, metrics=metrics),
@@ -174,39 +168,33 @@ def fit(
         price=train_size // batch_size * (cost.gradients + VALUE_COST * cost.values),
         stream=None if records is None else run.stream_of(records, batch_size, seed),
     )
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
+        identity["data"] = hash_tree((splits, records and records.labels))
+        identity["step"] = _fingerprint(one, (recalibrate, sorted(metrics)))
+        one = one._replace(identity=identity)
     with Progress(one.price * epochs, console or Console(quiet=True)) as progress:
         outcome = run.train(one, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
         raise run.Diverged(run.refusal(label, outcome))
-    trained = network.merge(*outcome.weights)
-    return Fitted(trained, outcome.log.lines, outcome.best, outcome.state, outcome.complete)
+    trained, best = network.merge(*outcome.weights), outcome.log.best(one.metric)
+    return Fitted(trained, outcome.log.lines, best, outcome.state, outcome.complete)
 
 
-def _fingerprint(
-    network: Network,
-    estimator: GradientEstimator,
-    base: optax.GradientTransformation,
-    splits: Data,
-    batch_size: int,
-    options: Any,
-) -> str:
-    """A hash of the program of a step, with every number in it."""
-    batch = jax.tree.map(lambda x: x[:1].repeat(batch_size, 0), splits.train)
+def _fingerprint(one: run.Run, options: Any) -> str:
+    """A hash of the program of an epoch and of an evaluation, with every number in them."""
 
-    def step(key: jax.Array, batch: Batch, params: Any, rest: Any) -> Any:
-        batch = batch._replace(inputs=network.augment(key, batch.inputs))
-        oracle = loop.value_and_grad(network.loss, estimator, has_aux=True)
-        (value, grads), _ = oracle(params, oracle.init(params), batch, rest)
-        outputs = network.criterion(network.predict(params, batch.inputs, rest), batch.labels)
-        return value, outputs, base.update(grads, base.init(params), params)
+    def program(state: loop.TrainState, data: Data) -> Any:
+        outputs = one.network.predict(state.params, data.train.inputs, state.rest)
+        loss = one.network.criterion(outputs, data.train.labels)
+        return inspect.unwrap(one.program.advance)(state, data, 1), loss
 
-    params, rest = jax.eval_shape(network.init, jax.random.key(0))
-    program = jax.make_jaxpr(step)(jax.random.key(0), batch, params, rest)
-    text = re.sub(r" at 0x[0-9a-f]+", "", f"{options} {program.jaxpr}")
-    digest = hashlib.sha256(text.encode())
-    for constant in program.consts:
-        digest.update(np.ascontiguousarray(constant).tobytes())
-    return digest.hexdigest()
+    start = one.start()
+    found = jax.make_jaxpr(program)(start, one.data)
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{options} {found.jaxpr}")
+    # injected hyperparameters are in the state of the optimizer
+    return hash_tree((start.base, [np.asarray(x) for x in found.consts]), text)
 
 
 def _splits(

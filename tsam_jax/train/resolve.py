@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsam_jax import data
+from tsam_jax.models import MODELS, pretrained
 from tsam_jax.recipes import RECIPES, Recipe, defaults
 from tsam_jax.train import config
 from tsam_jax.train.mesh import Devices, make_devices
@@ -92,7 +93,10 @@ def resolve(command: Any) -> Resolved:
         return parse_all(command.chosen(recipe), known, everything, fixed, command.grid)
 
     parsed(defaults.family_of("mlp", fine_tuned=False))  # before the data are opened
-    architecture = _architecture(task)
+    architecture = task.model
+    if task.pretrained is not None:
+        with config.refused("--pretrained", pretrained.PretrainedError):
+            architecture = pretrained.architecture_of(task.pretrained)
     task = _with_vocabulary(task)
     opened = open_data(task)
     if architecture is None:
@@ -163,8 +167,6 @@ def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
 
 def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
     """Raises ConfigError for unknown names and values out of range, before the data are opened."""
-    from tsam_jax.models import MODELS
-
     optimizer = flags["optimizer"]
     parse_base(optimizer.get("base", "sgd"))
     for option, value, names in (
@@ -195,19 +197,13 @@ def _with_vocabulary(task: config.Task) -> config.Task:
     return dataclasses.replace(task, vocabulary=task.pretrained)
 
 
-def _architecture(task: config.Task) -> str | None:
-    from tsam_jax.models.pretrained import PretrainedError, architecture_of
-
-    if task.pretrained is None:
-        return task.model
-    with config.refused("--pretrained", PretrainedError):
-        return architecture_of(task.pretrained)
-
-
 def _check_batch(train_size: int, optimizer: config.Optimizer, setting: Setting) -> None:
-    """Raises ConfigError if a batch exceeds the training part, or a setting cannot split it."""
-    size, few = optimizer.batch_size, f"at most the {train_size} training examples"
+    """Raises ConfigError if a batch exceeds the training part, or cannot be split as asked."""
+    size, parts = optimizer.batch_size, optimizer.accumulate
+    few = f"at most the {train_size} training examples"
     config.require(size <= train_size, f"`--batch-size` must be {few}, got {size}.")
+    why = f"`--accumulate` must divide `--batch-size`, got {parts} and {size}."
+    config.require(size % parts == 0, why)
     s = setting.arguments["s"] if setting.arguments.get("split_batch") else 1
     config.require(
         size % s == 0,

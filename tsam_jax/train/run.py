@@ -73,7 +73,6 @@ class Outcome(NamedTuple):
     weights: Any  # (params, rest) that were last measured, or of the initial state
     state: loop.TrainState  # the last one
     log: Log
-    best: dict[str, Any] | None  # the line of the best epoch on the validation part
     diverged: str | None  # where its loss was not finite
     saved: str  # the epoch of the newest checkpoint, in words
 
@@ -207,7 +206,7 @@ def train(
         step = newest.newest if newest is not None else None
         saved = f"after epoch {step // steps}" if step else "none"
         where = _where(last, log, steps)
-        return Outcome(complete, weights, last, log, log.best(run.metric), where, saved)
+        return Outcome(complete, weights, last, log, where, saved)
 
 
 def refusal(label: str, outcome: Outcome) -> str:

@@ -139,7 +139,7 @@ def _row(plan: Plan, run: Run, outcome: Outcome) -> dict[str, Any]:
         "diverged": where and f"{where}; last checkpoint: {outcome.saved}",
         "curve": {name: [line.get(name) for line in lines] for name in names},
         "final": outcome.log.last,
-        "best": outcome.best,
+        "best": outcome.log.best(run.metric),
         "flatness": None,
         "flatness_error": None,
     }
