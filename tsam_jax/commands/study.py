@@ -96,10 +96,9 @@ class _Experiment(Command):
         status = _report(directory, console)
         if complete:
             return status
-        words: list[Any] = [self.kind, "--resume", directory]
-        if self.shard is not None:  # a resumed directory is all of its shards
-            words = [*self.words, "--out", directory]
-        again = shlex.join(["tsam-jax", *map(str, words)])
+        # a resumed directory is all of its shards
+        words = [*self.words, "--out"] if self.shard else [self.kind, "--resume"]
+        again = shlex.join(["tsam-jax", *words, str(directory)])
         say(console, f"Interrupted; resume with: {again}")
         return INTERRUPTED
 

@@ -177,7 +177,9 @@ def fit(
     with Progress(one.price * epochs, console or Console(quiet=True)) as progress:
         outcome = run.train(one, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
-        raise run.Diverged(run.refusal(label, outcome))
+        where = f"at {outcome.diverged}. Last good checkpoint: {outcome.saved}"
+        msg = f"`{label}`: the loss is not finite {where}. {run.REMEDIES}"
+        raise run.Diverged(msg)
     trained, best = network.merge(*outcome.weights), outcome.log.best(one.metric)
     return Fitted(trained, outcome.log.lines, best, outcome.state, outcome.complete)
 

@@ -209,12 +209,6 @@ def train(
         return Outcome(complete, weights, last, log, where, saved)
 
 
-def refusal(label: str, outcome: Outcome) -> str:
-    """The message for a loss that is not finite."""
-    where = f"at {outcome.diverged}. Last good checkpoint: {outcome.saved}"
-    return f"`{label}`: the loss is not finite {where}. {REMEDIES}"
-
-
 def _where(state: loop.TrainState, log: Log, steps: int) -> str | None:
     """Where the loss of a run is not finite."""
     step, last = int(state.broken), log.last
