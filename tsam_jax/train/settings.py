@@ -355,10 +355,7 @@ def _checked_schedule(schedule: Any) -> Any:
 
 
 def _free(node: Any, name: str = "", hint: Any = None) -> Iterator[tuple[str, Any]]:
-    """The numbers of a call that may be traced, as its function's annotations tell, by name.
-
-    None of a schedule, which may use its numbers in Python.
-    """
+    """The numbers of a call that may be traced, by name; a schedule may use its own in Python."""
     parts: list[Any] = []
     match node:
         case ast.Constant(value=x) if x and type(x) in {int, float} and "Array" in str(hint):
