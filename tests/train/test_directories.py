@@ -125,13 +125,16 @@ def test_a_config_edited_by_hand_is_refused(copy, capsys, text):
         ("optimizer", "lr", "0.1"),
         ("optimizer", "batch_size", 2.5),
         ("optimizer", "schedule", "cosin"),
+        ("task", "model", "resnet81"),
+        ("task", "loss", "cross-entrpy"),
+        ("task", "augmentation", "crop-flp"),
         ("task", "stream", 1),
         ("task", "train_size", True),
         ("task", "metrics", [3]),
         ("task", "nothing", 1),
     ],
 )
-def test_values_of_another_type_are_refused(copy, capsys, part, name, value):
+def test_unknown_values_and_those_of_another_type_are_refused(copy, capsys, part, name, value):
     saved = json.loads((copy / "config.json").read_text())
     saved[part][name] = value
     (copy / "config.json").write_text(json.dumps(saved))

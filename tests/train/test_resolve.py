@@ -296,7 +296,7 @@ def test_methods_are_checked_before_the_data_are_opened():
         ({"augmentation": "crop-flp"}, r"augmentation \(`--augmentation`\).*`crop-flip`"),
         ({"schedule": "none"}, "`none` is not a known schedule"),
         ({"base": "none"}, "`none` is not a known optimizer"),
-        ({"schedule": "stepp"}, r"schedule \(`--schedule`\).*`step`"),
+        ({"schedule": "cosin"}, r"`cosin` .* schedule \(`--schedule`\).*you meant `cosine`"),
         ({"recipe": "digit"}, "`digit` is not a known recipe.*Perhaps you meant `digits`"),
         ({"lr": -1.0}, "`--lr` must be a finite number >= 0, got -1"),
         ({"width": 0}, "`--width` must be a finite number >= 1, got 0"),

@@ -28,7 +28,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def __init__(
         self, directory: Path, identity: str, *, folder: str = LAST, keep: int = 2
     ) -> None:
-        self._path, self._identity = (directory / folder).resolve(), identity
+        self._path = (directory / folder).resolve()
+        self._meta = {"format": _FORMAT, "identity": identity}
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         with _read(self._path):
             self._manager = ocp.CheckpointManager(self._path, options=options)
@@ -49,20 +50,15 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def save(self, step: int, tree: dict[str, Any]) -> None:
         """Saves a tree; an interrupted save leaves the previous checkpoint intact.
 
-        A step that is not newer is skipped: a killed run that resumes from an older checkpoint
+        Orbax skips a step that is not newer: a killed run that resumes from an older checkpoint
         reaches the same states, bit for bit.
         """
-        if self.newest is not None and self.newest >= step:
-            return
-        path, meta = self._path / str(step), self._meta(step) | {"digest": hash_tree(tree)}
+        path, meta = self._path / str(step), {"step": step, "digest": hash_tree(tree)} | self._meta
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with _explained(path, "written", "; the former one is as it was", OSError):
             self._manager.save(step, args=args)
             # The next round is given the state's buffers, which an unfinished save may still read.
             self._manager.wait_until_finished()
-
-    def _meta(self, step: int) -> dict[str, Any]:
-        return {"format": _FORMAT, "identity": self._identity, "step": step}
 
     def check(self, step: int | None = None) -> str:
         """Returns a checkpoint's hash; raises ConfigError if it is damaged or of another run."""
@@ -73,13 +69,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         with _read(path):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
-            digest, there = str(meta.pop("digest")), meta["step"]
+            digest, there = str(meta.pop("digest")), meta.pop("step")
             require(there == step, f"it is of step {there}, under another name", ValueError)
-        require(
-            meta == self._meta(step),
-            f"the checkpoint {path} is of another run, or another version. Nothing was changed. Use"
-            " the options of that run, or another directory.",
-        )
+        why = f"the checkpoint {path} is of another run, or another version. Nothing was changed."
+        require(meta == self._meta, f"{why} Use the options of that run, or another directory.")
         return digest
 
     def restore(self, like: dict[str, Any], step: int | None = None) -> Any:

@@ -15,23 +15,15 @@ from tsam_jax.train.settings import Setting
 
 AXES = ("data", "sample")
 
-_AXIS = re.compile(rf"\s*({'|'.join(AXES)})\s*=\s*(\d+)\s*")
-
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Reads the sizes of both axes.
-
-    Example:
-      >>> parse_mesh("sample=2")
-      {'data': 1, 'sample': 2}
-    """
-    found = [_AXIS.fullmatch(part) for part in text.split(",")]
+    """Reads the sizes of both axes: "sample=2" is {"data": 1, "sample": 2}."""
+    found = [re.fullmatch(r"\s*(data|sample)\s*=\s*(\d+)\s*", part) for part in text.split(",")]
     sizes = {axis[1]: int(axis[2]) for axis in found if axis}
-    config.require(
-        len(sizes) == len(found) and min(sizes.values()) > 0,
-        f"`--mesh` must give a size of at least 1 to the axes {' and '.join(AXES)}, once each, for"
-        f" example `--mesh data=4,sample=2`, got {text!r}.",
-    )
+    right = len(sizes) == len(found) and min(sizes.values()) > 0
+    rule = f"give a size of at least 1 to the axes {' and '.join(AXES)}, once each"
+    why = f"`--mesh` must {rule}, for example `--mesh data=4,sample=2`, got {text!r}."
+    config.require(right, why)
     return dict.fromkeys(AXES, 1) | sizes
 
 
@@ -136,12 +128,10 @@ def make_devices(text: str | None, setting: Setting, optimizer: config.Optimizer
     given = f"`--mesh {text}`" if text else f"`--distributed`, with {len(there)} devices in all"
     sizes = parse_mesh(text or f"data={len(there)}")
     needed = sizes["data"] * sizes["sample"]
-    names = ", ".join(map(str, there[:8])) + (", ..." if len(there) > 8 else "")
-    config.require(
-        needed <= len(there),
-        f"{given} needs {needed} devices; this machine has {len(there)}: {names}."
-        " (XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)",
-    )
+    have = f"{len(there)}: {config.shown(', '.join(map(str, there)))}"
+    remedy = "(XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of a CPU.)"
+    why = f"{given} needs {needed} devices; this machine has {have}. {remedy}"
+    config.require(needed <= len(there), why)
     samples, batch = setting.arguments.get("s", 1), optimizer.batch_size
     for axis, number, what in (
         ("data", batch, f"`--batch-size`, {batch}"),

@@ -8,17 +8,15 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tsam_jax.train.config import Optimizer, known, require
+from tsam_jax.train.config import Optimizer, require
 from tsam_jax.train.settings import parse_call, quoted
 
-_Numbers: TypeAlias = Mapping[str, Any] | None
-_Rate: TypeAlias = float | Callable[[Any], Any]
 _LEFT_OUT = {
     "lbfgs": "searches along a line: it evaluates the loss itself",
     "optimistic_adam": "deprecated for optimistic_adam_v2",
@@ -27,7 +25,6 @@ _LEFT_OUT = {
 _BELOW_ONE = ("b1", "b2", "b3", "beta", "decay", "decay_rate", "rho")
 NUMBERS = ("lr", "weight_decay", "momentum")
 """Numbers of an `Optimizer` that a compiled program takes as arguments."""
-
 
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     name: function
@@ -89,7 +86,7 @@ def _rule(parameter: inspect.Parameter, value: Any) -> str:
 
 
 def make_base(
-    optimizer: Optimizer, *, steps: int, steps_per_epoch: int, numbers: _Numbers = None
+    optimizer: Optimizer, *, steps: int, steps_per_epoch: int, numbers: Mapping[str, Any] = {}
 ) -> optax.GradientTransformation:
     """Makes the base optimizer.
 
@@ -103,7 +100,6 @@ def make_base(
       ConfigError: if `base` is wrong or takes no schedule, or the warm-up is too long.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> sgd = Optimizer(base="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
       >>> base, params = make_base(sgd, steps=10, steps_per_epoch=5), jnp.array([1.0])
       >>> base.update(jnp.array([2.0]), base.init(params), params)[0].item()
@@ -111,7 +107,7 @@ def make_base(
     """
     name, arguments = parse_base(optimizer.base)
     parameters = inspect.signature(OPTIMIZERS[name]).parameters
-    own = {key: getattr(optimizer, key) for key in NUMBERS} | dict(numbers or {})
+    own = {key: getattr(optimizer, key) for key in NUMBERS} | dict(numbers)
     rate = schedule(optimizer, own["lr"], steps=steps, steps_per_epoch=steps_per_epoch)
     why = f"`--base {name}` takes no schedule: give `--schedule constant --warmup 0`."
     require("Callable" in str(parameters["learning_rate"].annotation) or not callable(rate), why)
@@ -122,7 +118,7 @@ def make_base(
     return optax.chain(*parts, OPTIMIZERS[name](learning_rate=rate, **arguments))
 
 
-def schedule(optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int) -> _Rate:
+def schedule(optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int) -> Any:
     """The learning rate, or its schedule: a linear warm-up, and then one of `SCHEDULES`.
 
     "linear" and "cosine" (half a period) fall to 0; "step": times 0.2 after 30, 60 and 80 % of the
@@ -131,7 +127,7 @@ def schedule(optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int)
     `steps` are those of the whole training; `lr` is reached after the warm-up, and may be traced.
 
     Raises:
-      ConfigError: if the schedule is unknown, or the warm-up is longer than the training.
+      ConfigError: if the warm-up is longer than the training.
 
     Example:
       >>> cosine = schedule(Optimizer(schedule="cosine"), 1.0, steps=10, steps_per_epoch=5)
@@ -142,10 +138,9 @@ def schedule(optimizer: Optimizer, lr: Any, *, steps: int, steps_per_epoch: int)
     epochs = f"{steps / steps_per_epoch:g} epochs, got {optimizer.warmup:g}"
     why = f"`--warmup` must be shorter than the training of {epochs}."
     require(not warmup or steps > warmup, why)
-    known(optimizer.schedule, SCHEDULES, "schedule (`--schedule`)")
     main = SCHEDULES[optimizer.schedule](lr, steps - warmup)
     if not warmup:
-        return main  # type: ignore[no-any-return]
+        return main
     rising = optax.linear_schedule(lr / (warmup + 1), lr, warmup)  # its first step is not idle
     falling = main if callable(main) else optax.constant_schedule(main)
-    return optax.join_schedules([rising, falling], [warmup])  # type: ignore[no-any-return]
+    return optax.join_schedules([rising, falling], [warmup])

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def resolve(command: Any) -> Resolved:
     fixed = {name: given[name] for name in names if given.get(name) is not None}
     if {"epochs", "budget"} & given.keys():
         fixed["budget"] = given.get("budget")
-    _check_names(task, flags)
+    check_names(task, flags["optimizer"])
 
     def parsed(family: defaults.Family) -> list[Setting]:
         known = defaults.settings(family) | dict(recipe.settings)
@@ -165,9 +165,8 @@ def _rows(options: Any, origins: dict[str, str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _check_names(task: config.Task, flags: dict[str, dict[str, Any]]) -> None:
-    """Raises ConfigError for unknown names and values out of range, before the data are opened."""
-    optimizer = flags["optimizer"]
+def check_names(task: config.Task, optimizer: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an unknown name in a task or in options of the base optimizer."""
     parse_base(optimizer.get("base", "sgd"))
     for option, value, names in (
         ("schedule", optimizer.get("schedule"), SCHEDULES),

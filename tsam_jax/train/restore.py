@@ -14,7 +14,7 @@ from tsam_jax.analysis import mean_over_batches, neighbourhood_loss, top_eigenva
 from tsam_jax.train import config, loop, record
 from tsam_jax.train.checkpoint import BEST, LAST
 from tsam_jax.train.network import Batch, Network
-from tsam_jax.train.resolve import Plan
+from tsam_jax.train.resolve import Plan, check_names
 from tsam_jax.train.run import Run, make_run
 from tsam_jax.train.settings import parse
 from tsam_jax.train.task import load_task
@@ -182,9 +182,9 @@ def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task
         odd += sorted(names ^ saved[options.__name__.lower()].keys())
     config.require(not odd, f"{msg}: its config.json has no valid {config.shown(', '.join(odd))}.")
     task: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in saved["task"].items()}
-    optimizer = config.Optimizer(**saved["optimizer"])
-    plan = Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
-    return saved, config.Task(**task), plan
+    task, optimizer = config.Task(**task), config.Optimizer(**saved["optimizer"])
+    check_names(task, saved["optimizer"])
+    return saved, task, Plan(parse(saved["setting"])[0], optimizer, saved["epochs"])
 
 
 def _saved(

@@ -46,15 +46,12 @@ _CHARACTERS, _DEPTH, _SETTINGS, _NUMBER, _INTEGER = 2000, 10, 1000, 1e12, 10_000
 _SIZES, _SIZE = ("radius", "rms"), re.compile(r"\b(radius|rms)=(?:[^,()]|\([^()]*\))+")
 _BOUNDS = {x.name: x.metadata for x in (*fields(config.Optimizer), *fields(config.Budget))}
 _ELSEWHERE = {"key": "--seed` or `--seeds", "sample_axis": "--mesh", "learning_rate": "--lr"}
-_FORMS = {
-    "method": ("a setting: write a method", "sam(rho=0.05)"),
-    "optimizer": ("an optimizer: write an optimizer", "adamw(b2=0.99)"),
-}
+_FORMS = {"method": "a setting: write a method", "optimizer": "an optimizer: write an optimizer"}
+_EXAMPLES = {"method": "sam(rho=0.05)", "optimizer": "adamw(b2=0.99)"}
 _require = functools.partial(config.require, error=ValueError)  # in a text, see `quoted`
 
 _Map: TypeAlias = Mapping[str, Any]
 _Texts: TypeAlias = Sequence[str]
-_Axis: TypeAlias = str | None
 _NONE: _Map = {}
 FLAGS = ("t", "rho", "s")
 """Arguments of methods that are flags as well."""
@@ -108,13 +105,12 @@ class Setting:
         """The arguments and overrides as they are written, name -> text."""
         return {key: ast.unparse(node) for key, node in _words(_parsed(self.text)).items()}
 
-    def build(self, numbers: _Map = _NONE, *, sample_axis: _Axis = None) -> GradientEstimator:
+    def build(self, numbers: _Map = _NONE, **axis: str) -> GradientEstimator:
         """Makes the estimator, with `numbers`, which may be traced, in place of its own.
 
-        `sample_axis` is the mesh axis over which the samples are spread. Raises ConfigError if the
-        method rejects its arguments.
+        `axis` is the `sample_axis` of the method, if its samples are spread. Raises ConfigError if
+        the method rejects its arguments.
         """
-        axis = {} if sample_axis is None else {"sample_axis": sample_axis}
         with quoted(self.text, TypeError, ValueError):
             arguments = _values(_words(self._call(numbers)), self.text)
             return METHODS[self.name](**arguments, **axis)
@@ -135,8 +131,8 @@ def parse(text: str, defaults: _Map = _NONE, fixed: _Map = _NONE) -> list[Settin
       text: `name(argument=value, ...)`, or a bare name.
       defaults: bare name -> setting: of a method, or of a name of its own, as the paper's ESAM1.
       fixed: values that replace those of the setting: numbers of `FLAGS`, where the method has the
-        argument, and of `OVERRIDES`, where the setting has it, and None to drop it; lists of
-        `read_grid`, where either has the name.
+        argument, and of `OVERRIDES`, where the setting has it, and None to drop it; lists of a
+        grid, where either has the name.
 
     Raises:
       ConfigError: if the text is wrong, its method rejects it, or a flag contradicts a grid.
@@ -178,7 +174,8 @@ def parse_all(
       defaults: as of `parse`.
       everything: the settings of "all".
       fixed: as of `parse`.
-      grid: as of `read_grid`. A setting whose method does not take a name keeps its own values.
+      grid: of `--grid`, "name=number,number": an argument of methods, "radius" or "rms" for the
+        size of their noise, or one of `OVERRIDES`. Methods that do not take it keep their values.
 
     Raises:
       ConfigError: also if there is no setting, one is repeated, or no method takes a flag or a name
@@ -190,7 +187,7 @@ def parse_all(
       ['tilted_sampling(t=1, s=2, noise=ball(radius=5))',
        'tilted_sampling(t=1, s=2, noise=ball(radius=9))']
     """
-    numbers = read_grid(grid)
+    numbers = _read_grid(grid)
     texts = [one for text in texts for one in (everything if text == "all" else [text])]
     settings = [one for text in texts for one in parse(text, defaults, {**fixed, **numbers})]
     config.require(settings, "`--methods` needs at least one method: erm, sam, ...")
@@ -205,22 +202,15 @@ def parse_all(
         config.require(key in taken, f"`--grid`: none of the methods takes `{shown(key, 50)}`.")
     times = Counter(setting.text for setting in settings)
     repeated = shown(", ".join(text for text, count in times.items() if count > 1))
-    why = f"`--methods` has {repeated} more than once."
-    config.require(grid or not repeated, why)  # settings may differ in nothing but the grid
+    # Settings may differ in nothing but the grid.
+    config.require(grid or not repeated, f"`--methods` has {repeated} more than once.")
     with config.refused("--grid", *[ConfigError] * bool(grid)):
         _check_count(", ".join(texts), len(times))
     return list({setting.text: setting for setting in settings}.values())
 
 
-def read_grid(texts: Sequence[str]) -> dict[str, list[float]]:
-    """Reads `--grid`: name -> numbers.
-
-    A text is "name=number,number" with an argument of methods, "radius" or "rms" for the size of
-    their noise, or one of `OVERRIDES`.
-
-    Raises:
-      ConfigError: if a text is not of this form, or a name is there twice.
-    """
+def _read_grid(texts: _Texts) -> dict[str, list[float]]:
+    """Name -> numbers of `--grid`."""
     grid: dict[str, list[float]] = {}
     for text in texts:
         name, _, values = (part.strip() for part in text.partition("="))
@@ -235,12 +225,7 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[float]]:
 
 
 def parse_call(text: str, functions: Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
-    """Reads a call of one of `functions`, called `what`, in the grammar of settings.
-
-    Example:
-      >>> parse_call("adamw(b2=0.99)", {"adamw": None}, "optimizer")
-      ('adamw', {'b2': 0.99})
-    """
+    """Reads a call of one of `functions`, called `what`: its name and arguments."""
     name, nodes = _read(text, functions, what)
     with quoted(text, Exception):  # of optax, which checks little
         grid = any(isinstance(node, ast.List) for node in nodes.values())
@@ -288,8 +273,8 @@ def _parsed(text: str) -> Any:
 
 def _read(text: str, names: _Map, what: str, defaults: _Map = _NONE) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of a call, a bare name being one without arguments."""
-    start, example = _FORMS[what]
-    form = f"{start} with its arguments, for example `{example}`"
+    example = _EXAMPLES[what]
+    form = f"{_FORMS[what]} with its arguments, for example `{example}`"
     match _expression(text, form):
         case ast.Name(id=name):
             _known(name, {*names, *defaults}, what, ConfigError)
@@ -370,10 +355,7 @@ def _checked_schedule(schedule: Any) -> Any:
 
 
 def _free(node: Any, name: str = "", hint: Any = None) -> Iterator[tuple[str, Any]]:
-    """The numbers of a call that may be traced, as its function's annotations tell, by name.
-
-    None of a schedule, which may use its numbers in Python.
-    """
+    """The numbers of a call that may be traced, by name; a schedule may use its own in Python."""
     parts: list[Any] = []
     match node:
         case ast.Constant(value=x) if x and type(x) in {int, float} and "Array" in str(hint):

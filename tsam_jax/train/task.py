@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -124,7 +123,7 @@ def load_task(
         own = augmentation.channel_statistics(inputs[: max(count, 1)])
         mean, std = devices.pooled(inputs[:count, ..., 0].size, *own)
         splits = splits._replace(mean=mean, std=std)
-    names = metrics_of(task, splits.num_classes)
+    metrics = (*metrics_of(task, splits.num_classes), "loss")
     network = network_for(task, splits)
     law: Any = functools.partial(data.LABEL_NOISE[task.noise_law], num_classes=splits.num_classes)
     clean, noise = train.labels, task.label_noise
@@ -134,22 +133,16 @@ def load_task(
     placed = devices.replicate(jax.tree.map(jnp.asarray, parts))
     streamed = data.Records(labels[0], train.read) if task.stream else None
     others = {"test": splits.test, "validation": splits.validation, "labels": clean}
-    digest = hash_tree(others, str(_hash_rows(inputs, rows[:count])))
-    metrics = (*names, "loss")
+    digest = hash_tree(others, _hash_rows(inputs, rows[:count]))
     return Loaded(placed, seeds, devices, network, len(clean), metrics, streamed, digest)
 
 
-def _hash_rows(inputs: Any, rows: np.ndarray) -> int:
+def _hash_rows(inputs: Any, rows: np.ndarray) -> str:
     """A hash of inputs with their row numbers: the sum over the rows of all processes."""
-    leaves = [np.ascontiguousarray(x) for x in jax.tree.leaves(inputs)]
-    form, total = str([(x.dtype, x.shape[1:]) for x in leaves]), 0
-    for place, row in enumerate(rows):
-        digest = hashlib.sha256(f"{row} {form}".encode())
-        for x in leaves:
-            digest.update(x[place].data)
-        total += int.from_bytes(digest.digest())
-    own = np.frombuffer((total % 2**256).to_bytes(32), np.uint8)
-    return sum(map(int.from_bytes, gather(own))) % 2**256
+    example = lambda place: jax.tree.map(lambda x: x[place], inputs)  # noqa: E731
+    digests = [hash_tree(example(place), f"{row} ") for place, row in enumerate(rows)]
+    own = np.frombuffer(bytes.fromhex("".join(digests)), np.uint64).reshape(-1, 4).sum(axis=0)
+    return str(gather(own).sum(axis=0))
 
 
 def network_for(task: config.Task, splits: Splits) -> Network:
@@ -160,25 +153,15 @@ def network_for(task: config.Task, splits: Splits) -> Network:
     Raises:
       ConfigError: if the model, the augmentation or the loss is not for such data.
     """
-    regression, augment = splits.num_classes is None, AUGMENTATIONS.get(task.augmentation)
+    regression, augment = splits.num_classes is None, AUGMENTATIONS[task.augmentation]
     name = task.loss or ("mse" if regression else "cross-entropy")
-    config.known(name, LOSSES, "loss (`--loss`)")
-    config.known(task.augmentation, AUGMENTATIONS, "augmentation (`--augmentation`)")
-    config.require(
-        regression == (name == "mse"),
-        f"`--loss` must be mse for regression, another one for classes, got {name!r} for"
-        f" {task.dataset}.",
-    )
-    config.require(
-        not regression or not (task.label_smoothing or task.label_noise),
-        "`--label-smoothing` and `--label-noise` are for classes, and"
-        f" {task.dataset} has numbers: leave them out.",
-    )
-    config.require(
-        splits.mean or augment is None,
-        f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none.",
-    )
-    smoothing = {"smoothing": task.label_smoothing} if task.label_smoothing else {}
+    why = f"`--loss` must be mse for regression and only there, got {name!r} for {task.dataset}."
+    config.require(regression == (name == "mse"), why)
+    why = f"`--label-smoothing` and `--label-noise` are for classes; {task.dataset} has numbers."
+    config.require(not regression or not (task.label_smoothing or task.label_noise), why)
+    why = f"`--augmentation {task.augmentation}` is for images; {task.dataset} has none."
+    config.require(splits.mean or augment is None, why)
+    smoothing = {} if regression else {"smoothing": task.label_smoothing}
     options: dict[str, Any] = {"loss": functools.partial(LOSSES[name], **smoothing)}
     if splits.mean:
         statistics: dict[str, Any] = {"mean": splits.mean, "std": splits.std}
@@ -187,9 +170,15 @@ def network_for(task: config.Task, splits: Splits) -> Network:
     own: dict[str, Any] = {"remat": task.remat, "num_outputs": splits.num_classes or 1}
     own |= {"dtype": jnp.bfloat16} if task.precision == "bfloat16" else {}
     own |= {"dropout": task.dropout} if task.dropout is not None else {}
-    if task.pretrained is None:
+    path = task.pretrained
+    if path is None:
         return make_network(_model(task, splits, own), **options)
-    build = functools.partial(_pretrained, task.pretrained, own)
+    from tsam_jax.models.pretrained import PretrainedError, load_pretrained
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        with config.refused("--pretrained", PretrainedError, ValueError):
+            return load_pretrained(path, rngs=rngs, **own)
+
     # Files are not read while a function is compiled: their content would be part of it.
     network = make_network(build(nnx.Rngs(0)), **options)
     return network._replace(init=lambda key: split_model(build(nnx.Rngs(key)))[1:])
@@ -202,10 +191,9 @@ def _model(task: config.Task, splits: Splits, options: dict[str, Any]) -> Model:
     text = isinstance(inputs, dict)
     shape = () if text else inputs.shape[1:]
     have = "text" if text else f"inputs of shape {shape}"
-    config.require(
-        (MODELS[model].kind == "text") == text and (len(shape) == 3 or model == "mlp" or text),
-        f"`--model {model}` is for {MODELS[model].kind}, and {task.dataset} has {have}.",
-    )
+    fits = (MODELS[model].kind == "text") == text and (len(shape) == 3 or model == "mlp" or text)
+    why = f"`--model {model}` is for {MODELS[model].kind}, and {task.dataset} has {have}."
+    config.require(fits, why)
     options |= {"width": task.width, "depth": task.depth} if model == "mlp" else {}
     if text:
         length = inputs["token_ids"].shape[1]
@@ -213,11 +201,3 @@ def _model(task: config.Task, splits: Splits, options: dict[str, Any]) -> Model:
     else:
         options["image_shape"] = shape
     return lambda rngs: MODELS[model].build(**options, rngs=rngs)
-
-
-def _pretrained(path: str, options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
-    """Reads a pretrained model, with a new head from random numbers."""
-    from tsam_jax.models.pretrained import PretrainedError, load_pretrained
-
-    with config.refused("--pretrained", PretrainedError, ValueError):
-        return load_pretrained(path, rngs=rngs, **options)
