@@ -89,8 +89,8 @@ def test_each_addition_is_one_file(copy):
     )
     insert(
         package / "train/metrics.py",
-XX
-        '        Metric("error", lambda x, y: 1 - accuracy(x, y), higher_is_better=False),\n',
+        '    Metric("accuracy", accuracy, percent=True),\n',
+        '    Metric("error", lambda x, y: 1 - accuracy(x, y), higher_is_better=False),\n',
     )
     insert(
         package / "train/task.py",
