@@ -1,5 +1,6 @@
 """Losses and metrics by name. Everything that depends on a metric reads its row of `METRICS`."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -191,7 +192,6 @@ def metrics_of(task: config.Task, num_classes: int | None) -> tuple[str, ...]:
     allowed = [name for name, one in METRICS.items() if one.labels == labels]
     for name in task.metrics:
         config.known(name, allowed, f"metric (`--metrics`) of {labels}")
-    kind, _, name = task.dataset.removeprefix("tfds:").replace("/", ":").partition(":")
-    plain = name.partition(":")[0].lower().replace("-", "").replace("_", "")
-    usual = _GLUE.get(plain) if kind == "glue" else None
+    glue = re.match(r"(?:tfds:)?glue[:/]([\w-]+)", task.dataset)
+    usual = _GLUE.get(re.sub("[-_]", "", glue[1]).lower()) if glue else None
     return tuple(task.metrics) or usual or (() if num_classes is None else ("accuracy",))
