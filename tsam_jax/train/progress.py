@@ -14,15 +14,10 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows the training of some runs; a context manager.
-
-    `work` is the number of their gradient evaluations. A console that is a terminal gets a live
-    bar, another one a line every few seconds.
-    """
+    """Shows the training of runs that take `work` gradient evaluations; a context manager."""
 
     def __init__(self, work: float, console: Console) -> None:
-        self.console, self._start = console, time.monotonic()
-        self._last_line = -_SECONDS_BETWEEN_LINES
+        self.console, self._start, self._next_line = console, time.monotonic(), 0.0
         self._seconds = self._computed = 0.0  # of the rounds, without compilation
         text = TextColumn("{task.description}", markup=False, table_column=Column())  # wrapped
         bar = BarColumn(bar_width=16)
@@ -54,10 +49,9 @@ class Progress:
         self._seconds += this.seconds
         self._computed += spent
         self.resume(spent)
-        late = now - self._last_line >= _SECONDS_BETWEEN_LINES
-        if not (self.console.is_terminal or late or this.epoch == run.ends[-1]):
+        if not (self.console.is_terminal or now >= self._next_line or this.epoch == run.ends[-1]):
             return
-        self._last_line, found = now, this.metrics
+        self._next_line, found = now + _SECONDS_BETWEEN_LINES, this.metrics
         part = "validation" if f"validation_{run.metric}" in found else "train"
         value = metric(run.metric).shown(found[f"{part}_{run.metric}"], digits=1)
         words = [f"seed {run.seed}  epoch {this.epoch}/{run.ends[-1]}"]
