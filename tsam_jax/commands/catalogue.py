@@ -12,7 +12,6 @@ from rich.text import Text
 from tsam_jax.commands import Command
 from tsam_jax.recipes import RECIPES, noisy_digits
 
-_PAPER = "from_paper(t=20, s=3)"  # needs millions of parameters, and so is not for the digits
 _COMMON = ("mask", "aux", "strategy")
 # the first sentence of the Source section of a docstring
 _SOURCE = re.compile(r"^Source: (.*?)(?<!\bal)(?<!\bEq)(?:\.\s|;|\Z)", re.DOTALL | re.MULTILINE)
@@ -56,8 +55,8 @@ def methods_table() -> Table:
         source = " ".join("".join(_SOURCE.findall(words)[:1]).split())
         parts = [Text(FORMULAS.get(name) or words.partition("\n")[0])]
         parts += [Text(", ".join(map(_shown, own)), "bold"), Text(source, "dim")]
-        if name in METHODS:
-            cost = parse(noisy_digits.SETTINGS.get(name, _PAPER))[0].cost
+        if name in METHODS:  # `from_paper` needs millions of parameters: not for the digits
+            cost = parse(noisy_digits.SETTINGS.get(name, "from_paper(t=20, s=3)"))[0].cost
             price = f"{cost.gradients:g}" + (f"\n+ {cost.values:g}" if cost.values else "")
         table.add_row(Text(name, "bold"), Text("\n").join(part for part in parts if part), price)
     return table
