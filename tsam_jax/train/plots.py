@@ -7,11 +7,10 @@ leaves the range of an accuracy.
 import collections
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -21,12 +20,6 @@ from tsam_jax.analysis import figures, style
 from tsam_jax.train.metrics import metric
 from tsam_jax.train.table import Results, Row, varied
 
-Curve = tuple[np.ndarray, np.ndarray]
-"""x, shape (points,), and y, shape (points, seeds)."""
-
-Panels = dict[str, dict[str, Curve]]
-"""Label of the vertical axis -> setting -> curve."""
-
 Grid = collections.namedtuple("Grid", "title x y xs ys values best")
 """Two arguments `x` and `y`, their values, the results (ys, xs), the place (x, y) of the best."""
 
@@ -34,24 +27,27 @@ Grid = collections.namedtuple("Grid", "title x y xs ys values best")
 def learning_curves(results: Results) -> Figure:
     """The metric and the loss, on unseen and on training examples, over the gradients spent.
 
-    The budget is on the horizontal axis, because a step of SAM costs two gradients and one of TSAM
-    2 s. Training curves are on the labels that were trained on: with noisy labels, a high accuracy
-    means memorised noise. A mean ends where a seed diverged. A sweep shows the best setting of
-    each method.
+    A step of SAM costs two gradients and one of TSAM 2 s. Training curves are on the labels that
+    were trained on: with noisy labels, a high accuracy means memorised noise. A mean ends where a
+    seed diverged. A sweep shows the best setting of each method.
     """
-    study, names = results.study, dict.fromkeys([results.study["metric"], "loss"])
-    panels: Panels = {}
-    keys = [(part, name) for name in names for part in (study["parts"][-1], "train")]
-    for part, name in keys:
-        noisy = " (noisy labels)" if part == "train" and study["label_noise"] else ""
-        label = f"{part.replace('train', 'training').capitalize()} {name}{noisy}"
-        panels[label] = {text: _curve(own, f"{part}_{name}") for text, own in results.runs.items()}
-    figure, axes = _lines(results, panels, "Gradient evaluations")
-    for panel, (_, name) in zip(axes, keys, strict=True):
+
+    def measured(row: Row) -> Row:
+        cost = row["gradient_evaluations"] / row["epochs"]
+        return {**row["curve"], "x": cost * np.array(row["curve"].get("epoch", []))}
+
+    study, panels = results.study, {}
+    for name in dict.fromkeys([study["metric"], "loss"]):
+        for part in (study["parts"][-1], "train"):
+            noisy = " (noisy labels)" if part == "train" and study["label_noise"] else ""
+            label = f"{part.replace('train', 'training').capitalize()} {name}{noisy}"
+            panels[label] = f"{part}_{name}"
+    figure = _lines(results, measured, panels, "Gradient evaluations")
+    for panel, key in zip(figure.axes, panels.values(), strict=True):
         panel.set_xlim(left=0)
         panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if metric(name).percent:
+        if metric(key).percent:
             panel.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.6g} %")
     figure.align_ylabels()
     return figure
@@ -63,25 +59,20 @@ def sharpness(results: Results) -> Figure:
     The paper's Figure 2, with the loss at the solution subtracted from the mean, so that a method
     is not called sharp because its loss is high: flat solutions lie low in both panels.
     """
-    rise, spread = "Mean rise of the training loss", "Variance of the training loss"
-    panels: Panels = {rise: {}, spread: {}}
-    for text, own in results.runs.items():
-        flat = [row["flatness"] for row in own if row["flatness"]]
-        sizes = np.array(flat[0]["noise_rms"] if flat else [])
-        numbers = ([x[key] for x in flat] for key in ("mean", "loss", "variance"))
-        mean, loss, variance = (np.array(x, float).T for x in numbers)  # null becomes NaN
-        panels[rise][text], panels[spread][text] = (sizes, mean - loss), (sizes, variance)
-    figure, axes = _lines(results, panels, "Noise per weight (rms)")
-    for panel in axes:
+
+    def measured(row: Row) -> Row:
+        flat: Row = {name: np.array(x, float) for name, x in (row["flatness"] or {}).items()}
+        return flat and flat | {"x": flat["noise_rms"], "rise": flat["mean"] - flat["loss"]}
+
+    panels = {"Mean rise of the training loss": "rise", "Variance of the training loss": "variance"}
+    figure = _lines(results, measured, panels, "Noise per weight (rms)")
+    for panel in figure.axes:
         figures.log_scale(panel)
     return figure
 
 
 def heat_map(results: Results) -> Figure:
-    """A panel for each of `grids`; the cell of a method's best setting has a frame.
-
-    All panels have the same colours.
-    """
+    """A panel for each of `grids`, in the same colours; a frame marks a method's best setting."""
     name, found = results.study["metric"], grids(results)
     known = [x for grid in found for x in grid.values.flat if np.isfinite(x)] or [0.0]
     scale = Normalize(min(known), max(known))
@@ -131,30 +122,24 @@ def grids(results: Results) -> list[Grid]:
     return found
 
 
-def _curve(rows: Sequence[Row], key: str) -> Curve:
-    rows = [row for row in rows if row["curve"].get(key)]
-    epochs: list[int] = max((row["curve"]["epoch"] for row in rows), key=len, default=[])
-    values = [*itertools.zip_longest(*(row["curve"][key] for row in rows))]
-    cost = rows[0]["gradient_evaluations"] / rows[0]["epochs"] if rows else 0.0
-    return cost * np.array(epochs), np.array(values, float)  # null becomes NaN
-
-
-def _lines(results: Results, panels: Panels, xlabel: str) -> tuple[Figure, list[Axes]]:
-    """A figure of curves with one legend of short names."""
+def _lines(results: Results, measured: Callable, panels: dict[str, str], xlabel: str) -> Figure:
+    """What `measured` finds in rows over its "x", in panels: label of the y axis -> key of y."""
     figure, axes = style.new_figure([1.0, 1.0], rows=len(panels) // 2)
     lines = {}
-    for panel, (ylabel, curves) in zip(axes, panels.items(), strict=True):
+    for panel, (ylabel, key) in zip(axes, panels.items(), strict=True):
         panel.set(xlabel=xlabel, ylabel=ylabel)
         for text, look in results.looks.items():
-            x, y = curves[text]
-            if y.size:
+            if runs := [run for run in map(measured, results.runs[text]) if key in run]:
+                x = max((run["x"] for run in runs), key=len)
+                seeds = itertools.zip_longest(*(run[key] for run in runs))
+                y = np.array([*seeds], float)  # null becomes NaN
                 span, name = np.stack([y.min(axis=1), y.max(axis=1)]), results.names[text]
                 lines[name] = figures.band(panel, x, y.mean(axis=1), span, look)
         if not panel.lines:
             panel.text(0.5, 0.5, "no numbers", transform=panel.transAxes, ha="center")
             panel.set(xticks=[], yticks=[])
     style.legend(figure, lines)
-    return figure, axes
+    return figure
 
 
 def _order(text: str) -> tuple[float, str]:

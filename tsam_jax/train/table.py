@@ -27,17 +27,14 @@ _COSTS = {
 
 
 class Column(NamedTuple):
-    """A column of numbers: its heading, its meaning, and the keys that lead to it in a row.
-
-    `sides` name a negative and a positive difference; without them differences are not taken.
-    """
+    """A column of numbers, the keys to them in a row, and names of a lower and a higher one."""
 
     name: str
     heading: str
     meaning: str
     path: tuple[str | int, ...]
     unit: str = ""
-    sides: Sequence[str] = ()
+    sides: Sequence[str] = ()  # without them differences are not taken
 
 
 class Line(NamedTuple):
@@ -61,10 +58,8 @@ class Results:
     """The results of a study so far.
 
     Attributes:
-      study, rows: as they are in the files.
       sweep: whether the study searches for settings.
       runs: setting -> its rows in the order of the seeds, for every setting of the study.
-      names: setting -> its short name.
       columns: the columns of `summary`; `compared`, those of `differences`.
       summary: the estimates of every setting, without those of diverged ones. A sweep's have the
         best first, by the mean over seeds of the validation metric at the last epoch, and of equals
