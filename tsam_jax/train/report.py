@@ -17,19 +17,16 @@ _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("tsam_jax.train", ""), a
 
 
 def read_study(directory: Path) -> tuple[Study, list[Row]]:
-    """Reads study.json and the rows of all shards.
-
-    Returns:
-      The study, and its rows; of several with the same setting and seed the last one.
+    """Reads study.json and the rows of all shards, the last one of each setting and seed.
 
     Raises:
       ConfigError: if the directory has no study.
     """
-    there = (directory / "study.json").is_file()
-    require(there, f"{directory} is not the directory of a study: it has no study.json.")
+    path = directory / "study.json"
+    require(path.is_file(), f"{directory} is not the directory of a study: it has no {path.name}.")
     files = sorted(directory.glob("rows*.jsonl"))
     rows = {(row["setting"], row["seed"]): row for x in files for row in record.read_lines(x)}
-    return record.read_json(directory / "study.json"), list(rows.values())
+    return record.read_json(path), list(rows.values())
 
 
 def write_report(directory: Path) -> Path:
