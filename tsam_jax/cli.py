@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         logging.disable()  # orbax's threads end later, with tracebacks of their own
         with contextlib.suppress(OSError):
-            errors.print(f"tsam-jax: error: {reason}. What was saved before can be resumed.")
+            say(errors, f"tsam-jax: error: {reason}. What was saved before can be resumed.")
         return 1
     except KeyboardInterrupt:
         errors.print("Interrupted.")
@@ -96,9 +96,9 @@ def _resumed(command: Any, name: str, words: list[str]) -> Any:
     from tsam_jax.train.config import require
     from tsam_jax.train.record import read_json
 
-    option, joint, _ = words[0].partition("=")
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
     require(
-        option == "--resume" and len(words) == 2 - len(joint),
+        given <= {"--resume", "--distributed"} and command.recipe is None,
         "`--resume` continues a run as it was started: leave out the other options.",
     )
     file = command.resume / "study.json"
@@ -108,8 +108,10 @@ def _resumed(command: Any, name: str, words: list[str]) -> Any:
         f"`--resume`: {command.resume} is not the directory of a `tsam-jax {name}`.",
     )
     again = _command(type(command), name, [str(word) for word in saved[1:]])
-    whole = {"shard": None} if name != "train" else {}
-    return dataclasses.replace(again, out=command.resume, **whole)
+    changes = {"out": command.resume, "distributed": command.distributed}
+    why = "`--resume` of a run of several processes needs the `--distributed` of each, as before."
+    require(bool(changes["distributed"]) == bool(again.distributed), why)
+    return dataclasses.replace(again, **changes, **({"shard": None} if name != "train" else {}))
 
 
 def _none(info: Any) -> Any:

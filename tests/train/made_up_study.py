@@ -8,22 +8,18 @@ METHODS = {"erm": 1.0, "sam": 2.0, "tsam": 6.0, "zsharp": 2.0}
 SIZES = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05]
 
 
-def study(*settings, **changes):
+def study(*settings, dataset="digits", label_noise=0.4, noise_law="other-labels", **changes):
     fields = {
         "kind": "compare",
-        "title_name": "digits",
         "recipe": "digits",
         "seeds": [0, 1, 2],
         "settings": list(settings),
         "metric": "accuracy",
         "metrics": ["accuracy", "loss"],
         "parts": ["train", "validation", "test"],
-        "label_noise": 0.4,
-        "noise_law": "other-labels",
-        "task": {"dataset": "digits"},
+        "task": {"dataset": dataset, "label_noise": label_noise, "noise_law": noise_law},
         "resolved": [["dataset", "digits", "recipe"], ["lr", "0.1", "flag"]],
         "versions": {"jax": "0.10.2"},
-        "value_cost": 1 / 3,
         "flatness_examples": 2000,
         "flags": [],
     }
@@ -64,8 +60,7 @@ def row(setting, seed, *, names=("accuracy", "loss"), epochs=20, flat=True, **ch
         "optimizer": {"base": "sgd", "lr": 0.1, "schedule": "cosine"},
         "epochs": epochs,
         "steps_per_epoch": 20,
-        "gradients_per_step": cost,
-        "values_per_step": 0.0,
+        "price_per_step": cost,
         "gradient_evaluations": 20 * epochs * cost,
         "seconds": 130.0,
         "diverged": None,
@@ -112,12 +107,12 @@ GLUE = study(
     "sam(rho=0.05)",
     metric="pearson",
     metrics=["pearson", "spearman", "loss"],
-    title_name="glue:STS-B",
+    dataset="glue:STS-B",
     label_noise=0.0,
 )
 PLAIN = study("erm()", "sam(rho=0.2)", metric="loss", metrics=["loss"], label_noise=0.0)
 GRID = study(*_grid(), kind="sweep", parts=["train", "validation"], flags=["--width", "8"])
-ONE = study("sam(rho=0.2)", kind="train", seeds=[7], title_name="cifar10")
+ONE = study("sam(rho=0.2)", kind="train", seeds=[7], dataset="cifar10")
 MANY = study(*[f"sam(rho=0.{k})" for k in range(1, 10)])
 
 STUDIES = {

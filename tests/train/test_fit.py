@@ -13,7 +13,7 @@ from flax import nnx
 from rich.console import Console
 
 from tsam_jax import data, methods
-from tsam_jax.train import fit
+from tsam_jax.train import fit, record
 from tsam_jax.train.config import ConfigError
 from tsam_jax.train.run import Diverged
 
@@ -165,6 +165,17 @@ def second_table(x):
     return x + TABLES[1]
 
 
+def weighted(by):
+    """A compiled loss with an array in it."""
+    table = np.full(1, by, np.float32)
+    compiled = jax.jit(lambda outputs, labels: jnp.asarray(table) * (outputs[:, 0] - labels) ** 2)
+    return lambda outputs, labels: compiled(outputs, labels)
+
+
+ERRORS = {
+    "low": lambda outputs, labels: (outputs[:, 0] - labels).min(),
+    "high": lambda outputs, labels: (outputs[:, 0] - labels).max(),
+}
 TRAININGS = {
     "learning rate": ({"base": optax.sgd(0.1)}, {"base": optax.sgd(0.1000001)}),
     "momentum": ({"base": optax.sgd(0.1, 0.9)}, {"base": optax.sgd(0.1, 0.8)}),
@@ -177,7 +188,9 @@ TRAININGS = {
         {"base": optax.inject_hyperparams(optax.sgd)(learning_rate=0.2)},
     ),
     "loss": ({}, {"loss": lambda outputs, labels: jnp.abs(outputs[:, 0] - labels)}),
+    "constants of a compiled loss": ({"loss": weighted(1.0)}, {"loss": weighted(2.0)}),
     "width": ({"model": mlp(3)}, {"model": mlp(4)}),
+    "weights": ({"model": linear(nnx.Rngs(1))}, {"model": linear(nnx.Rngs(2))}),
     "average": ({}, {"ema": 0.6}),
     "no average": ({}, {"ema": None}),
     "augmentation": ({"augment": shifted(0.1)}, {"augment": shifted(0.2)}),
@@ -191,6 +204,10 @@ TRAININGS = {
     "micro-batches": ({}, {"accumulate": 2}),
     "statistics": ({}, {"recalibrate": True}),
     "metric": ({}, {"metrics": {"zero": lambda outputs, labels: 0 * labels.sum()}}),
+    "order of metrics": (
+        {"metrics": ERRORS},
+        {"metrics": dict(reversed(ERRORS.items()))},
+    ),
     "seed": ({}, {"seed": 1}),
     "batch": ({}, {"batch_size": 20}),
     "data": ({}, {"data": (X + 1e-3, LINE[1])}),
@@ -206,6 +223,18 @@ def test_the_directory_of_another_training_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="is of another run"):
         tilted(tmp_path, **second)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_fewer_epochs_than_a_directory_has_are_refused_and_lose_nothing(tmp_path):
+    whole = tilted(tmp_path, epochs=3)
+    with pytest.raises(ConfigError, match=r"`epochs` must be at least the 3 that .*, got 2"):
+        tilted(tmp_path, epochs=2)
+    assert tilted(tmp_path, epochs=3).history == whole.history
+
+
+def test_a_directory_belongs_to_one_process(tmp_path):
+    with record.owned(tmp_path), pytest.raises(ConfigError, match="another process writes to"):
+        tilted(tmp_path)
 
 
 def interrupt(monkeypatch, round_, times):
@@ -329,7 +358,10 @@ def test_a_loss_that_is_not_finite_stops_with_words(tmp_path):
         ({"accumulate": 3}, r"`fit\(accumulate=...\)` must divide `batch_size`, 10, got 3"),
         ({"ema": 1.0}, r"`fit\(ema=...\)` must be at least 0 and below 1, got 1.0"),
         ({"loss": "mae"}, r"`fit\(loss=...\)` must be a function or one of cross-entropy"),
+        ({"checkpoint_every": 0}, r"`fit\(checkpoint_every=...\)` must be a positive integer"),
+        ({"metrics": {"loss": len}}, r"`fit\(metrics=...\)` must name none loss"),
         ({"data": (X, LINE[1][:7])}, "of the train part have the sizes"),
+        ({"validation": (X[:0], LINE[1][:0])}, "of the validation part have the sizes"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(changes, message):

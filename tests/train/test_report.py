@@ -24,7 +24,8 @@ def cheap_figures(monkeypatch, request):
 
 
 def page_of(directory, study_, rows):
-    return report.write_report(write(directory, study_, rows)).read_text("utf-8")
+    report.write_report(write(directory, study_, rows))
+    return (directory / "report.html").read_text("utf-8")
 
 
 def in_words(page):
@@ -43,7 +44,8 @@ WITH_FIGURES = {"complete", "many", "regression", "sweep", "diverged", "at once"
 )
 def test_report_is_written_and_its_page_stands_alone(name, tmp_path):
     study_, rows = STUDIES[name]
-    page = report.write_report(write(tmp_path / "run", study_, rows))
+    report.write_report(write(tmp_path / "run", study_, rows))
+    page = tmp_path / "run/report.html"
     figures = {"learning_curves.png"}
     figures |= {"sharpness.png"} if any(r["flatness"] for r in rows) else set()
     figures |= {"heatmap.png"} if study_["kind"] == "sweep" else set()
@@ -107,7 +109,7 @@ def test_page_says_why_flatness_was_not_measured(tmp_path):
 def test_page_escapes_every_text(tmp_path):
     evil = "<script>alert('&')</script>"
     setting = f"sam(w={evil})"
-    texts = {"title_name": evil, "noise_law": evil, "versions": {evil: evil}, "task": {evil: evil}}
+    texts = {"dataset": evil, "noise_law": evil, "versions": {evil: evil}}
     found = study(setting, "erm()", evil, resolved=[[evil, evil, evil]], flags=[evil], **texts)
     rows = [row("erm()", 0), row(setting, 0, flatness_error=evil, diverged=evil, flat=False)]
     rows[1]["optimizer"]["schedule"] = evil
@@ -145,7 +147,8 @@ def test_rows_of_shards_are_merged_and_the_last_of_equals_wins(tmp_path):
     again = {**rows[0], "seconds": 7.0}
     write(tmp_path, THREE, [*rows[:4], again], "rows-1-of-2.jsonl")
     write(tmp_path, THREE, rows[4:], "rows-2-of-2.jsonl")
-    study_, found = report.read_study(tmp_path)
+    results = report.write_report(tmp_path)
+    study_, found = results.study, results.rows
     assert study_ == THREE
     assert found == [again, *rows[1:]]
 
@@ -155,13 +158,14 @@ def test_a_line_cut_off_by_a_kill_is_ignored(tmp_path):
     write(tmp_path, THREE, rows[:3])
     with (tmp_path / "rows.jsonl").open("a") as lines:
         lines.write(json.dumps(rows[3])[:100])
-    assert report.read_study(tmp_path)[1] == rows[:3]
-    assert "not finished" in report.write_report(tmp_path).read_text("utf-8")
+    assert report.write_report(tmp_path).rows == rows[:3]
+    report.write_report(tmp_path)
+    assert "not finished" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_directory_without_a_study_is_an_error(tmp_path):
     with pytest.raises(config.ConfigError, match=r"has no study\.json"):
-        report.read_study(tmp_path)
+        report.write_report(tmp_path)
     with pytest.raises(config.ConfigError, match=r"has no study\.json"):
         report.write_report(tmp_path / "nowhere")
 
@@ -187,14 +191,14 @@ def test_commands_of_a_sweep_train_the_best_and_compare_the_best_of_each_method(
     rows = [row(text, seed, validation_accuracy=x) for text, x in values.items() for seed in (0, 1)]
     rows.append(diverged("tsam(t=1, rho=0.1, s=2)", 0))
     found = {**GRID, "seeds": [0, 1], "settings": [*values, "tsam(t=1, rho=0.1, s=2)"]}
-    train, compare = map(shlex.split, report.commands(found, rows))
+    train, compare = map(shlex.split, report.commands(Results(found, rows)))
     flags = ["--width", "8"]
     assert train == ["tsam-jax", "train", "digits", "--method", "sam(rho=0.1)", *flags]
     best = ["erm(lr=0.3)", "sam(rho=0.1)", "tsam(t=1, rho=0.1, s=2)"]
     expected = ["tsam-jax", "compare", "digits", "--methods", *best, *flags, "--seeds", "2"]
     assert compare == expected
-    assert report.commands(found, []) == []
-    without = report.commands({**found, "recipe": None, "flags": []}, rows)
+    assert report.commands(Results(found, [])) == []
+    without = report.commands(Results({**found, "recipe": None, "flags": []}, rows))
     assert shlex.split(without[1]) == ["tsam-jax", "compare", "--methods", *best, "--seeds", "2"]
 
 
@@ -202,7 +206,7 @@ def test_the_page_of_a_sweep_marks_the_choice_and_has_the_commands(tmp_path):
     study_, rows = STUDIES["sweep"]
     page = page_of(tmp_path, study_, rows)
     words = in_words(page)
-    for command in report.commands(study_, rows):
+    for command in report.commands(Results(study_, rows)):
         assert html.escape(command, quote=True).replace("&#x27;", "&#39;") in page
     results = page.partition("<h2>Results</h2>")[2].partition("<h2>")[0]
     assert results.count(">chosen<") == 3

@@ -15,6 +15,10 @@ from tsam_jax.train.table import Results
 every_study = pytest.mark.parametrize("name", STUDIES)
 
 
+def render(study_, rows):
+    return table.render(table.Results(study_, rows))
+
+
 def printed(rendered):
     console = Console(file=io.StringIO(), width=80)
     console.print(rendered)
@@ -76,7 +80,7 @@ def test_only_accuracy_is_in_percent():
     }
     assert "%" not in {c.unit for c in Results(*STUDIES["glue"]).columns}
     rows = [row("erm()", seed, names=("pearson", "loss"), test_pearson=0.75) for seed in (0, 1)]
-    text = printed(table.render(study("erm()", metric="pearson", metrics=["pearson"]), rows))
+    text = printed(render(study("erm()", metric="pearson", metrics=["pearson"]), rows))
     assert " 0.750 " in text
     assert "75.0" not in text
 
@@ -88,7 +92,7 @@ def test_summary_takes_the_last_epoch_and_the_best_validation_epoch():
     quantile = scipy.stats.t.ppf(0.975, 1)
     assert found["test_accuracy"] == pytest.approx((0.71, quantile * 0.01))
     assert found["early_test_accuracy"] == pytest.approx((0.85, quantile * 0.05))
-    text = printed(table.render(study("erm()", seeds=[0, 1]), rows))
+    text = printed(render(study("erm()", seeds=[0, 1]), rows))
     assert "71.00" in text
     assert "±12.71" in text
 
@@ -139,15 +143,15 @@ def test_a_diverged_seed_is_announced_and_leaves_no_mean():
     place = [c.name for c in shown].index("gradient_evaluations")
     assert [cell[0] for cell in sam[1:place]] == ["-"] * (place - 1)
     assert sam[place][0] == "800"  # it was spent
-    text = " ".join(printed(table.render(THREE, rows)).split())
+    text = " ".join(printed(render(THREE, rows)).split())
     assert "Settings with a diverged seed have no means." in text
-    assert "no means" not in printed(table.render(*STUDIES["complete"]))
+    assert "no means" not in printed(render(*STUDIES["complete"]))
 
 
 @every_study
 def test_tables_fit_eighty_columns_and_need_no_terminal(name):
     study_, rows = STUDIES[name]
-    text = printed(table.render(study_, rows))
+    text = printed(render(study_, rows))
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text  # nothing cut
@@ -159,24 +163,24 @@ def test_tables_fit_eighty_columns_and_need_no_terminal(name):
 
 def test_columns_that_do_not_fit_are_left_out_from_the_right():
     rows = rows_of(GLUE, names=("pearson", "spearman", "loss"))
-    head = printed(table.render(GLUE, rows))
+    head = printed(render(GLUE, rows))
     assert "spearman" in head
     assert "var." not in head
     assert "report.html has more columns." in " ".join(head.split())
-    assert "more columns" not in printed(table.render(PLAIN, []))
+    assert "more columns" not in printed(render(PLAIN, []))
     assert "nearby_variance" in [c.name for c in Results(GLUE, rows).columns]
 
 
 def test_missing_seeds_are_counted():
-    lines = [line.split() for line in printed(table.render(*STUDIES["partial"])).splitlines()]
+    lines = [line.split() for line in printed(render(*STUDIES["partial"])).splitlines()]
     for words in (["ERM", "3", "of", "3"], ["SAM", "2", "of", "3"], ["TSAM", "1", "of", "3"]):
         assert words in [line[:4] for line in lines]
-    assert "seeds " not in printed(table.render(*STUDIES["complete"])).partition("±")[0]
+    assert "seeds " not in printed(render(*STUDIES["complete"])).partition("±")[0]
 
 
 def test_brackets_in_settings_are_not_markup():
     one = study("sam(w=[red])", seeds=[0])
-    assert "sam(w=[red])" in printed(table.render(one, [row("sam(w=[red])", 0)]))
+    assert "sam(w=[red])" in printed(render(one, [row("sam(w=[red])", 0)]))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +269,7 @@ def test_the_table_of_a_sweep_is_sorted_and_marks_the_choice():
     rows += [row("erm()", 0, validation_accuracy=0.6), diverged("sam(rho=9, lr=0.1)", 0)]
     texts = [*(r["setting"] for r in rows), "pgn()"]
     changes = {"kind": "sweep", "seeds": [0], "parts": ["train", "validation"]}
-    text = printed(table.render(study(*texts, **changes), rows)).partition("±:")[0]
+    text = printed(render(study(*texts, **changes), rows)).partition("±:")[0]
     lines = [" ".join(line.split()) for line in text.splitlines()]
     place = lines.index(next(line for line in lines if line.startswith("SAM rho=0.1 1 of 1 80.00")))
     assert lines[place + 1] == "chosen"
@@ -343,7 +347,7 @@ def test_the_verdict_of_a_sweep_or_of_one_setting_is_the_best_value():
     assert sweep == f"{expected} 83.45 ± 1.05 %."
     [alone] = Results(study("sam(rho=0.2)"), [row("sam(rho=0.2)", 0, test_accuracy=0.5)]).verdict()
     assert alone == "SAM: test accuracy at the last epoch 50.00 %."
-    assert "95 %" not in printed(table.render(*STUDIES["one run"]))
+    assert "95 %" not in printed(render(*STUDIES["one run"]))
     assert Results(*STUDIES["at once"]).verdict() == [
         "SAM: test accuracy at the last epoch diverged."
     ]

@@ -17,6 +17,10 @@ from tsam_jax.train.config import option
 _Recipe = Annotated[str | None, Positional, arg(metavar="[RECIPE]", help_behavior_hint="")]
 _EVALUATIONS = "Evaluations per run, the same number for each; at most the epochs of the shortest."
 _FLATNESS = "Training examples for the flatness measures, each at the cost of 151 losses."
+_REMEDIES = (
+    "Try a lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up (`--warmup 1`), a smaller"
+    " rho or noise radius, or `--precision float32`."
+)
 _EVERY = "Epochs between checkpoints; one more at the end, and the best epoch's. Default: {}."
 
 
@@ -97,8 +101,10 @@ class _Experiment(Command):
         if complete:
             return status
         # a resumed directory is all of its shards
-        words = [*self.words, "--out"] if self.shard else [self.kind, "--resume"]
-        again = shlex.join(["tsam-jax", *words, str(directory)])
+        words = (self.kind, "--resume", str(directory))
+        if self.shard is not None:
+            words = *self.words, *["--out", str(directory)] * (self.out is None)
+        again = shlex.join(["tsam-jax", *words])
         say(console, f"Interrupted; resume with: {again}")
         return INTERRUPTED
 
@@ -207,17 +213,16 @@ class Report(Command):
 
 def _report(directory: Path, console: Console) -> int:
     """Writes the report of a study and prints its results; the exit status of the study."""
-    from tsam_jax.train import report, run, table
+    from tsam_jax.train import report, table
 
-    page = report.write_report(directory)
-    study, rows = report.read_study(directory)
-    console.print(table.render(study, rows))
-    for line in report.commands(study, rows):
+    results = report.write_report(directory)
+    console.print(table.render(results))
+    for line in report.commands(results):
         say(console, f"Next: {line}")
-    say(console, f"Report: {page}")
-    diverged = [row for row in rows if row["diverged"]]
+    say(console, f"Report: {directory / 'report.html'}")
+    diverged = [row for row in results.rows if row["diverged"]]
     for row in diverged:
         say(console, f"Diverged: {row['setting']}, seed {row['seed']}, at {row['diverged']}.")
     if diverged:
-        say(console, run.REMEDIES)
+        say(console, _REMEDIES)
     return 1 if diverged else 0

@@ -39,7 +39,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the kept checkpoints, ascending."""
+        """Steps of the kept checkpoints, ascending; waits for a save that was interrupted."""
+        self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     @property

@@ -247,7 +247,7 @@ def shown(text: str, most: int = 100) -> str:
 
 def check_new(path: Path) -> None:
     """Raises ConfigError unless a directory is new or empty."""
-    full = path.is_dir() and any(path.iterdir())
+    full = path.is_dir() and any(x.name[0] != "." for x in path.iterdir())
     require(not full, f"`--out` must be a new or empty directory, but {path} has files in it.")
 
 

@@ -107,8 +107,9 @@ def fit(
       ValueError: if the arguments do not fit together.
       ImportError: if data are to be streamed and grain is not installed.
       ConfigError: if `method` is a text that is not a setting; if a checkpoint in `directory` is
-        damaged, or of another training: model, loss, data, augmentation, method, base optimizer or
-        any of their numbers differ.
+        damaged, or of another training: model, weights, loss, data (of streamed inputs, those that
+        are measured), augmentation, method, base optimizer, any of their numbers, or the names of
+        the metrics differ; if it has more than `epochs`; or if another process writes to it.
       Diverged: if the loss is not finite; the message has the step and remedies.
 
     Cost: epochs x batches x the cost of a step of the method.
@@ -141,7 +142,9 @@ def fit(
         ("accumulate", accumulate, divides, f"divide `batch_size`, {batch_size}"),
         ("epochs", epochs, epochs >= 1, "be a positive integer"),
         ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
+        ("checkpoint_every", checkpoint_every, checkpoint_every >= 1, "be a positive integer"),
         ("loss", loss, callable(loss) or loss in LOSSES, f"be a function or one of {names}"),
+        ("metrics", [*metrics], "loss" not in metrics, "name none loss, which is measured anyway"),
     ):
         require(right, f"`fit({name}=...)` must {rule}, got {value!r}.", ValueError)
     chosen = LOSSES[loss] if isinstance(loss, str) else loss
@@ -172,13 +175,13 @@ def fit(
         path.mkdir(parents=True, exist_ok=True)
         identity = {"fit": label, "seed": seed, "batch_size": batch_size, "train_size": train_size}
         identity["data"] = hash_tree((splits, records and records.labels))
-        identity["step"] = _fingerprint(one, (recalibrate, sorted(metrics)))
+        identity["step"] = _fingerprint(one, (recalibrate, [*metrics]))
         one = one._replace(identity=identity)
     with Progress(one.price * epochs, console or Console(quiet=True)) as progress:
         outcome = run.train(one, progress, checkpoint_every=checkpoint_every)
     if outcome.diverged is not None:
-        where = f"at {outcome.diverged}. Last good checkpoint: {outcome.saved}"
-        msg = f"`{label}`: the loss is not finite {where}. {run.REMEDIES}"
+        msg = f"`{label}`: the loss is not finite at {outcome.diverged}. Last good checkpoint:"
+        msg += f" {outcome.saved}. Try a lower learning rate, a warm-up, clipping or a smaller rho."
         raise run.Diverged(msg)
     trained, best = network.merge(*outcome.weights), outcome.log.best(one.metric)
     return Fitted(trained, outcome.log.lines, best, outcome.state, outcome.complete)
@@ -194,9 +197,18 @@ def _fingerprint(one: run.Run, options: Any) -> str:
 
     start = one.start()
     found = jax.make_jaxpr(program)(start, one.data)
+    constants = [np.asarray(x) for x in _constants(found)]
     text = re.sub(r" at 0x[0-9a-f]+", "", f"{options} {found.jaxpr}")
-    # injected hyperparameters are in the state of the optimizer
-    return hash_tree((start.base, [np.asarray(x) for x in found.consts]), text)
+    return hash_tree((start, constants), text)
+
+
+def _constants(jaxpr: Any) -> list[Any]:
+    """The arrays in a program, those of compiled functions that it calls included."""
+    found, is_program = list(getattr(jaxpr, "consts", ())), lambda x: hasattr(x, "eqns")
+    for equation in jaxpr.eqns:
+        inner = jax.tree.leaves([*equation.params.values()], is_leaf=is_program)
+        found += [x for one in filter(is_program, inner) for x in _constants(one)]
+    return found
 
 
 def _splits(
@@ -219,7 +231,7 @@ def _splits(
         placed[name] = examples and Batch(*jax.tree.map(jnp.asarray, tuple(examples)))
         sizes = {x.shape[:1] for x in jax.tree.leaves(placed[name])}
         msg = f"`fit(data=...)`: inputs and labels of the {name} part have the sizes {sizes}."
-        require(len(sizes) <= 1 and () not in sizes, msg, ValueError)
+        require(len(sizes) <= 1 and not {(), (0,)} & sizes, msg, ValueError)
     return Data(**placed), data if isinstance(data, Records) else None  # type: ignore[arg-type]
 
 

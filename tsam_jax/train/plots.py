@@ -39,7 +39,7 @@ def learning_curves(results: Results) -> Figure:
     study, panels = results.study, {}
     for name in dict.fromkeys([study["metric"], "loss"]):
         for part in (study["parts"][-1], "train"):
-            noisy = " (noisy labels)" if part == "train" and study["label_noise"] else ""
+            noisy = " (noisy labels)" if part == "train" and study["task"]["label_noise"] else ""
             label = f"{part.replace('train', 'training').capitalize()} {name}{noisy}"
             panels[label] = f"{part}_{name}"
     figure = _lines(results, measured, panels, "Gradient evaluations")

@@ -56,10 +56,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises ConfigError, which names the file, if it is damaged."""
-    try:
-        return _parsed(path.read_bytes(), str(path))
-    except OSError as error:
-        raise _damaged(str(path), error) from error
+    return _parsed(path.read_bytes(), str(path))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -75,17 +72,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_refused)
+        found: dict[str, Any] = json.loads(text, parse_constant=_refused)
+        config.require(isinstance(found, dict), "it is no JSON object", ValueError)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, too deep
-        raise _damaged(where, error) from error
-    if not isinstance(found, dict):
-        raise _damaged(where, f"{type(found).__name__}, not a JSON object")
+        reason = config.shown(str(error).partition("\n")[0], 200)
+        msg = f"{where} is damaged ({reason}). Nothing was changed."
+        raise config.ConfigError(msg) from error
     return found
-
-
-def _damaged(where: str, why: object) -> config.ConfigError:
-    reason = config.shown(str(why).partition("\n")[0], 200)
-    return config.ConfigError(f"{where} is damaged ({reason}). Nothing was changed.")
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -163,11 +156,6 @@ class Log:
     def lines(self) -> list[dict[str, Any]]:
         """What was measured: the same however often a run is resumed."""
         return [{k: x for k, x in line.items() if k != "timing"} for line in self._written]
-
-    @property
-    def last(self) -> dict[str, Any] | None:
-        """The last line."""
-        return self.lines[-1] if self._written else None
 
     def best(self, name: str) -> dict[str, Any] | None:
         """The line of the best epoch on the validation part, of equals the first, or None."""

@@ -2,7 +2,6 @@
 
 import base64
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,16 @@ import jinja2
 from tsam_jax.analysis import style
 from tsam_jax.train import plots, record
 from tsam_jax.train.config import require
-from tsam_jax.train.table import Line, Results, Row, Study
+from tsam_jax.train.table import Line, Results
 
 _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("tsam_jax.train", ""), autoescape=True)
 
 
-def read_study(directory: Path) -> tuple[Study, list[Row]]:
-    """Reads study.json and the rows of all shards, the last one of each setting and seed.
+def write_report(directory: Path) -> Results:
+    """Writes report.json, the figures and report.html, each as a whole, of a study so far.
+
+    Returns:
+      Its results: of the rows of all shards the last one of each setting and seed.
 
     Raises:
       ConfigError: if the directory has no study.
@@ -26,24 +28,15 @@ def read_study(directory: Path) -> tuple[Study, list[Row]]:
     require(path.is_file(), f"{directory} is not the directory of a study: it has no {path.name}.")
     files = sorted(directory.glob("rows*.jsonl"))
     rows = {(row["setting"], row["seed"]): row for x in files for row in record.read_lines(x)}
-    return record.read_json(path), list(rows.values())
-
-
-def write_report(directory: Path) -> Path:
-    """Writes report.json, the figures and report.html, each as a whole, of a study so far.
-
-    Returns:
-      The path of report.html, which needs no other file.
-    """
-    study, rows = read_study(directory)
-    results, figures = Results(study, rows), {}
+    results, figures = Results(record.read_json(path), list(rows.values())), {}
     failures = problems(results)
-    plain = {x: [*map(_plain, getattr(results, x))] for x in ("summary", "differences")}
-    record.write_json(directory / "report.json", {"study": study, "rows": rows, **plain})
+    found = {"study": results.study, "rows": results.rows}
+    found |= {x: [*map(_plain, getattr(results, x))] for x in ("summary", "differences")}
+    record.write_json(directory / "report.json", found)
     # name -> whether it is drawn, and how; the most convincing one comes first
     drawings = {
         "heatmap": (results.sweep and plots.grids(results), plots.heat_map),
-        "sharpness": (any(row["flatness"] for row in rows), plots.sharpness),
+        "sharpness": (any(row["flatness"] for row in results.rows), plots.sharpness),
         "learning_curves": (True, plots.learning_curves),
     }
     for name, draw in ((name, draw) for name, (wanted, draw) in drawings.items() if wanted):
@@ -54,10 +47,10 @@ def write_report(directory: Path) -> Path:
         except Exception as error:  # whatever it is, the report must not be lost
             failures.append((f"{name}.png", f"not drawn: {type(error).__name__}: {error}"))
     page = _PAGES.get_template("page.html.jinja").render(
-        results=results, figures=figures, problems=failures, commands=commands(study, rows)
+        results=results, figures=figures, problems=failures, commands=commands(results)
     )
     record.write_whole(directory / "report.html", page.encode())
-    return directory / "report.html"
+    return results
 
 
 def problems(results: Results) -> list[tuple[str, str]]:
@@ -74,16 +67,15 @@ def problems(results: Results) -> list[tuple[str, str]]:
     return found
 
 
-def commands(study: Study, rows: Sequence[Row]) -> list[str]:
+def commands(results: Results) -> list[str]:
     """The commands after a sweep: train the best setting of all, compare the best of each method.
 
     They have the flags of the sweep; there are none for another study, or if nothing is finished.
     """
-    results, flags = Results(study, rows), study["flags"]
-    recipe = [study["recipe"]] if study["recipe"] else []
-    seeds = "--seeds", str(len(study["seeds"]))
+    study, flags = results.study, results.study["flags"]
+    recipe, seeds = [study["recipe"]] * bool(study["recipe"]), str(len(study["seeds"]))
     train = ["train", *recipe, "--method", results.summary[0].setting, *flags]
-    compare = ["compare", *recipe, "--methods", *results.chosen, *flags, *seeds]
+    compare = ["compare", *recipe, "--methods", *results.chosen, *flags, "--seeds", seeds]
     return [shlex.join(["tsam-jax", *x]) for x in (train, compare) if results.chosen]
 
 

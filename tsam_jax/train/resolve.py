@@ -66,7 +66,7 @@ def resolve(command: Any) -> Resolved:
     """
     named = command.recipe or ("digits" if "dataset" not in command.task else None)
     if named is not None:
-        config.known(named, RECIPES, "recipe")
+        config.known(named, RECIPES, "recipe (a data set goes by --dataset, or has a colon)")
     recipe = RECIPES[named] if named is not None else Recipe("")
     flags = {name: getattr(command, name) for name in _KINDS}
 

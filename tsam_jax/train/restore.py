@@ -173,7 +173,7 @@ _KINDS = {"setting": str, "seed": int, "epochs": int, "data": str, "task": dict,
 
 def read_plan(directory: Path, option: str) -> tuple[dict[str, Any], config.Task, Plan]:
     """Reads config.json of a run; raises ConfigError, which names the option, if it is invalid."""
-    msg = f"`{option}`: {directory} is not the directory of a training run"
+    msg = f"`{option}`: {directory} is not the directory of a training run (of a study, a cell)"
     config.require((directory / "config.json").exists(), msg + ".")
     saved = record.read_json(directory / "config.json")
     odd = [name for name, kind in _KINDS.items() if type(saved.get(name)) is not kind]

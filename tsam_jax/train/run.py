@@ -19,16 +19,10 @@ from tsam_jax.train.checkpoint import BEST, LAST, Checkpoints
 from tsam_jax.train.metrics import METRICS
 from tsam_jax.train.network import Batch, Network
 from tsam_jax.train.progress import Progress
-from tsam_jax.train.record import Log
+from tsam_jax.train.record import Log, owned
 from tsam_jax.train.resolve import Plan
 from tsam_jax.train.task import Data, Loaded
 from tsam_jax.train.trackers import Tracking, open_trackers
-
-REMEDIES = (
-    "Try a lower learning rate (`--lr`), clipping (`--clip 1`), a warm-up (`--warmup 1`), a smaller"
-    " rho or noise radius, or `--precision float32`."
-)
-"""What to do about a loss that is not finite."""
 
 
 class Diverged(Exception):  # noqa: N818 - what happened, for the user to read
@@ -158,6 +152,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
         if directory is not None:
+            stack.enter_context(owned(directory))
             newest = stack.enter_context(run.checkpoints(keep=keep_checkpoints))
             chosen = stack.enter_context(run.checkpoints(BEST, keep=1))
             chosen.check()
@@ -166,7 +161,10 @@ def train(
             state = run.start()
             if newest is not None and (saved := newest.restore(state._asdict())) is not None:
                 state = loop.TrainState(**saved)
-            log.keep_until(int(state.step) // steps, run.ends)
+            epoch = int(state.step) // steps
+            why = f"`epochs` must be at least the {epoch} that {directory} has, got {epochs}."
+            config.require(epoch <= epochs, why)
+            log.keep_until(epoch, run.ends)
             return state, run.weights(state)
 
         written = bool(log.lines)
@@ -211,9 +209,9 @@ def train(
 
 def _where(state: loop.TrainState, log: Log, steps: int) -> str | None:
     """Where the loss of a run is not finite."""
-    step, last = int(state.broken), log.last
-    if not step and last is not None and last.get("train_loss") is None:
-        step = last["epoch"] * steps
+    step, last = int(state.broken), log.lines[-1:]
+    if not step and last and last[0].get("train_loss") is None:
+        step = last[0]["epoch"] * steps
     return f"step {step}, epoch {(step - 1) // steps + 1}" if step else None
 
 

@@ -66,8 +66,7 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     study["data"] = loaded.digest
     record.check_same(directory / "study.json", study)
     study |= {"metric": loaded.metrics[0], "metrics": loaded.metrics, "flags": command.flags()}
-    study |= {"words": command.words, "versions": record.versions()}
-    study["resolved"] = resolved.rows
+    study |= {"words": command.words, "resolved": resolved.rows, "versions": record.versions()}
     path = directory / ("rows.jsonl" if n == 1 else f"rows-{i}-of-{n}.jsonl")
     rows = [row for file in directory.glob("rows*.jsonl") for row in record.read_lines(file)]
     finished = {(row["setting"], row["seed"]) for row in rows}
@@ -132,13 +131,12 @@ def _row(plan: Plan, run: Run, outcome: Outcome) -> dict[str, Any]:
         "optimizer": vars(plan.optimizer),
         "epochs": plan.epochs,
         "steps_per_epoch": run.program.steps_per_epoch,
-        "gradients_per_step": setting.cost.gradients,
-        "values_per_step": setting.cost.values,
+        "price_per_step": setting.price,
         "gradient_evaluations": plan.epochs * run.price,
         "seconds": outcome.log.seconds,
         "diverged": where and f"{where}; last checkpoint: {outcome.saved}",
         "curve": {name: [line.get(name) for line in lines] for name in names},
-        "final": outcome.log.last,
+        "final": lines[-1] if lines else None,
         "best": outcome.log.best(run.metric),
         "flatness": None,
         "flatness_error": None,
@@ -147,11 +145,10 @@ def _row(plan: Plan, run: Run, outcome: Outcome) -> dict[str, Any]:
 
 def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
     """Content of study.json that is known before the data are loaded."""
-    task, epochs = resolved.task, [plan.epochs for plan in resolved.plans]
+    epochs = [plan.epochs for plan in resolved.plans]
     parts = loop.PARTS if command.kind != "sweep" else ("train", "validation")
     return {
         "kind": command.kind,
-        "title_name": task.dataset,
         "recipe": resolved.recipe,
         "seeds": command.seed_list(),
         "settings": [plan.setting.text for plan in resolved.plans],
@@ -159,10 +156,7 @@ def _described(resolved: Resolved, command: Any) -> dict[str, Any]:
         "optimizers": [vars(plan.optimizer) for plan in resolved.plans],
         "parts": parts,  # a search must not evaluate the test part
         "evaluations": min(command.evaluations, *epochs),
-        "label_noise": task.label_noise,
-        "noise_law": task.noise_law,
-        "task": vars(task),
-        "value_cost": config.VALUE_COST,
+        "task": vars(resolved.task),
         "flatness_examples": command.flatness_examples,
     }
 

@@ -164,9 +164,9 @@ def varied(given: Sequence[dict[str, str]]) -> list[str]:
     return sorted((name for name in names if counts[name] > 1), key=lambda name: -counts[name])
 
 
-def render(study: Study, rows: Sequence[Row]) -> Group:
+def render(results: Results) -> Group:
     """The verdict, a table of at most 80 columns, and the settings in full."""
-    results, every = Results(study, rows), len(study["seeds"])
+    every = len(results.study["seeds"])
     lines, counted = results.summary, any(len(x.seeds) < every for x in results.summary)
     words, settings = table.Table.grid(padding=(0, 1, 0, 0)), table.Table.grid(padding=(0, 2, 0, 0))
     for sentence in results.verdict():

@@ -180,7 +180,11 @@ def network_for(task: config.Task, splits: Splits) -> Network:
             return load_pretrained(path, rngs=rngs, **own)
 
     # Files are not read while a function is compiled: their content would be part of it.
-    network = make_network(build(nnx.Rngs(0)), **options)
+    network = make_network(model := build(nnx.Rngs(0)), **options)
+    _, params, rest = split_model(model)
+    with config.refused(f"--pretrained` with `--max-length {task.max_length}", ValueError):
+        first = jax.tree.map(lambda x: x[:1], splits.train.inputs)
+        jax.eval_shape(network.predict, params, first, rest)  # it may not take such inputs
     return network._replace(init=lambda key: split_model(build(nnx.Rngs(key)))[1:])
 
 
