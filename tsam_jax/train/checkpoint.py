@@ -30,17 +30,18 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     ) -> None:
         self._path = (directory / folder).resolve()
         self._meta = {"format": _FORMAT, "identity": identity}
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        # In no thread of its own: an interrupt must not leave a save behind that ends later.
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         with _read(self._path):
             self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()  # waits for all saves
+        self._manager.close()
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the kept checkpoints, ascending; waits for a save that was interrupted."""
-        self._manager.wait_until_finished()
+        """Steps of the kept checkpoints, ascending."""
+        self._manager.reload()  # an interrupted save may have ended
         return sorted(self._manager.all_steps())
 
     @property
@@ -58,8 +59,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with _explained(path, "written", "; the former one is as it was", OSError):
             self._manager.save(step, args=args)
-            # The next round is given the state's buffers, which an unfinished save may still read.
-            self._manager.wait_until_finished()
 
     def check(self, step: int | None = None) -> str:
         """Returns a checkpoint's hash; raises ConfigError if it is damaged or of another run."""
