@@ -140,6 +140,21 @@ def test_the_directory_of_another_run_is_refused(tmp_path, capsys):
     assert (out / "metrics.jsonl").read_text() == log
 
 
+def test_a_run_of_several_processes_is_resumed_by_several(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train", "--method", "erm", *TINY, "--epochs", "1", "--out", str(out)]
+    assert run(capsys, *command)[0] == 0
+    saved = json.loads((out / "study.json").read_text())
+    saved["words"] += ["--distributed", "localhost:1,2,0"]
+    (out / "study.json").write_text(json.dumps(saved))
+    code, _, errors = run(capsys, "train", "--resume", str(out))
+    assert code == 2
+    assert "needs the `--distributed` of each" in errors
+    code, _, errors = run(capsys, "train", "--resume", str(out), "--distributed", "here")
+    assert code == 2
+    assert "`--distributed` must be auto or HOST:PORT,COUNT,INDEX, got 'here'" in errors
+
+
 def test_train_forgets_what_was_logged_after_the_checkpoint(tmp_path, capsys):
     out = tmp_path / "run"
     method = ["train", "--method", "erm", *TINY, "--epochs", "3", "--out", str(out)]

@@ -146,6 +146,15 @@ def test_label_noise_has_the_law_that_is_named():
     assert shares["official"] == pytest.approx(0.3, abs=0.04)  # 0.4 (1 - 1/4); 4 standard errors
 
 
+def test_texts_longer_than_a_checkpoint_takes_are_refused_before_training():
+    tokens = np.full((12, 100), 7, np.int32)
+    inputs = {name: tokens if name == "token_ids" else np.ones_like(tokens) for name in TEXT}
+    texts = opened(inputs, RNG.random(12).astype(np.float32), num_classes=None, kind="text")
+    task = config.Task(pretrained=str(MODELS / "hf_bert"), loss="mse")
+    with pytest.raises(config.ConfigError, match=r"`--max-length 128`: .*at most"):
+        load_task(task, [0], opened=texts._replace(vocab_size=50))
+
+
 def test_pretrained_weights_are_the_same_for_every_seed_and_the_head_is_not():
     task = config.Task(pretrained=str(MODELS / "hf_bert"), loss="mse", dropout=0.0)
     network = load_task(task, [0], opened=SIMILARITY).network
