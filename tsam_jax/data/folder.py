@@ -173,6 +173,7 @@ def _class_of(files: Files, name: str, depth: int) -> str:
     """Returns an image's class: the name of its folder at level `depth` below the root."""
     folders = PurePosixPath(name).parts[depth:-1]
     if not folders:
-        msg = f"{files.root / name}: must be in the folder of a class."
+        place = " ".join(str(files.root / name).split())  # a name in an archive may have lines
+        msg = f"{place}: must be in the folder of a class."
         raise DataError(msg)
     return folders[0]
