@@ -126,7 +126,7 @@ def owned(directory: Path, name: str = "run") -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            msg = f"another process writes to {directory}: wait for it, or name another `--out`."
+            msg = f"another process writes to {directory}: wait for it, or name another directory."
             raise config.ConfigError(msg) from error
         yield
 

@@ -144,11 +144,11 @@ def train(
     the second one at once. It stops where the loss is not finite.
 
     Raises:
-      ConfigError: if a checkpoint is damaged, or of another run; then nothing was changed.
+      ConfigError: if a checkpoint is damaged, of another run or of more epochs, or if another
+        process trains in the directory; then nothing was changed.
     """
     epochs, steps, directory = run.ends[-1], run.program.steps_per_epoch, run.directory
     newest: Checkpoints | None = None
-    log = Log(directory and directory / "metrics.jsonl")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_interrupts(progress.console))
         if directory is not None:
@@ -156,13 +156,14 @@ def train(
             newest = stack.enter_context(run.checkpoints(keep=keep_checkpoints))
             chosen = stack.enter_context(run.checkpoints(BEST, keep=1))
             chosen.check()
+        log = Log(directory and directory / "metrics.jsonl")  # when nobody else writes it
 
         def resumed() -> tuple[loop.TrainState, Any]:
             state = run.start()
             if newest is not None and (saved := newest.restore(state._asdict())) is not None:
                 state = loop.TrainState(**saved)
             epoch = int(state.step) // steps
-            why = f"`epochs` must be at least the {epoch} that {directory} has, got {epochs}."
+            why = f"`epochs` must be at least {epoch}, as many as {directory} has, got {epochs}."
             config.require(epoch <= epochs, why)
             log.keep_until(epoch, run.ends)
             return state, run.weights(state)
