@@ -86,7 +86,7 @@ def _command(kind: Any, name: str, words: list[str]) -> Any:
         return _resumed(command, name, words)
     first, task = command.recipe, command.task
     if ":" in (first or ""):  # a data set
-        require("dataset" not in task, "`--dataset` is given more than once: first, and by name.")
+        require("dataset" not in task, "`--dataset` is given more than once: also as first word.")
         first, task = None, {"dataset": first, **task}
     return dataclasses.replace(command, words=(name, *words), recipe=first, task=task)
 
@@ -110,7 +110,7 @@ def _resumed(command: Any, name: str, words: list[str]) -> Any:
     again = _command(type(command), name, [str(word) for word in saved[1:]])
     changes = {"out": command.resume, "distributed": command.distributed}
     why = "`--resume` of a run of several processes needs the `--distributed` of each, as before."
-    require(bool(changes["distributed"]) == bool(again.distributed), why)
+    require(command.distributed or not again.distributed, why)
     return dataclasses.replace(again, **changes, **({"shard": None} if name != "train" else {}))
 
 

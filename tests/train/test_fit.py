@@ -227,7 +227,7 @@ def test_the_directory_of_another_training_is_refused(tmp_path, name):
 
 def test_fewer_epochs_than_a_directory_has_are_refused_and_lose_nothing(tmp_path):
     whole = tilted(tmp_path, epochs=3)
-    with pytest.raises(ConfigError, match=r"`epochs` must be at least the 3 that .*, got 2"):
+    with pytest.raises(ConfigError, match=r"`epochs` must be at least 3, as many as .*, got 2"):
         tilted(tmp_path, epochs=2)
     assert tilted(tmp_path, epochs=3).history == whole.history
 
@@ -359,7 +359,7 @@ def test_a_loss_that_is_not_finite_stops_with_words(tmp_path):
         ({"ema": 1.0}, r"`fit\(ema=...\)` must be at least 0 and below 1, got 1.0"),
         ({"loss": "mae"}, r"`fit\(loss=...\)` must be a function or one of cross-entropy"),
         ({"checkpoint_every": 0}, r"`fit\(checkpoint_every=...\)` must be a positive integer"),
-        ({"metrics": {"loss": len}}, r"`fit\(metrics=...\)` must name none loss"),
+        ({"metrics": {"loss": len}}, r"`fit\(metrics=...\)` must not have the name loss"),
         ({"data": (X, LINE[1][:7])}, "of the train part have the sizes"),
         ({"validation": (X[:0], LINE[1][:0])}, "of the validation part have the sizes"),
     ],

@@ -54,7 +54,7 @@ class Evaluate(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Examination(Command):
-    """Options of the commands that examine trained networks; `examine` does."""
+    """Options of the commands that examine trained networks, each by its method `examine`."""
 
     checkpoints: Positional[tuple[Path, ...]] = option(
         dataclasses.MISSING,

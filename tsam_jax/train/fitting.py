@@ -144,7 +144,7 @@ def fit(
         ("ema", ema, ema is None or 0 <= ema < 1, "be at least 0 and below 1"),
         ("checkpoint_every", checkpoint_every, checkpoint_every >= 1, "be a positive integer"),
         ("loss", loss, callable(loss) or loss in LOSSES, f"be a function or one of {names}"),
-        ("metrics", [*metrics], "loss" not in metrics, "name none loss, which is measured anyway"),
+        ("metrics", [*metrics], "loss" not in metrics, "not have the name loss, which is measured"),
     ):
         require(right, f"`fit({name}=...)` must {rule}, got {value!r}.", ValueError)
     chosen = LOSSES[loss] if isinstance(loss, str) else loss

@@ -76,16 +76,15 @@ def run_study(resolved: Resolved, command: Any, directory: Path, console: Consol
     if not (directory / "study.json").exists():
         record.write_json(directory / "study.json", study)
     programs: dict[Any, loop.Program] = {}
+    measured = {name: study[name] for name in ("evaluations", "parts")}
     flatness = restore.make_flatness(loaded.network)
     work = sum(plan.price(loaded.train_size) for plan, *_ in missing)
     with record.owned(directory, path.stem), Progress(work, console) as progress:
         if path.exists():  # a kill may have cut off its last line
             record.write_lines(path, record.read_lines(path))
         for plan, seed, folder in missing:
-            own, options = directory / folder, {"evaluations": study["evaluations"]}
-            program = programs.get(key := _shared(plan))
-            options |= {"parts": study["parts"], "program": program}
-            run = make_run(plan, task, loaded, seed, own, **options)
+            own, program = directory / folder, programs.get(key := _shared(plan))
+            run = make_run(plan, task, loaded, seed, own, program=program, **measured)
             programs[key] = run.program
             own.mkdir(parents=True, exist_ok=True)
             if (own / "config.json").exists():
